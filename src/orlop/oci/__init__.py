@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI specifications as types: runtime, image and distribution."""
