@@ -202,7 +202,9 @@ class HostConfig(_Struct):
     blkio_device_read_bps: list[ThrottleDevice] = []
     blkio_device_write_bps: list[ThrottleDevice] = []
     blkio_device_read_iops: list[ThrottleDevice] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[ThrottleDevice] = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
+    blkio_device_write_iops: list[ThrottleDevice] = msgspec.field(
+        default_factory=list, name="BlkioDeviceWriteIOps"
+    )
     cpu_period: int = 0
     cpu_quota: int = 0
     cpu_realtime_period: int = 0
