@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""orlop-ctr, the debugging client of containerd."""
