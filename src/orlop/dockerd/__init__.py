@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""dockerd: the Engine API on top of containerd."""
+"""orlopd: the Docker Engine API over containerd."""

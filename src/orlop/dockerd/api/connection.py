@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client connection: HTTP by aiohttp until a handler takes the raw bytes over (hijack).
+
+Three things that aiohttp's handler does not do are added here:
+
+- *hold*: bytes that follow a request which may be hijacked (attach, exec start) are standard input, not another
+  request; they are kept until the handler decides;
+- *half-close*: the end of the client's sending direction is the end of its input, and output still flows;
+- *gone*: a future by which streaming handlers learn that nobody listens any more.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+_MAY_HIJACK = re.compile(
+    rb"POST /(?:v[0-9.]+/)?(?:containers/[^/ ]+/attach|exec/[^/ ]+/start|session|grpc)(?:\?[^ ]*)?"
+    rb" HTTP/1\.[01]\r\n"
+)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
+_HEADERS_END = b"\r\n\r\n"
+_MAX_HEADERS = 64 * 1024
+# A client that sends faster than the process reads is held back beyond this.
+_INPUT_HIGH_WATER = 256 * 1024
+
+
+class Hijacked:
+    """The raw two-way stream of a hijacked connection."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._eof = False
+        self._wakeup: asyncio.Future[None] | None = None
+        self._paused = False
+
+    @property
+    def gone(self) -> "asyncio.Future[None]":
+        """Done when the connection is closed."""
+        return self._connection.gone
+
+    async def read(self) -> bytes:
+        """What the client has sent; empty at the end of its input."""
+        while not self._chunks:
+            if self._eof:
+                return b""
+            self._wakeup = asyncio.get_running_loop().create_future()
+            await self._wakeup
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self._connection.resume_input()
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the client; follow with `drain`. Raises ConnectionResetError."""
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("client went away")
+        transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough. Raises ConnectionResetError."""
+        await self._connection.drain()
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client (called by the connection)."""
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > _INPUT_HIGH_WATER and not self._paused:
+            self._paused = True
+            self._connection.pause_input()
+        self._wake()
+
+    def feed_eof(self) -> None:
+        """End of the client's input (called by the connection)."""
+        self._eof = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+        self._wakeup = None
+
+
+class Connection(RequestHandler):
+    """aiohttp's protocol plus hold, half-close and hijack."""
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self._hijacked: Hijacked | None = None
+        self._partial = b""  # headers of a request that may be hijacked, not complete yet
+        self._body_left = 0  # bytes of that request's body still to come
+        self._held: list[bytes] | None = None  # what followed that request
+        self._eof = False
+
+    # -- called by asyncio
+
+    def data_received(self, data: bytes) -> None:
+        """Route bytes to the hijacked stream, the hold or the HTTP parser."""
+        if self._hijacked is not None:
+            if data:
+                self._hijacked.feed(data)
+        elif self._held is not None:
+            self._feed_held(data)
+        elif self._partial or (data[:6] == b"POST /" and self._idle() and _MAY_HIJACK.match(data)):
+            self._feed_candidate(data)
+        else:
+            # Plain-text HTTP/2 (gRPC by prior knowledge: `PRI * HTTP/2.0`) would be recognised here, by the first
+            # bytes of a connection, and given to a gRPC server.
+            super().data_received(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more: end of input when hijacked; a request in progress is still answered."""
+        self._eof = True
+        if self._hijacked is not None:
+            self._hijacked.feed_eof()
+            return True
+        if self._held is not None:
+            return True
+        if self._idle():
+            return False
+        self._set_gone()
+        self.close()
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell everybody who waits on this connection."""
+        self._set_gone()
+        if self._hijacked is not None:
+            self._hijacked.feed_eof()
+        super().connection_lost(exc)
+
+    # -- called by handlers
+
+    def hijack(self) -> Hijacked:
+        """Take the connection over from HTTP; what the client has sent after its request is input already."""
+        stream = self._hijacked = Hijacked(self)
+        self.keep_alive(False)
+        held, self._held = self._held or [], None
+        for data in held:
+            stream.feed(data)
+        if self._eof:
+            stream.feed_eof()
+        return stream
+
+    def release(self) -> None:
+        """The request was answered as plain HTTP: what followed it is the next request after all."""
+        held, self._held = self._held, None
+        if self._hijacked is not None or not held:
+            if self._eof and self._hijacked is None:
+                self.close()
+            return
+        for data in held:
+            self.data_received(data)
+
+    async def drain(self) -> None:
+        """Wait until the transport's buffer has room. Raises ConnectionResetError."""
+        await self._drain_helper()
+
+    def pause_input(self) -> None:
+        """Stop reading from the client."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_input(self) -> None:
+        """Read from the client again."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # -- the hold
+
+    def _idle(self) -> bool:
+        return self._current_request is None and not self._messages
+
+    def _feed_candidate(self, data: bytes) -> None:
+        data, self._partial = self._partial + data, b""
+        end = data.find(_HEADERS_END)
+        if end < 0:
+            if len(data) < _MAX_HEADERS:
+                self._partial = data
+            else:
+                super().data_received(data)
+            return
+        headers = data[: end + 4]
+        if _CHUNKED.search(headers):
+            super().data_received(data)
+            return
+        length = _CONTENT_LENGTH.search(headers)
+        self._body_left = int(length[1]) if length else 0
+        self._held = []
+        super().data_received(headers)
+        self._feed_held(data[end + 4 :])
+
+    def _feed_held(self, data: bytes) -> None:
+        body, rest = data[: self._body_left], data[self._body_left :]
+        if body:
+            self._body_left -= len(body)
+            super().data_received(body)
+        if rest and self._held is not None:
+            self._held.append(rest)
+            if sum(map(len, self._held)) > _INPUT_HIGH_WATER:
+                self.pause_input()
+
+    def _set_gone(self) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+
+class ConnectionServer(web.Server):
+    """aiohttp's low-level server with our connections."""
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self, loop=self._loop, **self._kwargs)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP server: one handler for every request, over any number of listening sockets."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from typing import cast
+
+from aiohttp import web
+
+from orlop.dockerd.api import version as api_version
+from orlop.dockerd.api.connection import Connection, ConnectionServer
+from orlop.dockerd.api.errors import error_response, message_response, status_of
+from orlop.dockerd.api.request import ApiRequest
+from orlop.dockerd.api.router import Match, Route, Router
+from orlop.errdefs import CanceledError, InternalError, OrlopError
+
+log = logging.getLogger("orlop.dockerd.api")
+
+# Bodies that are read whole are JSON; streamed bodies (tar) are not subject to it.
+_MAX_JSON = 16 * 1024 * 1024
+
+
+class ApiServer:
+    """Serves the given routes; `server_version` is for the Server header, `min_version` the oldest API served."""
+
+    def __init__(
+        self, routes: Iterable[Route], *, server_version: str, min_version: api_version.Version, experimental: bool
+    ) -> None:
+        self._router = Router(routes)
+        self._min_version = min_version
+        self._common = {
+            "Server": f"Docker/{server_version} (linux)",
+            "Api-Version": api_version.text(api_version.MAX),
+            "Ostype": "linux",
+            "Docker-Experimental": "true" if experimental else "false",
+        }
+        self._protocols: ConnectionServer | None = None
+        self._listeners: list[asyncio.Server] = []
+
+    async def serve(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept on listening sockets from now on."""
+        loop = asyncio.get_running_loop()
+        self._protocols = ConnectionServer(
+            self._handle, request_factory=_make_request, access_log=None, logger=log, keepalive_timeout=3600
+        )
+        for listening in sockets:
+            unix = listening.family == socket.AF_UNIX
+            create = loop.create_unix_server if unix else loop.create_server
+            server = await create(self._protocols, sock=listening, backlog=1024)
+            self._listeners.append(server)
+
+    async def close(self, timeout: float) -> None:
+        """Accept no more, give requests in progress `timeout` seconds, then cut them."""
+        for listener in self._listeners:
+            listener.close()
+        if self._protocols is not None:
+            self._protocols.pre_shutdown()
+            await self._protocols.shutdown(timeout)
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        connection = cast(Connection, http.protocol)
+        try:
+            return await self._answer(http, connection)
+        finally:
+            connection.release()
+
+    async def _answer(self, http: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+        match = self._router.find(http.method, http.path)
+        if match is None:
+            return message_response(404, "page not found")
+        request: ApiRequest | None = None
+        plain = False
+        try:
+            version = api_version.parse(match.version) if match.version else api_version.MAX
+            plain = version < api_version.FLOOR
+            request = ApiRequest(http, connection, version, match.params, self._common)
+            api_version.check(version, self._min_version)
+            response = await match.route.handler(request)
+        except (ConnectionError, CanceledError) as error:
+            log.debug("%s %s: client went away: %s", http.method, http.path, error)
+            response = message_response(499, str(error))
+        except OrlopError as error:
+            _log_failure(match, http, error)
+            response = error_response(error, plain=plain)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the edge: a defect in one request must not end the daemon
+            log.exception("%s %s failed", http.method, http.path)
+            response = error_response(InternalError(f"{type(error).__name__}: {error}"), plain=plain)
+        if not response.prepared:
+            for name, value in self._common.items():
+                response.headers.setdefault(name, value)
+        return response
+
+
+def _log_failure(match: Match, http: web.BaseRequest, error: OrlopError) -> None:
+    status = status_of(error)
+    level = logging.ERROR if status >= 500 else logging.DEBUG
+    log.log(level, "%s %s: %d: %s", match.route.method, http.path, status, error)
+
+
+def _make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_JSON)
