@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network service's tables in dockerd's SQLite file."""
+
+import sqlite3
+
+import msgspec
+
+from orlop.dockerd.network.types import Endpoint, Network
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS networks (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    record BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS endpoints (
+    id TEXT PRIMARY KEY,
+    network_id TEXT NOT NULL REFERENCES networks (id),
+    container_id TEXT NOT NULL,
+    address TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (network_id, address),
+    UNIQUE (network_id, container_id)
+);
+CREATE INDEX IF NOT EXISTS endpoints_by_container ON endpoints (container_id);
+"""
+
+
+def init_schema(connection: sqlite3.Connection) -> None:
+    """Create the tables of this package where they do not exist yet."""
+    connection.executescript(_SCHEMA)
+
+
+class NetworkStore:
+    """Networks and endpoints as rows; every method is one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._network = msgspec.json.Decoder(Network)
+        self._endpoint = msgspec.json.Decoder(Endpoint)
+
+    def networks(self) -> list[Network]:
+        """All networks, in the order in which they were made."""
+        return [self._network.decode(row[0]) for row in self._all("SELECT record FROM networks ORDER BY rowid")]
+
+    def put_network(self, network: Network) -> None:
+        """Insert or replace a network."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO networks (id, name, record) VALUES (?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET name = excluded.name, record = excluded.record",
+                (network.id, network.name, msgspec.json.encode(network)),
+            )
+
+    def endpoints(self) -> list[Endpoint]:
+        """All endpoints."""
+        return [self._endpoint.decode(row[0]) for row in self._all("SELECT record FROM endpoints ORDER BY rowid")]
+
+    def endpoints_of(self, container_id: str) -> list[Endpoint]:
+        """The endpoints of one container."""
+        rows = self._all("SELECT record FROM endpoints WHERE container_id = ? ORDER BY rowid", container_id)
+        return [self._endpoint.decode(row[0]) for row in rows]
+
+    def addresses(self, network_id: str) -> set[str]:
+        """The addresses in use in a network."""
+        return {row[0] for row in self._all("SELECT address FROM endpoints WHERE network_id = ?", network_id)}
+
+    def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Insert or replace an endpoint."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO endpoints (id, network_id, container_id, address, record) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                (
+                    endpoint.id,
+                    endpoint.network_id,
+                    endpoint.container_id,
+                    endpoint.address,
+                    msgspec.json.encode(endpoint),
+                ),
+            )
+
+    def delete_endpoint(self, endpoint_id: str) -> None:
+        """Remove an endpoint; no error if there is none."""
+        with self._connection:
+            self._connection.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
+
+    def _all(self, query: str, *values: str) -> list[tuple[bytes]]:
+        return self._connection.execute(query, values).fetchall()
