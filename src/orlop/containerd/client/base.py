@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channel to a containerd, and the one way in which all of its calls are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc.aio
+
+from orlop.errdefs import UnavailableError
+from orlop.rpc.grpc import from_rpc_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+MAX_MESSAGE = 16 << 20  # bytes; containerd's own limit in both directions
+Metadata = tuple[tuple[str, str], ...]
+
+_OPTIONS: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.default_authority", "localhost"),  # a socket's path is no authority that Go's HTTP/2 server takes
+    ("grpc.enable_http_proxy", 0),
+    # A daemon that restarts is back within a second: do not wait for the usual minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Every client has a connection of its own, so that closing one ends its calls and nobody else's.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to the Unix socket at `address` (its path or URL); connects at its first call."""
+    return grpc.aio.insecure_channel("unix:" + address.removeprefix("unix://"), options=_OPTIONS)
+
+
+class Service:
+    """Base of the typed sub-clients: calls carry the client's metadata and raise `orlop.errdefs` errors."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self._channel = channel
+        self._metadata = metadata
+
+    async def _call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, timeout: float | None = None
+    ) -> A:
+        try:
+            return await method(request, metadata=self._metadata, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        except grpc.aio.UsageError as error:  # the channel is closed
+            raise UnavailableError(f"containerd's client is closed: {error}") from None
+
+    async def _stream(self, method: grpc.aio.UnaryStreamMultiCallable[Q, A], request: Q) -> AsyncIterator[A]:
+        call = method(request, metadata=self._metadata)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()

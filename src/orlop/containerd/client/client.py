@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Client`: a connection to a containerd within one of its namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from orlop.containerd.client.base import open_channel
+from orlop.errdefs import UnavailableError
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from orlop.containerd.client.containers import Containers, Namespaces
+    from orlop.containerd.client.content import Content
+    from orlop.containerd.client.events import Events
+    from orlop.containerd.client.images import Images, Leases
+    from orlop.containerd.client.snapshots import Diff, Snapshots
+    from orlop.containerd.client.system import System
+    from orlop.containerd.client.tasks import Tasks
+
+DEFAULT_ADDRESS = "/run/orlop/containerd/containerd.sock"
+DEFAULT_SNAPSHOTTER = "overlayfs"
+
+
+class Client:
+    """Typed calls to orlop's containerd or the original (1.6 and newer).
+
+        async with Client("/run/orlop/containerd/containerd.sock", "moby") as client:
+            container = await client.containers.get("web")
+            snapshots = client.snapshots("overlayfs")
+
+    Sub-clients are made at first use, so that a program loads only the services it calls. Every call raises
+    `orlop.errdefs` errors: UnavailableError when the daemon is not there, and what the daemon answers.
+    Messages are those of `orlop.api`; `typeurl` packs what goes into an Any.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        namespace: str = "default",
+        *,
+        lease: str = "",
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        """`address` is a socket's path; `channel` shares the connection of another client."""
+        self.address = address
+        self.namespace = namespace
+        self.lease = lease
+        self._owns_channel = channel is None
+        self._channel = channel if channel is not None else open_channel(address)
+        pairs = [("containerd-namespace", namespace)] if namespace else []
+        self._metadata = (*pairs, ("containerd-lease", lease)) if lease else tuple(pairs)
+
+    def with_namespace(self, namespace: str) -> Client:
+        """The same connection in another namespace."""
+        return Client(self.address, namespace, channel=self._channel)
+
+    def with_lease(self, lease: str) -> Client:
+        """The same connection and namespace, under a lease: the collector keeps what is made by it."""
+        return Client(self.address, self.namespace, lease=lease, channel=self._channel)
+
+    async def connect(self, timeout: float = 10.0) -> None:
+        """Wait until the daemon takes connections, at most `timeout` seconds. Raises UnavailableError."""
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+        except TimeoutError:
+            raise UnavailableError(f"containerd does not answer on {self.address}") from None
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled. Without effect on a client that shares it."""
+        if self._owns_channel:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @cached_property
+    def containers(self) -> Containers:
+        from orlop.containerd.client.containers import Containers
+
+        return Containers(self._channel, self._metadata)
+
+    @cached_property
+    def namespaces(self) -> Namespaces:
+        from orlop.containerd.client.containers import Namespaces
+
+        return Namespaces(self._channel, self._metadata)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        from orlop.containerd.client.tasks import Tasks
+
+        return Tasks(self._channel, self._metadata)
+
+    @cached_property
+    def content(self) -> Content:
+        from orlop.containerd.client.content import Content
+
+        return Content(self._channel, self._metadata)
+
+    @cached_property
+    def images(self) -> Images:
+        from orlop.containerd.client.images import Images
+
+        return Images(self._channel, self._metadata)
+
+    @cached_property
+    def leases(self) -> Leases:
+        from orlop.containerd.client.images import Leases
+
+        return Leases(self._channel, self._metadata)
+
+    def snapshots(self, snapshotter: str = DEFAULT_SNAPSHOTTER) -> Snapshots:
+        """The snapshots of a snapshotter (`overlayfs`, `native`)."""
+        made = self._snapshots.get(snapshotter)
+        if made is None:
+            from orlop.containerd.client.snapshots import Snapshots
+
+            made = self._snapshots[snapshotter] = Snapshots(self._channel, self._metadata, snapshotter)
+        return made
+
+    @cached_property
+    def _snapshots(self) -> dict[str, Snapshots]:
+        return {}
+
+    @cached_property
+    def diff(self) -> Diff:
+        from orlop.containerd.client.snapshots import Diff
+
+        return Diff(self._channel, self._metadata)
+
+    @cached_property
+    def events(self) -> Events:
+        from orlop.containerd.client.events import Events
+
+        return Events(self._channel, self._metadata)
+
+    @cached_property
+    def system(self) -> System:
+        """Version, health and introspection."""
+        from orlop.containerd.client.system import System
+
+        return System(self._channel, self._metadata)
