@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wire the storage half of the daemon: metadata, content, snapshots, differ, collector and their services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from orlop.api import (
+    content_pb2_grpc,
+    diff_pb2_grpc,
+    images_pb2_grpc,
+    leases_pb2_grpc,
+    namespaces_pb2_grpc,
+    snapshots_pb2_grpc,
+)
+from orlop.containerd.metadata.content import MetadataContent
+from orlop.containerd.metadata.db import Database
+from orlop.containerd.metadata.gc import GarbageCollector
+from orlop.containerd.metadata.images import MetadataImages
+from orlop.containerd.metadata.leases import MetadataLeases
+from orlop.containerd.metadata.namespaces import MetadataNamespaces
+from orlop.containerd.metadata.snapshots import MetadataSnapshots
+from orlop.containerd.plugins.content_local import LocalContent
+from orlop.containerd.plugins.differ import LayerDiffer
+from orlop.containerd.plugins.snapshots_native import NativeDriver
+from orlop.containerd.plugins.snapshots_overlay import OverlayDriver
+from orlop.containerd.services.content import ContentService
+from orlop.containerd.services.diff import DiffService
+from orlop.containerd.services.images import ImagesService
+from orlop.containerd.services.leases import LeasesService
+from orlop.containerd.services.namespaces import NamespacesService
+from orlop.containerd.services.snapshots import SnapshotsService
+from orlop.errdefs import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from orlop.containerd.core.events import EventPublisher
+
+CONTENT_DIRECTORY = "io.containerd.content.v1.content"
+SNAPSHOTTER_DIRECTORY = "io.containerd.snapshotter.v1.{name}"
+
+Service = tuple[Callable[[Any, Any], None], object]
+
+
+class Storage:
+    """The open storage of a daemon. Everything but what says otherwise is called in the thread of the event loop.
+
+    What is bound to a scope is had by `bind`: `storage.content.bind(scope)`, `storage.snapshotters["overlayfs"]
+    .bind(scope)`.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        content: MetadataContent,
+        images: MetadataImages,
+        snapshotters: Mapping[str, MetadataSnapshots],
+        leases: MetadataLeases,
+        namespaces: MetadataNamespaces,
+        differ: LayerDiffer,
+        gc: GarbageCollector,
+        workers: ThreadPoolExecutor,
+        default_snapshotter: str,
+    ) -> None:
+        self.db = db
+        self.content = content
+        self.images = images
+        self.snapshotters = snapshotters
+        self.leases = leases
+        self.namespaces = namespaces
+        self.differ = differ
+        self.gc = gc
+        self.default_snapshotter = default_snapshotter
+        self._workers = workers
+
+    def services(self) -> list[Service]:
+        """Each service with the generated function that adds it to a server."""
+        return [
+            (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers)),
+            (images_pb2_grpc.add_ImagesServicer_to_server, ImagesService(self.images, self.gc)),
+            (
+                snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
+                SnapshotsService(self.snapshotters, self.default_snapshotter, self._workers),
+            ),
+            (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self.differ)),
+            (leases_pb2_grpc.add_LeasesServicer_to_server, LeasesService(self.leases, self.gc)),
+            (namespaces_pb2_grpc.add_NamespacesServicer_to_server, NamespacesService(self.namespaces)),
+        ]
+
+    def close(self) -> None:
+        """Stop the collector, wait for the worker threads and close the database. Stop the server first."""
+        self.gc.close()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self.db.close()
+
+
+def open_storage(root: str, state: str, events: EventPublisher, *, default_snapshotter: str) -> Storage:
+    """Open the storage below `root` (kept) and `state` (volatile), making what is missing, mode 0700.
+
+    Settles what a crash left: half-made snapshots, blobs without a record, records without a blob. Call it in the
+    thread that will run the event loop. Raises InvalidArgumentError for an unknown `default_snapshotter`, and
+    what `Database` raises.
+    """
+    for directory in (root, state):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    db = Database(os.path.join(root, "metadata.db"))
+    workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
+    try:
+        namespaces = MetadataNamespaces(db, events)
+        leases = MetadataLeases(db, namespaces)
+        gc = GarbageCollector(db, events)
+        local = LocalContent(os.path.join(root, CONTENT_DIRECTORY))
+        content = MetadataContent(db, local, namespaces, leases, gc, events)
+        images = MetadataImages(db, namespaces, leases, gc, events)
+        drivers = [
+            driver(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=driver.name)))
+            for driver in (OverlayDriver, NativeDriver)
+        ]
+        snapshotters = {
+            driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers) for driver in drivers
+        }
+        if default_snapshotter not in snapshotters:
+            raise InvalidArgumentError(
+                f'snapshotter "{default_snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
+            )
+        differ = LayerDiffer(content, os.path.join(state, "mounts"))
+        content.settle()
+        for snapshotter in snapshotters.values():
+            snapshotter.settle()
+    except BaseException:
+        workers.shutdown(wait=True, cancel_futures=True)
+        db.close()
+        raise
+    return Storage(
+        db, content, images, snapshotters, leases, namespaces, differ, gc, workers, default_snapshotter
+    )
