@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images: list, tag, remove, load."""
+
+import os
+import sys
+import time
+from typing import Any
+
+from orlop.cli import format as listing
+from orlop.cli.command import Command
+from orlop.cli.errors import ExitError
+from orlop.cli.flags import Args, Flag
+from orlop.cli.format import Column
+from orlop.cli.pulling import show_progress, split_reference
+from orlop.cli.units import ago, human_size
+from orlop.engine.client import Client, EngineError
+
+_COLUMNS = [
+    Column("Repository", "REPOSITORY"),
+    Column("Tag", "TAG"),
+    Column("Digest", "DIGEST"),
+    Column("ID", "IMAGE ID"),
+    Column("CreatedSince", "CREATED"),
+    Column("CreatedAt", "CREATED AT"),
+    Column("Size", "SIZE"),
+]
+_SHOWN = ["Repository", "Tag", "ID", "CreatedSince", "Size"]
+
+
+def _list(client: Client, args: Args) -> int:
+    filters = list(args.items("filter"))
+    if args.positional:
+        filters.append(f"reference={args.positional[0]}")
+    query = {"all": args.flag("all") or None, "filters": listing.parse_filters(filters)}
+    images = client.get("/images/json", query)
+    digests = args.flag("digests")
+    rows = [
+        row
+        for image in sorted(images, key=lambda image: -image["Created"])
+        for row in _rows(image, full=args.flag("no-trunc"), digests=digests)
+    ]
+    shown = ["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"] if digests else _SHOWN
+    quiet = "ID" if args.flag("quiet") else ""
+    print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
+    return 0
+
+
+def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> list[dict[str, str]]:
+    base = {
+        "ID": image["Id"] if full else image["Id"].partition(":")[2][:12],
+        "CreatedSince": ago(image["Created"]),
+        "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(image["Created"])),
+        "Size": human_size(image["Size"]),
+        "Digest": "<none>",
+    }
+    by_repository = dict(split_reference(text) for text in image.get("RepoDigests") or [])
+    rows = []
+    for text in image.get("RepoTags") or []:
+        repository, tag = split_reference(text)
+        rows.append(
+            {**base, "Repository": repository, "Tag": tag, "Digest": by_repository.get(repository, "<none>")}
+        )
+    if rows:
+        return rows
+    names = by_repository or {"<none>": "<none>"}
+    return [{**base, "Repository": name, "Tag": "<none>", "Digest": digest} for name, digest in names.items()]
+
+
+def _tag(client: Client, args: Args) -> int:
+    source, target = args.positional
+    repository, tag = split_reference(target)
+    client.post(f"/images/{source}/tag", {"repo": repository, "tag": tag})
+    return 0
+
+
+def _remove(client: Client, args: Args) -> int:
+    status = 0
+    query = {"force": args.flag("force") or None, "noprune": args.flag("no-prune") or None}
+    for name in args.positional:
+        try:
+            for item in client.delete(f"/images/{name}", query) or []:
+                for key in ("Deleted", "Untagged"):
+                    if item.get(key):
+                        print(f"{key}: {item[key]}")
+        except EngineError as error:
+            print(f"Error response from daemon: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _load(client: Client, args: Args) -> int:
+    path = args.text("input")
+    if not path and os.isatty(0):
+        raise ExitError("requested load from stdin, but stdin is empty")
+    try:
+        if path:
+            with open(path, "rb") as file:
+                archive = file.read()
+        else:
+            archive = sys.stdin.buffer.read()
+    except OSError as error:
+        raise ExitError(f"open {path}: {(error.strerror or '').lower()}") from None
+    response = client.stream(
+        "POST", "/images/load", {"quiet": args.flag("quiet")}, archive, {"Content-Type": "application/x-tar"}
+    )
+    show_progress(response.lines(), sys.stdout)
+    return 0
+
+
+LIST = Command(
+    "images [OPTIONS] [REPOSITORY[:TAG]]",
+    "List images",
+    _list,
+    flags=[
+        Flag("all", "a", "bool", "Show all images (default hides intermediate and dangling images)"),
+        Flag("digests", "", "bool", "Show digests"),
+        Flag("filter", "f", "list", "Filter output based on conditions provided", shown_kind="filter"),
+        Flag("format", "", "string", listing.HELP),
+        Flag("no-trunc", "", "bool", "Don't truncate output"),
+        Flag("quiet", "q", "bool", "Only show image IDs"),
+    ],
+    max_args=1,
+)
+TAG = Command(
+    "tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+    _tag,
+    min_args=2,
+    max_args=2,
+)
+REMOVE = Command(
+    "rmi [OPTIONS] IMAGE [IMAGE...]",
+    "Remove one or more images",
+    _remove,
+    flags=[
+        Flag("force", "f", "bool", "Force removal of the image"),
+        Flag("no-prune", "", "bool", "Do not delete untagged parents"),
+    ],
+    min_args=1,
+    max_args=None,
+)
+LOAD = Command(
+    "load [OPTIONS]",
+    "Load an image from a tar archive or STDIN",
+    _load,
+    flags=[
+        Flag("input", "i", "string", "Read from tar archive file, instead of STDIN"),
+        Flag("quiet", "q", "bool", "Suppress the load output"),
+    ],
+)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`inspect` of containers, images, volumes and networks, together or by kind."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from orlop.cli import format as listing
+from orlop.cli.command import Command
+from orlop.cli.errors import ExitError
+from orlop.cli.flags import Args, Flag
+from orlop.engine.client import Client, EngineError
+
+# kind → path of the object with that name
+_PATHS: dict[str, str] = {
+    "container": "/containers/{}/json",
+    "image": "/images/{}/json",
+    "network": "/networks/{}",
+    "volume": "/volumes/{}",
+}
+
+
+def _run_for(kinds: tuple[str, ...]) -> Callable[[Client, Args], int]:
+    def run(client: Client, args: Args) -> int:
+        wanted: tuple[str, ...] = kinds
+        if len(kinds) > 1 and (kind := args.text("type")):
+            if kind not in _PATHS:
+                raise ExitError(f'unknown type: "{kind}"')
+            wanted = (kind,)
+        found, missing = [], []
+        for name in args.positional:
+            try:
+                found.append(_find(client, name, wanted))
+            except (EngineError, ExitError) as error:
+                prefix = "Error response from daemon: " if isinstance(error, EngineError) else ""
+                missing.append(f"{prefix}{error}")
+        _print(found, args.text("format"))
+        for message in missing:
+            print(message, file=sys.stderr)
+        return 1 if missing else 0
+
+    return run
+
+
+def _find(client: Client, name: str, kinds: tuple[str, ...]) -> Any:
+    for kind in kinds:
+        try:
+            return client.get(_PATHS[kind].format(name))
+        except EngineError as error:
+            if error.status != 404 or len(kinds) == 1:
+                raise
+    raise ExitError(f"error: no such object: {name}")
+
+
+def _print(objects: list[Any], form: str) -> None:
+    if form == "json":
+        form = "{{json .}}"
+    if form:
+        for item in objects:
+            print(listing.fill(form, item))
+    else:
+        print(json.dumps(objects, indent=4, ensure_ascii=False))
+
+
+_FORMAT = Flag("format", "f", "string", "Format output using a custom template: 'json' or a Go template")
+_SIZE = Flag("size", "s", "bool", "Display total file sizes if the type is container")
+
+
+def _command(use: str, short: str, kinds: tuple[str, ...], flags: list[Flag]) -> Command:
+    return Command(use, short, _run_for(kinds), flags=flags, min_args=1, max_args=None)
+
+
+INSPECT = _command(
+    "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+    "Return low-level information on Docker objects",
+    ("container", "image", "network", "volume"),
+    [_FORMAT, _SIZE, Flag("type", "", "string", "Only inspect objects of the given type")],
+)
+CONTAINER_INSPECT = _command(
+    "inspect [OPTIONS] CONTAINER [CONTAINER...]",
+    "Display detailed information on one or more containers",
+    ("container",),
+    [_FORMAT, _SIZE],
+)
+IMAGE_INSPECT = _command(
+    "inspect [OPTIONS] IMAGE [IMAGE...]",
+    "Display detailed information on one or more images",
+    ("image",),
+    [_FORMAT],
+)
+NETWORK_INSPECT = _command(
+    "inspect [OPTIONS] NETWORK [NETWORK...]",
+    "Display detailed information on one or more networks",
+    ("network",),
+    [_FORMAT, Flag("verbose", "v", "bool", "Verbose output for diagnostics")],
+)
+VOLUME_INSPECT = _command(
+    "inspect [OPTIONS] VOLUME [VOLUME...]",
+    "Display detailed information on one or more volumes",
+    ("volume",),
+    [_FORMAT],
+)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of commands as a table: path, module, attribute. Only the module of the command that runs is loaded."""
+
+# path: (module under orlop.cli.commands, name of its Command, short help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("run", "RUN", "Create and run a new container from an image"),
+    "exec": ("exec", "EXEC", "Execute a command in a running container"),
+    "ps": ("ps", "PS", "List containers"),
+    "pull": ("pull", "PULL", "Download an image from a registry"),
+    "images": ("images", "LIST", "List images"),
+    "version": ("version", "VERSION", "Show the Docker version information"),
+    "info": ("info", "INFO", "Display system-wide information"),
+    "attach": (
+        "attach",
+        "ATTACH",
+        "Attach local standard input, output, and error streams to a running container",
+    ),
+    "create": ("run", "CREATE", "Create a new container"),
+    "events": ("events", "EVENTS", "Get real time events from the server"),
+    "inspect": ("inspect", "INSPECT", "Return low-level information on Docker objects"),
+    "kill": ("lifecycle", "KILL", "Kill one or more running containers"),
+    "load": ("images", "LOAD", "Load an image from a tar archive or STDIN"),
+    "logs": ("logs", "LOGS", "Fetch the logs of a container"),
+    "pause": ("lifecycle", "PAUSE", "Pause all processes within one or more containers"),
+    "port": ("port", "PORT", "List port mappings or a specific mapping for the container"),
+    "rename": ("lifecycle", "RENAME", "Rename a container"),
+    "restart": ("lifecycle", "RESTART", "Restart one or more containers"),
+    "rm": ("lifecycle", "REMOVE", "Remove one or more containers"),
+    "rmi": ("images", "REMOVE", "Remove one or more images"),
+    "start": ("start", "START", "Start one or more stopped containers"),
+    "stats": ("stats", "STATS", "Display a live stream of container(s) resource usage statistics"),
+    "stop": ("lifecycle", "STOP", "Stop one or more running containers"),
+    "tag": ("images", "TAG", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+    "top": ("top", "TOP", "Display the running processes of a container"),
+    "unpause": ("lifecycle", "UNPAUSE", "Unpause all processes within one or more containers"),
+    "wait": ("lifecycle", "WAIT", "Block until one or more containers stop, then print their exit codes"),
+    "image inspect": ("inspect", "IMAGE_INSPECT", "Display detailed information on one or more images"),
+    "network inspect": ("inspect", "NETWORK_INSPECT", "Display detailed information on one or more networks"),
+    "network ls": ("networks", "LIST", "List networks"),
+    "system events": ("events", "EVENTS", "Get real time events from the server"),
+    "system info": ("info", "INFO", "Display system-wide information"),
+    "volume create": ("volumes", "CREATE", "Create a volume"),
+    "volume inspect": ("inspect", "VOLUME_INSPECT", "Display detailed information on one or more volumes"),
+    "volume ls": ("volumes", "LIST", "List volumes"),
+    "volume prune": ("volumes", "PRUNE", "Remove unused local volumes"),
+    "volume rm": ("volumes", "REMOVE", "Remove one or more volumes"),
+    "container inspect": (
+        "inspect",
+        "CONTAINER_INSPECT",
+        "Display detailed information on one or more containers",
+    ),
+}
+
+# Other names of the same commands.
+ALIASES: dict[str, str] = {
+    "container attach": "attach", "container create": "create", "container exec": "exec", "container kill": "kill",
+    "container logs": "logs", "container ls": "ps", "container list": "ps", "container ps": "ps",
+    "container pause": "pause", "container port": "port", "container rename": "rename",
+    "container restart": "restart", "container rm": "rm", "container remove": "rm", "container run": "run",
+    "container start": "start", "container stats": "stats", "container stop": "stop", "container top": "top",
+    "container unpause": "unpause", "container wait": "wait",
+    "image load": "load", "image ls": "images", "image list": "images", "image pull": "pull", "image rm": "rmi",
+    "image remove": "rmi", "image tag": "tag",
+    "network list": "network ls", "volume list": "volume ls", "volume remove": "volume rm",
+}  # fmt: skip
+
+COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")
+
+GROUPS: dict[str, str] = {
+    "container": "Manage containers",
+    "daemon": "Start, stop and show the components of the engine",
+    "image": "Manage images",
+    "network": "Manage networks",
+    "system": "Manage Docker",
+    "volume": "Manage volumes",
+}
+
+
+def find(words: list[str]) -> tuple[str, str, list[str]] | None:
+    """The command that `words` begin with: (its path as typed, its canonical path, the other words)."""
+    for length in (2, 1):
+        path = " ".join(words[:length])
+        if len(words) >= length and (path in COMMANDS or path in ALIASES):
+            return path, ALIASES.get(path, path), words[length:]
+    return None
+
+
+def aliases_of(path: str) -> list[str]:
+    """All paths of one command, sorted as docker prints them: groups first."""
+    paths = [alias for alias, target in ALIASES.items() if target == path] + [path]
+    return sorted(paths, key=lambda p: (" " not in p, p))
