@@ -100,8 +100,10 @@ class LayerBuilder:
         self.add(info)
 
     def hardlink(self, path: str, target: str) -> None:
-        """A second name for `target`, which is an earlier path of this layer or of a lower one."""
-        info = self._info(path, tarfile.LNKTYPE, 0o644)
+        """A second name for `target`, an earlier path of this layer (overlay has no links to lower layers)."""
+        # Extractors set a link's mode on the file that it names, so it has to be that file's.
+        original = self._tar.getmember(target)
+        info = self._info(path, tarfile.LNKTYPE, original.mode, original.uid, original.gid)
         info.linkname = target
         self.add(info)
 
