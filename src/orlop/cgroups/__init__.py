@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control groups of containers, version 1 and 2: `new_manager(path)`, then the methods of `Manager`."""
+
+import os
+
+from orlop.cgroups.hierarchies import container_paths, mode, mounts
+from orlop.cgroups.manager import Manager
+from orlop.cgroups.stats import Stats
+from orlop.errdefs import NotImplementedByUsError
+
+__all__ = ["Manager", "Stats", "drain_oom", "load_manager", "mode", "new_manager", "preload"]
+
+
+def new_manager(cgroups_path: str, systemd: bool = False) -> Manager:
+    """The control groups of a new container, by linux.cgroupsPath; nothing is made yet.
+
+    On a hybrid system the version 1 controllers are used, as the originals do. Raises InvalidArgumentError for the
+    path, NotImplementedByUsError with `systemd`.
+    """
+    if systemd:
+        raise NotImplementedByUsError("the systemd cgroup driver is not supported yet: use cgroupfs")
+    return load_manager(container_paths(cgroups_path, unified=mode() == "v2"))
+
+
+def load_manager(paths: dict[str, str]) -> Manager:
+    """The control groups of a container that exists, by what `Manager.paths()` said."""
+    if "" in paths:
+        from orlop.cgroups.v2 import ManagerV2
+
+        return ManagerV2({"": paths[""]})
+    from orlop.cgroups.v1 import ManagerV1
+
+    return ManagerV1(paths)
+
+
+def drain_oom(fd: int) -> None:
+    """Read away the events of `Manager.oom_fd()`, of either version."""
+    try:
+        os.read(fd, 65536)
+    except BlockingIOError:
+        return
+
+
+def preload() -> None:
+    """For a zygote: import what containers will need here, and read the mount table once."""
+    from importlib import import_module
+
+    mounts()
+    for name in ("v2", "stats_v2") if mode() == "v2" else ("v1", "stats_v1"):
+        import_module(f"orlop.cgroups.{name}")

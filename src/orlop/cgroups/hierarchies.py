@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where control group file systems are mounted, and which directory there belongs to a container."""
+
+import os
+
+from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
+
+Mount = tuple[tuple[str, ...], str, str]
+"""Controllers (none for version 2; a named hierarchy as `name=systemd`), mount point, root in the hierarchy."""
+
+_OPTIONS = frozenset(("rw", "ro", "xattr", "noprefix", "clone_children", "favordynmods", "cpuset_v2_mode"))
+
+_found: list[Mount] = []
+
+
+def mounts() -> list[Mount]:
+    """The mounted hierarchies, each once, read once a process (a warm zygote's children inherit them).
+
+    Raises FailedPreconditionError where there are none.
+    """
+    if not _found:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            _found.extend(parse_mountinfo(lines.read()))
+    if not _found:
+        raise FailedPreconditionError("no control group file system is mounted (see cgroups(7))")
+    return _found
+
+
+def mode() -> str:
+    """v1, v2, or hybrid (version 1 controllers beside a version 2 hierarchy)."""
+    versions = {not controllers for controllers, _, _ in mounts()}
+    if versions == {True}:
+        return "v2"
+    return "hybrid" if versions == {True, False} else "v1"
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """The hierarchies in the text of /proc/<pid>/mountinfo (proc(5)), the first mount point of each."""
+    found: list[Mount] = []
+    seen: set[tuple[str, ...]] = set()
+    for line in text.splitlines():
+        if " - cgroup" not in line:
+            continue
+        before, _, after = line.partition(" - ")
+        fields, (kind, _, options) = before.split(), after.split(" ", 2)
+        controllers: tuple[str, ...] = ()
+        if kind == "cgroup":
+            names = (name for name in options.split(",") if name not in _OPTIONS)
+            controllers = tuple(name for name in names if not name.startswith("release_agent="))
+        elif kind != "cgroup2":
+            continue
+        if controllers not in seen:
+            seen.add(controllers)
+            found.append((controllers, _unescape(fields[4]), _unescape(fields[3])))
+    return found
+
+
+def container_paths(cgroups_path: str, unified: bool) -> dict[str, str]:
+    """The directory of a container for each controller (`{"": path}` on version 2).
+
+    An absolute `cgroups_path` starts at the mount point, another one at this process's own group; `..` leads
+    nowhere above either. Raises InvalidArgumentError for an empty path.
+    """
+    if not cgroups_path or "\0" in cgroups_path:
+        raise InvalidArgumentError(f"cgroups path {cgroups_path!r} must name a group")
+    inner = os.path.normpath("/" + cgroups_path).lstrip("/")
+    if not inner:
+        raise InvalidArgumentError(f"cgroups path {cgroups_path!r} must not be the root")
+    own = {} if cgroups_path.startswith("/") else _own_groups()
+    paths: dict[str, str] = {}
+    for controllers, mountpoint, root in mounts():
+        if unified == bool(controllers):
+            continue
+        base = mountpoint
+        if own:
+            inside = os.path.relpath(own[controllers[0] if controllers else ""], root)
+            base = os.path.normpath(os.path.join(mountpoint, "" if inside.startswith("..") else inside))
+        for controller in controllers or ("",):
+            paths[controller] = f"{base}/{inner}"
+    return paths
+
+
+def mountpoint_of(path: str) -> str:
+    """The mount point of the hierarchy that a container's directory is in."""
+    return max(
+        (mountpoint for _, mountpoint, _ in mounts() if path.startswith(mountpoint + "/")), key=len, default="/"
+    )
+
+
+def _own_groups() -> dict[str, str]:
+    own: dict[str, str] = {}
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            own.update(dict.fromkeys(controllers.split(","), path))
+    return own
+
+
+def _unescape(field: str) -> str:
+    if "\\" not in field:
+        return field
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field

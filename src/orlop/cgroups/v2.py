@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control groups version 2: one directory in the one hierarchy."""
+
+import errno
+import os
+import select
+import signal
+import time
+
+from orlop.cgroups import devices
+from orlop.cgroups.hierarchies import mountpoint_of
+from orlop.cgroups.manager import Manager
+from orlop.cgroups.plan import plan_v2
+from orlop.cgroups.stats import Stats, table
+from orlop.cgroups.write import execute, read_file, write_file
+from orlop.errdefs import FailedPreconditionError, InternalError
+from orlop.oci.runtime import Resources
+from orlop.unix import bpf, inotify
+
+_FREEZE_WITHIN = 10.0  # seconds
+
+
+class ManagerV2(Manager):
+    """The group's directory; the controllers that the kernel offers are switched on in every group above it."""
+
+    __slots__ = ()
+
+    def create(self) -> None:
+        path = self._paths[""]
+        mountpoint = mountpoint_of(path)
+        made = _make(path, mountpoint)
+        try:
+            if not made:
+                self._refuse_if_in_use()
+            _enable_controllers(path, mountpoint)
+        except BaseException:
+            if made:
+                self.close()
+                os.rmdir(path)
+            raise
+        self._fresh = True
+
+    def apply(self, resources: Resources) -> None:
+        execute(plan_v2(resources, update=not self._fresh), self._controller, self._where)
+        if self._fresh or resources.devices:
+            self._apply_devices(resources)
+        self._fresh = False
+
+    def _controller(self, _name: str) -> int:
+        return self._directory("")
+
+    def _where(self, controller: str) -> str:
+        return self._paths[""]
+
+    def _apply_devices(self, resources: Resources) -> None:
+        access = devices.evaluate(resources.devices)
+        directory = self._directory("")
+        if self._fresh and access.allow_by_default and not access.exceptions:
+            return
+        old = [] if self._fresh else bpf.attached_device_programs(directory)
+        program = bpf.load_device_program(devices.program_v2(access))
+        try:
+            if len(old) == 1:
+                bpf.attach_device_program(directory, program, replaced=old[0])
+            else:
+                # Until the old ones are gone all must agree: never more access than before.
+                bpf.attach_device_program(directory, program)
+                for other in old:
+                    bpf.detach_device_program(directory, other)
+        finally:
+            for fd in (program, *old):
+                os.close(fd)
+
+    def add(self, pid: int) -> None:
+        try:
+            write_file(self._directory(""), "cgroup.procs", str(pid))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise FailedPreconditionError(f"cannot move process {pid} into {self._paths['']}: {reason}") from None
+
+    def join(self) -> None:
+        self.add(0)
+
+    def fd(self) -> int | None:
+        return self._directory("")
+
+    def stats(self) -> Stats:
+        from orlop.cgroups.stats_v2 import collect
+
+        return collect(self._directory(""))
+
+    def freeze(self) -> None:
+        directory = self._directory("")
+        write_file(directory, "cgroup.freeze", "1")
+        if not self._wait_for("frozen", 1, _FREEZE_WITHIN):
+            write_file(directory, "cgroup.freeze", "0")
+            raise InternalError(f"cannot freeze {self._paths['']} within {_FREEZE_WITHIN:.0f} s")
+
+    def thaw(self) -> None:
+        write_file(self._directory(""), "cgroup.freeze", "0")
+
+    def frozen(self) -> bool:
+        try:
+            return read_file(self._directory(""), "cgroup.freeze").strip() == "1"
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return False
+            raise
+
+    def kill(self, signal_number: int = signal.SIGKILL) -> None:
+        if signal_number == signal.SIGKILL:
+            try:
+                write_file(self._directory(""), "cgroup.kill", "1")
+                return
+            except FileNotFoundError:
+                if not self.exists():
+                    return
+                # Before Linux 5.14 there is no such file.
+        super().kill(signal_number)
+
+    def oom_fd(self) -> int:
+        try:
+            return inotify.watch(f"{self._paths['']}/memory.events", inotify.IN_MODIFY)
+        except FileNotFoundError:
+            raise FailedPreconditionError(f"control group {self._paths['']} has no memory controller") from None
+
+    def oom_kills(self) -> int:
+        try:
+            return table(read_file(self._directory(""), "memory.events")).get("oom_kill", 0)
+        except FileNotFoundError:
+            return 0
+
+    def _main_paths(self) -> list[str]:
+        return [self._paths[""]]
+
+    def _wait_until_empty(self, paths: list[str], pause: float) -> None:
+        try:
+            self._wait_for("populated", 0, max(pause, 1.0))
+            time.sleep(0 if pause < 0.001 else pause)  # a group below may still be on its way
+        except FileNotFoundError:
+            return
+        finally:
+            self.close()
+
+    def _wait_for(self, key: str, value: int, seconds: float) -> bool:
+        """Wait for an event of cgroup.events (the file signals each change with POLLPRI)."""
+        deadline = time.monotonic() + seconds
+        fd = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory(""))
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            while table(os.pread(fd, 4096, 0).decode()).get(key) != value:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                poll.poll(remaining * 1000)
+            return True
+        finally:
+            os.close(fd)
+
+
+def _make(path: str, mountpoint: str) -> bool:
+    """Make a group and those above it; whether it was missing."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if len(parent) <= len(mountpoint):
+            raise
+        _make(parent, mountpoint)
+        return _make(path, mountpoint)
+    return True
+
+
+def _enable_controllers(path: str, mountpoint: str) -> None:
+    """Switch on, in the groups above one, what the root offers and the group still lacks."""
+    with open(f"{mountpoint}/cgroup.controllers", encoding="ascii") as file:
+        offered = file.read().split()
+    with open(f"{path}/cgroup.controllers", encoding="ascii") as file:
+        missing = set(offered) - set(file.read().split())
+    if not missing:
+        return
+    names = os.path.relpath(os.path.dirname(path), mountpoint).split("/")
+    above = mountpoint
+    for name in ["", *(name for name in names if name != ".")]:
+        above = f"{above}/{name}".rstrip("/")
+        directory = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _enable(directory, [controller for controller in offered if controller in missing])
+        finally:
+            os.close(directory)
+
+
+def _enable(directory: int, controllers: list[str]) -> None:
+    try:
+        write_file(directory, "cgroup.subtree_control", " ".join(f"+{controller}" for controller in controllers))
+    except OSError:
+        # One that cannot be had (real-time processes forbid cpu, a threaded domain most) must not keep out the
+        # rest; a limit that needs it then fails by name.
+        for controller in controllers:
+            try:
+                write_file(directory, "cgroup.subtree_control", f"+{controller}")
+            except OSError:
+                continue
