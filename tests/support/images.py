@@ -139,7 +139,6 @@ def _second_layer() -> Layer:
     layer.directory("opaque")
     layer.opaque("opaque")
     layer.file("opaque/new", b"new\n")
-    layer.hardlink("third", "first")  # a name in a lower layer
     layer.symlink("absolute-link", "/etc/passwd")
     layer.symlink("broken-link", "nowhere")
     return layer.finish(created_by="second")
