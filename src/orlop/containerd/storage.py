@@ -111,6 +111,7 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
         namespaces = MetadataNamespaces(db, events)
         leases = MetadataLeases(db, namespaces)
         gc = GarbageCollector(db, events)
+        gc.set_workers(workers)
         local = LocalContent(os.path.join(root, CONTENT_DIRECTORY))
         content = MetadataContent(db, local, namespaces, leases, gc, events)
         images = MetadataImages(db, namespaces, leases, gc, events)
@@ -119,13 +120,14 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
             for driver in (OverlayDriver, NativeDriver)
         ]
         snapshotters = {
-            driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers) for driver in drivers
+            driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers)
+            for driver in drivers
         }
         if default_snapshotter not in snapshotters:
             raise InvalidArgumentError(
                 f'snapshotter "{default_snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
-        differ = LayerDiffer(content, os.path.join(state, "mounts"))
+        differ = LayerDiffer(content, workers)
         content.settle()
         for snapshotter in snapshotters.values():
             snapshotter.settle()
@@ -133,6 +135,4 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
         workers.shutdown(wait=True, cancel_futures=True)
         db.close()
         raise
-    return Storage(
-        db, content, images, snapshotters, leases, namespaces, differ, gc, workers, default_snapshotter
-    )
+    return Storage(db, content, images, snapshotters, leases, namespaces, differ, gc, workers, default_snapshotter)

@@ -190,6 +190,10 @@ class _Parser:
         self._at = match.end()
 
     def _error(self, message: str) -> InvalidArgumentError:
-        before, here, after = self._text[: self._at], self._text[self._at : self._at + 1], self._text[self._at + 1 :]
+        before, here, after = (
+            self._text[: self._at],
+            self._text[self._at : self._at + 1],
+            self._text[self._at + 1 :],
+        )
         place = f"{before} >|{here}|< {after}" if here else self._text
         return InvalidArgumentError(f"filters: parse error: [{place}]: {message}")

@@ -51,7 +51,7 @@ class LeaseManager(Protocol):
         """Let a resource go. Raises NotFoundError."""
         ...
 
-    def list_resources(self, id: str) -> list[Resource]:
+    def list_resources(self, id: str) -> Sequence[Resource]:
         """What the lease holds. Raises NotFoundError."""
         ...
 
@@ -63,7 +63,9 @@ def validate_resource(resource: Resource) -> Resource:
         raise InvalidArgumentError("resource.id must not be empty")
     if kind == "snapshots":
         if not slash or not name:
-            raise InvalidArgumentError('resource.type "snapshots" must name its snapshotter, as snapshots/overlayfs')
+            raise InvalidArgumentError(
+                'resource.type "snapshots" must name its snapshotter, as snapshots/overlayfs'
+            )
     elif kind not in ("content", "ingests", "images"):
         raise NotImplementedByUsError(f'resource.type "{resource.type}" is unknown')
     elif slash:

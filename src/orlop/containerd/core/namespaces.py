@@ -9,7 +9,6 @@ from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 
 NAMESPACE_HEADER = "containerd-namespace"
 LEASE_HEADER = "containerd-lease"
-SHARED_CONTENT_LABEL = "containerd.io/namespace.shareable"
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _MAX_IDENTIFIER = 76
@@ -52,7 +51,10 @@ class NamespaceStore(Protocol):
         ...
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Namespace:
-        """Set the labels that the field mask `paths` names; an empty value removes one. Raises NotFoundError."""
+        """Set the labels that the field mask `paths` names; an empty value removes one.
+
+        As in containerd the namespace is made if it is not there. Raises InvalidArgumentError.
+        """
         ...
 
     def delete(self, name: str) -> None:

@@ -140,7 +140,11 @@ class SnapshotDriver(Protocol):
         ...
 
     def numbers(self) -> set[int]:
-        """The snapshots that have a directory."""
+        """The snapshots that have something on the disk, also half-made."""
+        ...
+
+    def complete(self) -> set[int]:
+        """The snapshots whose directories are whole."""
         ...
 
     def delete(self, number: int) -> None:

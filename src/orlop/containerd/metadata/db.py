@@ -103,6 +103,13 @@ class Database:
         """All rows."""
         return self._connection.execute(sql, parameters).fetchall()
 
+    def skip_numbers(self, table: str, used: int) -> None:
+        """Give no row of an AUTOINCREMENT table a number up to `used`: files of those numbers may still be there."""
+        with self.transaction():
+            changed = self.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (used, table))
+            if changed.rowcount == 0:
+                self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, used))
+
     def migrate(self, owner: str, migrations: Sequence[str]) -> None:
         """Bring the tables of `owner` to the newest version: run those SQL scripts that have not run yet.
 

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots in the metadata: keys, names, parents and labels over a driver's directories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING
+
+from orlop.api.events_pb2 import SnapshotCommit, SnapshotPrepare, SnapshotRemove
+from orlop.containerd.core import filters as filter_language
+from orlop.containerd.core import labels as label_rules
+from orlop.containerd.core.mount import Mount
+from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.core.snapshots import Info, Kind, SnapshotDriver, Usage
+from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
+from orlop.containerd.metadata.leases import MetadataLeases
+from orlop.containerd.metadata.namespaces import MetadataNamespaces
+from orlop.errdefs import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from orlop.containerd.core.events import EventPublisher
+    from orlop.containerd.metadata.gc import GarbageCollector
+
+# A client that prepares to unpack a layer names with this label the snapshot that the layer will become.
+TARGET_LABEL = "containerd.io/snapshot.ref"
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE snapshots (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, namespace TEXT NOT NULL, snapshotter TEXT NOT NULL,
+        key TEXT NOT NULL, parent INTEGER REFERENCES snapshots (number), kind INTEGER NOT NULL,
+        created INTEGER NOT NULL, updated INTEGER NOT NULL, labels TEXT NOT NULL,
+        size INTEGER NOT NULL DEFAULT 0, inodes INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (namespace, snapshotter, key)
+    );
+    CREATE INDEX snapshots_by_parent ON snapshots (parent)
+    """,
+)
+_ANCESTORS = """
+    WITH RECURSIVE chain (number, parent, depth) AS (
+        SELECT number, parent, 0 FROM snapshots WHERE number = ?
+        UNION ALL SELECT s.number, s.parent, depth + 1 FROM snapshots s JOIN chain ON s.number = chain.parent
+    ) SELECT number FROM chain ORDER BY depth
+"""
+_WITH_PARENT = "SELECT s.*, p.key AS parent_key FROM snapshots s LEFT JOIN snapshots p ON p.number = s.parent "
+
+
+class MetadataSnapshots:
+    """All snapshots of one driver; `bind` gives the `Snapshotter` of a scope."""
+
+    def __init__(
+        self,
+        db: Database,
+        driver: SnapshotDriver,
+        namespaces: MetadataNamespaces,
+        leases: MetadataLeases,
+        gc: GarbageCollector,
+        events: EventPublisher,
+        workers: Executor,
+    ) -> None:
+        db.migrate("snapshots", _MIGRATIONS)
+        namespaces.register_contents(
+            "snapshots", "SELECT snapshotter FROM snapshots WHERE namespace = ? GROUP BY snapshotter"
+        )
+        self.db = db
+        self.driver = driver
+        self.name = driver.name
+        self.namespaces = namespaces
+        self.leases = leases
+        self.gc = gc
+        self.events = events
+        self._workers = workers
+        self._deleting: dict[int, Future[None]] = {}
+        self.creating: set[int] = set()  # directories being made by a worker thread
+        gc.add_snapshotter(self)
+
+    def bind(self, scope: Scope) -> BoundSnapshots:
+        """The snapshots of one namespace."""
+        return BoundSnapshots(self, scope)
+
+    def settle(self) -> None:
+        """Settle a crash: drop records whose directory was never finished, delete directories without a record."""
+        complete = self.driver.complete()
+        missing = [
+            (row["number"],)
+            for row in self.db.rows(
+                "SELECT number FROM snapshots WHERE snapshotter = ? AND kind != ?",
+                (self.name, int(Kind.COMMITTED)),
+            )
+            if row["number"] not in complete
+        ]
+        with self.db.transaction():
+            self.db.execute_many("DELETE FROM snapshots WHERE number = ?", missing)
+        self.db.skip_numbers("snapshots", max(self.driver.numbers(), default=0))
+        for number in self.waste():
+            self.discard(number)
+
+    def waste(self) -> set[int]:
+        """The directories that no snapshot owns and nobody makes or deletes."""
+        rows = self.db.rows("SELECT number FROM snapshots WHERE snapshotter = ?", (self.name,))
+        return self.driver.numbers() - {row["number"] for row in rows} - self._deleting.keys() - self.creating
+
+    def discard(self, number: int) -> Future[None]:
+        """Delete the directory of a snapshot whose record is gone, in a worker thread."""
+        future = self._workers.submit(self.driver.delete, number)
+        self._deleting[number] = future
+        future.add_done_callback(lambda _: self._deleting.pop(number, None))
+        return future
+
+    def deletions(self) -> list[Future[None]]:
+        """The deletions under way."""
+        return list(self._deleting.values())
+
+    def parents(self, number: int | None) -> list[int]:
+        """A snapshot and its ancestors, nearest first; empty for None."""
+        if number is None:
+            return []
+        return [row["number"] for row in self.db.rows(_ANCESTORS, (number,))]
+
+
+class BoundSnapshots:
+    """Implements `orlop.containerd.core.snapshots.Snapshotter`."""
+
+    def __init__(self, owner: MetadataSnapshots, scope: Scope) -> None:
+        self._owner = owner
+        self._db = owner.db
+        self._driver = owner.driver
+        self._scope = scope
+        self._namespace = scope.namespace
+
+    def stat(self, key: str) -> Info:
+        """One snapshot; raises NotFoundError."""
+        return _info(self._row(key))
+
+    def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Info:
+        """Change labels; raises NotFoundError, InvalidArgumentError."""
+        if not name:
+            raise InvalidArgumentError("snapshot name must not be empty")
+        with self._db.transaction():
+            row = self._row(name)
+            merged = label_rules.update(f'snapshot "{name}"', unpack(row["labels"]), labels, paths)
+            updated = now()
+            self._db.execute(
+                "UPDATE snapshots SET labels = ?, updated = ? WHERE number = ?",
+                (pack(merged), updated, row["number"]),
+            )
+        self._owner.gc.mutated()
+        return _info(row)._replace(labels=merged, updated=updated)
+
+    def usage(self, key: str) -> Usage:
+        """What it takes; walks the tree of an active snapshot. Raises NotFoundError."""
+        row = self._row(key)
+        if row["kind"] == Kind.ACTIVE:
+            return self._driver.usage(row["number"])
+        return Usage(row["size"], row["inodes"])
+
+    def measuring(self, key: str) -> int | None:
+        """The number to give to the driver's `usage` in a worker thread; None when the usage is on record."""
+        row = self._row(key)
+        return row["number"] if row["kind"] == Kind.ACTIVE else None
+
+    def mounts(self, key: str) -> list[Mount]:
+        """What to mount; raises NotFoundError, FailedPreconditionError."""
+        row = self._row(key)
+        kind = Kind(row["kind"])
+        if kind == Kind.COMMITTED:
+            raise FailedPreconditionError(f'snapshot "{key}" is committed, not active: failed precondition')
+        return self._driver.mounts(row["number"], kind, self._owner.parents(row["parent"]))
+
+    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        """Create an active snapshot; raises as the contract says."""
+        number, parents = self.reserve(Kind.ACTIVE, key, parent, labels or {}, create=True)
+        self.announce(key, parent)
+        return self._driver.mounts(number, Kind.ACTIVE, parents)
+
+    def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+        """Create a view; raises as the contract says."""
+        number, parents = self.reserve(Kind.VIEW, key, parent, labels or {}, create=True)
+        return self._driver.mounts(number, Kind.VIEW, parents)
+
+    def reserve(
+        self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], create: bool
+    ) -> tuple[int, list[int]]:
+        """Record a snapshot; with `create` the driver makes its directory before the record is there for others.
+
+        Answers its number and its parents. Raises AlreadyExistsError, NotFoundError, FailedPreconditionError.
+        """
+        if not key:
+            raise InvalidArgumentError("snapshot key must not be empty")
+        label_rules.validate(labels)
+        self._refuse_taken(labels.get(TARGET_LABEL, ""), key)
+        owner, time = self._owner, now()
+        with self._db.transaction():
+            owner.namespaces.ensure(self._namespace)
+            parent_number = self._parent(parent) if parent else None
+            cursor = self._db.execute(
+                "INSERT INTO snapshots (namespace, snapshotter, key, parent, kind, created, updated, labels) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._namespace, owner.name, key, parent_number, int(kind), time, time, pack(labels)),
+            )
+            number = cursor.lastrowid
+            assert number is not None
+            owner.leases.hold(self._scope, f"snapshots/{owner.name}", key)
+            parents = owner.parents(parent_number)
+            if create:
+                self._driver.create(number, kind, parents)
+        owner.gc.mutated()
+        return number, parents
+
+    def withdraw(self, number: int, key: str) -> None:
+        """Take back what `reserve` recorded, when its directory could not be made."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM snapshots WHERE number = ?", (number,))
+            self._owner.leases.release(self._scope, f"snapshots/{self._owner.name}", key)
+        self._owner.discard(number)
+
+    def announce(self, key: str, parent: str) -> None:
+        """Publish that an active snapshot was prepared."""
+        self._owner.events.publish(
+            self._namespace,
+            "/snapshot/prepare",
+            SnapshotPrepare(key=key, parent=parent, snapshotter=self._owner.name),
+        )
+
+    def commit(
+        self,
+        name: str,
+        key: str,
+        labels: Mapping[str, str] | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """Turn an active snapshot into a committed one; `usage` spares the walk. Raises as the contract says."""
+        if not name:
+            raise InvalidArgumentError("snapshot name must not be empty")
+        label_rules.validate(labels or {})
+        owner, type = self._owner, f"snapshots/{self._owner.name}"
+        self._refuse_taken("", name)
+        with self._db.transaction():
+            row = self._row(key)
+            if row["kind"] != Kind.ACTIVE:
+                raise FailedPreconditionError(f'snapshot "{key}" is not active: failed precondition')
+            owner.leases.hold(self._scope, type, name)
+            owner.leases.release(self._scope, type, key)
+            if usage is None:
+                usage = self._driver.usage(row["number"])
+            time = now()
+            self._db.execute(
+                "UPDATE snapshots SET key = ?, kind = ?, created = ?, updated = ?, labels = ?, size = ?, inodes = ? "
+                "WHERE number = ?",
+                (
+                    name,
+                    int(Kind.COMMITTED),
+                    time,
+                    time,
+                    pack(labels or {}),
+                    usage.size,
+                    usage.inodes,
+                    row["number"],
+                ),
+            )
+        owner.gc.mutated()
+        owner.events.publish(
+            self._namespace, "/snapshot/commit", SnapshotCommit(key=key, name=name, snapshotter=owner.name)
+        )
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot; its directory follows in a worker thread. Raises as the contract says."""
+        with self._db.transaction():
+            row = self._row(key)
+            if self._db.row("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (row["number"],)) is not None:
+                raise FailedPreconditionError(f'cannot remove snapshot "{key}" with child: failed precondition')
+            self._db.execute("DELETE FROM snapshots WHERE number = ?", (row["number"],))
+            self._owner.leases.release(self._scope, f"snapshots/{self._owner.name}", key)
+        self._owner.discard(row["number"])
+        self._owner.gc.deleted()
+        self._owner.events.publish(
+            self._namespace, "/snapshot/remove", SnapshotRemove(key=key, snapshotter=self._owner.name)
+        )
+
+    def walk(self, filters: Sequence[str] = ()) -> Iterator[Info]:
+        """The snapshots that match, by key; raises InvalidArgumentError."""
+        matches = filter_language.parse_all(filters)
+        rows = self._db.rows(
+            _WITH_PARENT + "WHERE s.namespace = ? AND s.snapshotter = ? ORDER BY s.key",
+            (self._namespace, self._owner.name),
+        )
+        return (info for info in map(_info, rows) if matches(_adapt(info)))
+
+    def cleanup(self) -> None:
+        """Delete what belongs to no snapshot, and wait for it; blocks."""
+        for number in self._owner.waste():
+            self._owner.discard(number)
+        for future in self._owner.deletions():
+            future.result()
+
+    def _row(self, key: str) -> Row:
+        row = self._db.row(
+            _WITH_PARENT + "WHERE s.namespace = ? AND s.snapshotter = ? AND s.key = ?",
+            (self._namespace, self._owner.name, key),
+        )
+        if row is None:
+            raise NotFoundError(f"snapshot {key} does not exist: not found")
+        return row
+
+    def _refuse_taken(self, target: str, key: str) -> None:
+        """Raise AlreadyExistsError for a key, or a target, that is there; the lease of the request holds it then."""
+        for what, name in (("target snapshot", target), ("snapshot", key)):
+            if name and self._db.row(
+                "SELECT 1 FROM snapshots WHERE namespace = ? AND snapshotter = ? AND key = ?",
+                (self._namespace, self._owner.name, name),
+            ):
+                with self._db.transaction():
+                    self._owner.leases.hold(self._scope, f"snapshots/{self._owner.name}", name)
+                raise AlreadyExistsError(f'{what} "{name}": already exists')
+
+    def _parent(self, parent: str) -> int:
+        try:
+            row = self._row(parent)
+        except NotFoundError:
+            raise NotFoundError(f"parent snapshot {parent} does not exist: not found") from None
+        if row["kind"] != Kind.COMMITTED:
+            raise FailedPreconditionError(f'parent "{parent}" is not committed snapshot: failed precondition')
+        return int(row["number"])
+
+
+def _info(row: Row) -> Info:
+    return Info(
+        row["key"],
+        row["parent_key"] or "",
+        Kind(row["kind"]),
+        row["created"],
+        row["updated"],
+        unpack(row["labels"]),
+    )
+
+
+def _adapt(info: Info) -> filter_language.Adaptor:
+    return filter_language.adapt(
+        {"name": info.name, "parent": info.parent, "kind": info.kind.name.lower()}, {"labels": info.labels}
+    )

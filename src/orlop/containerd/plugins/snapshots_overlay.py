@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots as overlayfs layers.
+
+    <root>/snapshots/<number>/fs      what is the snapshot's own: the upper directory
+    <root>/snapshots/<number>/work    overlayfs's work directory, of active snapshots
+
+A snapshot without a parent is a bind mount of its `fs`, a view of a single layer a read-only bind mount of that
+layer: overlayfs needs a lower directory. `index=off`, because an upper directory may be mounted again while a lazily
+unmounted overlay still holds it.
+"""
+
+import os
+from collections.abc import Sequence
+
+from orlop.containerd.core.mount import Mount
+from orlop.containerd.core.snapshots import Kind, Usage
+from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
+
+
+class OverlayDriver:
+    """Implements `orlop.containerd.core.snapshots.SnapshotDriver`."""
+
+    name = "overlayfs"
+    slow_create = False
+
+    def __init__(self, root: str) -> None:
+        self._directories = NumberedDirectories(root)
+        self.root = root
+
+    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
+        """Make `fs` and `work`; `fs` belongs to whom the parent's does."""
+        staging, final = self._directories.staging(number), self._directories.path(number)
+        try:
+            os.mkdir(staging, 0o700)
+            upper = f"{staging}/fs"
+            os.mkdir(upper, 0o755)
+            os.chmod(upper, 0o755)  # whatever the umask
+            if kind == Kind.ACTIVE:
+                os.mkdir(f"{staging}/work", 0o711)
+            if parents:
+                owner = os.stat(self.upper(parents[0]))
+                if owner.st_uid or owner.st_gid:
+                    os.chown(upper, owner.st_uid, owner.st_gid)
+            os.rename(staging, final)
+        except BaseException:
+            remove_tree(staging)
+            raise
+
+    def mounts(self, number: int, kind: Kind, parents: Sequence[int]) -> list[Mount]:
+        """A bind mount or an overlay."""
+        if not parents:
+            return [Mount("bind", self.upper(number), ("ro" if kind == Kind.VIEW else "rw", "rbind"))]
+        if kind == Kind.VIEW and len(parents) == 1:
+            return [Mount("bind", self.upper(parents[0]), ("ro", "rbind"))]
+        options = []
+        if kind == Kind.ACTIVE:
+            options += [f"workdir={self._directories.path(number)}/work", f"upperdir={self.upper(number)}"]
+        lower = ":".join(self.upper(parent) for parent in parents)
+        return [Mount("overlay", "overlay", (*options, f"lowerdir={lower}", "index=off"))]
+
+    def upper(self, number: int) -> str:
+        """The upper directory."""
+        return f"{self._directories.path(number)}/fs"
+
+    def usage(self, number: int) -> Usage:
+        """What the upper directory takes."""
+        return disk_usage(self.upper(number))
+
+    def numbers(self) -> set[int]:
+        """All snapshots with something on the disk."""
+        return self._directories.numbers()
+
+    def complete(self) -> set[int]:
+        """The snapshots whose directory is whole."""
+        return self._directories.complete()
+
+    def delete(self, number: int) -> None:
+        """Delete a snapshot's directories."""
+        self._directories.delete(number)

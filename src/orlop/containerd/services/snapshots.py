@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""containerd.services.snapshots.v1: translation to the snapshotters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+
+from orlop.api import snapshots_pb2 as pb
+from orlop.api import types_pb2
+from orlop.api.snapshots_pb2_grpc import SnapshotsServicer
+from orlop.containerd.core.mount import to_proto
+from orlop.containerd.core.namespaces import scope_of
+from orlop.containerd.core.snapshots import Info, Kind
+from orlop.containerd.metadata.snapshots import BoundSnapshots, MetadataSnapshots
+from orlop.containerd.services.threads import in_thread
+from orlop.containerd.services.times import to_timestamp
+from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+
+T = TypeVar("T")
+_KINDS = {Kind.VIEW: pb.VIEW, Kind.ACTIVE: pb.ACTIVE, Kind.COMMITTED: pb.COMMITTED}
+_PAGE = 100  # snapshots in one message of a list
+
+
+class SnapshotsService(SnapshotsServicer):
+    """Snapshots of the caller's namespace. What walks or copies trees runs in worker threads."""
+
+    def __init__(self, snapshotters: Mapping[str, MetadataSnapshots], default: str, workers: Executor) -> None:
+        self._snapshotters = snapshotters
+        self._default = default
+        self._workers = workers
+
+    async def Prepare(self, request: pb.PrepareSnapshotRequest, context: Any) -> pb.PrepareSnapshotResponse:
+        """Create an active snapshot."""
+        mounts = await self._create(Kind.ACTIVE, request, context)
+        return pb.PrepareSnapshotResponse(mounts=mounts)
+
+    async def View(self, request: pb.ViewSnapshotRequest, context: Any) -> pb.ViewSnapshotResponse:
+        """Create a view."""
+        mounts = await self._create(Kind.VIEW, request, context)
+        return pb.ViewSnapshotResponse(mounts=mounts)
+
+    async def Mounts(self, request: pb.MountsRequest, context: Any) -> pb.MountsResponse:
+        """What to mount."""
+        snapshots = self._bind(request.snapshotter, context)
+        return pb.MountsResponse(mounts=to_proto(snapshots.mounts(request.key)))
+
+    async def Commit(self, request: pb.CommitSnapshotRequest, context: Any) -> Empty:
+        """Turn an active snapshot into a committed one, measured in a worker thread."""
+        owner = self._owner(request.snapshotter)
+        snapshots = owner.bind(scope_of(context.invocation_metadata()))
+        if request.parent and snapshots.stat(request.key).parent != request.parent:
+            raise NotImplementedByUsError("commit onto another parent is not supported by this snapshotter")
+        number = snapshots.measuring(request.key)
+        usage = None if number is None else await self._run(lambda: owner.driver.usage(number))
+        snapshots.commit(request.name, request.key, dict(request.labels), usage)
+        return Empty()
+
+    async def Remove(self, request: pb.RemoveSnapshotRequest, context: Any) -> Empty:
+        """Remove a snapshot."""
+        self._bind(request.snapshotter, context).remove(request.key)
+        return Empty()
+
+    async def Stat(self, request: pb.StatSnapshotRequest, context: Any) -> pb.StatSnapshotResponse:
+        """One snapshot."""
+        return pb.StatSnapshotResponse(info=_message(self._bind(request.snapshotter, context).stat(request.key)))
+
+    async def Update(self, request: pb.UpdateSnapshotRequest, context: Any) -> pb.UpdateSnapshotResponse:
+        """Change labels."""
+        info = request.info
+        updated = self._bind(request.snapshotter, context).update(
+            info.name, dict(info.labels), tuple(request.update_mask.paths)
+        )
+        return pb.UpdateSnapshotResponse(info=_message(updated))
+
+    async def List(
+        self, request: pb.ListSnapshotsRequest, context: Any
+    ) -> AsyncIterator[pb.ListSnapshotsResponse]:
+        """The snapshots that match, in pages."""
+        infos = list(self._bind(request.snapshotter, context).walk(tuple(request.filters)))
+        for start in range(0, len(infos), _PAGE):
+            yield pb.ListSnapshotsResponse(info=[_message(info) for info in infos[start : start + _PAGE]])
+
+    async def Usage(self, request: pb.UsageRequest, context: Any) -> pb.UsageResponse:
+        """What a snapshot takes, measured in a worker thread if it is active."""
+        owner = self._owner(request.snapshotter)
+        snapshots = owner.bind(scope_of(context.invocation_metadata()))
+        number = snapshots.measuring(request.key)
+        if number is None:
+            usage = snapshots.usage(request.key)
+        else:
+            usage = await self._run(lambda: owner.driver.usage(number))
+        return pb.UsageResponse(size=usage.size, inodes=usage.inodes)
+
+    async def Cleanup(self, request: pb.CleanupRequest, context: Any) -> Empty:
+        """Delete what belongs to no snapshot."""
+        owner = self._owner(request.snapshotter)
+        scope_of(context.invocation_metadata())
+        for number in owner.waste():
+            owner.discard(number)
+        for future in owner.deletions():
+            await asyncio.wrap_future(future)
+        return Empty()
+
+    async def _create(
+        self, kind: Kind, request: pb.PrepareSnapshotRequest | pb.ViewSnapshotRequest, context: Any
+    ) -> list[types_pb2.Mount]:
+        owner = self._owner(request.snapshotter)
+        snapshots = owner.bind(scope_of(context.invocation_metadata()))
+        key, parent, labels = request.key, request.parent, dict(request.labels)
+        if not owner.driver.slow_create:
+            create = snapshots.prepare if kind == Kind.ACTIVE else snapshots.view
+            return to_proto(create(key, parent, labels))
+        number, parents = snapshots.reserve(kind, key, parent, labels, create=False)
+        owner.creating.add(number)
+        try:
+            await self._run(lambda: owner.driver.create(number, kind, parents))
+        except BaseException:
+            owner.creating.discard(number)
+            snapshots.withdraw(number, key)
+            raise
+        owner.creating.discard(number)
+        if kind == Kind.ACTIVE:
+            snapshots.announce(key, parent)
+        return to_proto(owner.driver.mounts(number, kind, parents))
+
+    def _owner(self, snapshotter: str) -> MetadataSnapshots:
+        if not snapshotter:
+            raise InvalidArgumentError("snapshotter argument missing")
+        owner = self._snapshotters.get(snapshotter)
+        if owner is None:
+            raise InvalidArgumentError(f"snapshotter not loaded: {snapshotter}")
+        return owner
+
+    def _bind(self, snapshotter: str, context: Any) -> BoundSnapshots:
+        return self._owner(snapshotter).bind(scope_of(context.invocation_metadata()))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await in_thread(self._workers, work)
+
+
+def _message(info: Info) -> pb.Info:
+    return pb.Info(
+        name=info.name,
+        parent=info.parent,
+        kind=_KINDS[info.kind],
+        created_at=to_timestamp(info.created),
+        updated_at=to_timestamp(info.updated),
+        labels=info.labels,
+    )
