@@ -2,6 +2,7 @@
 """The network service's tables in dockerd's SQLite file."""
 
 import sqlite3
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ CREATE TABLE IF NOT EXISTS endpoints (
     id TEXT PRIMARY KEY,
     network_id TEXT NOT NULL REFERENCES networks (id),
     container_id TEXT NOT NULL,
-    address TEXT NOT NULL,
+    address TEXT,
     record BLOB NOT NULL,
     UNIQUE (network_id, address),
     UNIQUE (network_id, container_id)
@@ -63,7 +64,8 @@ class NetworkStore:
 
     def addresses(self, network_id: str) -> set[str]:
         """The addresses in use in a network."""
-        return {row[0] for row in self._all("SELECT address FROM endpoints WHERE network_id = ?", network_id)}
+        rows = self._all("SELECT address FROM endpoints WHERE network_id = ? AND address NOT NULL", network_id)
+        return {row[0] for row in rows}
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
         """Insert or replace an endpoint."""
@@ -75,7 +77,7 @@ class NetworkStore:
                     endpoint.id,
                     endpoint.network_id,
                     endpoint.container_id,
-                    endpoint.address,
+                    endpoint.address or None,
                     msgspec.json.encode(endpoint),
                 ),
             )
@@ -85,5 +87,5 @@ class NetworkStore:
         with self._connection:
             self._connection.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
 
-    def _all(self, query: str, *values: str) -> list[tuple[bytes]]:
+    def _all(self, query: str, *values: str) -> list[tuple[Any]]:
         return self._connection.execute(query, values).fetchall()

@@ -112,9 +112,10 @@ class Endpoint(msgspec.Struct, kw_only=True):
     container_id: str
     container_name: str
     sandbox_id: str
-    address: str
-    mac: str
-    veth: str
+    address: str = ""
+    mac: str = ""
+    veth: str = ""
+    netns: str = ""
     ready: bool = False
     ports: list[PortMapping] = []
     exposed: list[str] = []

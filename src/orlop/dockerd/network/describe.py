@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks and endpoints in the Engine API's words (pure functions)."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+
+from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
+from orlop.engine.types import EndpointSettings
+
+
+def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
+    """A network as GET /networks/{id} tells it, with the containers of `endpoints`."""
+    config = []
+    if record.subnet:
+        config.append({"Subnet": record.subnet, "Gateway": record.gateway})
+        if record.ip_range:
+            config[0]["IPRange"] = record.ip_range
+    return {
+        "Name": record.name,
+        "Id": record.id,
+        "Created": record.created,
+        "Scope": "local",
+        "Driver": record.driver,
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": config},
+        "Internal": record.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {
+            endpoint.container_id: {
+                "Name": endpoint.container_name,
+                "EndpointID": endpoint.id,
+                "MacAddress": endpoint.mac,
+                "IPv4Address": f"{endpoint.address}/{_prefix(record)}" if endpoint.address else "",
+                "IPv6Address": "",
+            }
+            for endpoint in endpoints
+            if endpoint.network_id == record.id and endpoint.ready
+        },
+        "Options": dict(record.options),
+        "Labels": dict(record.labels),
+    }
+
+
+def bridge_options(config: NetworkConfig) -> dict[str, str]:
+    """The default bridge's driver options, under Docker's names."""
+    return {
+        "com.docker.network.bridge.default_bridge": "true",
+        "com.docker.network.bridge.enable_icc": _boolean(config.icc),
+        "com.docker.network.bridge.enable_ip_masquerade": _boolean(config.ip_masq),
+        "com.docker.network.bridge.host_binding_ipv4": config.default_host_ip,
+        "com.docker.network.bridge.name": config.bridge,
+        "com.docker.network.driver.mtu": str(config.mtu),
+    }
+
+
+def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettings | None) -> EndpointSettings:
+    """What a container got: what it asked for, filled in."""
+    wish = asked or EndpointSettings()
+    return EndpointSettings(
+        ipam_config=wish.ipam_config,
+        links=wish.links,
+        aliases=wish.aliases,
+        driver_opts=wish.driver_opts,
+        gw_priority=wish.gw_priority,
+        mac_address=endpoint.mac,
+        network_id=record.id,
+        endpoint_id=endpoint.id,
+        gateway=record.gateway if endpoint.address else "",
+        ip_address=endpoint.address,
+        ip_prefix_len=_prefix(record) if endpoint.address else 0,
+    )
+
+
+def _prefix(record: Network) -> int:
+    return IPv4Network(record.subnet).prefixlen
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"

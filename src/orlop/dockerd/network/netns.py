@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces of containers: made, pinned to a file, furnished, and removed.
+
+A thread that enters another namespace must not serve anything else meanwhile, so these functions run in the
+network service's own worker thread, which returns to its namespace before each of them ends.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
+
+from orlop.dockerd.network import rtnetlink
+from orlop.dockerd.network.rtnetlink import RouteSocket
+from orlop.unix.mount import MS_BIND, mount, umount2
+from orlop.unix.process import CLONE_NEWNET, setns, unshare
+
+_THREAD_NETNS = "/proc/thread-self/ns/net"
+_MNT_DETACH = 2
+_LOOPBACK_INDEX = 1
+# No router advertisement may reconfigure a container, and an IPv4 network has no IPv6 addresses at all; interfaces
+# that arrive later start with these. The loopback interface keeps ::1.
+_IPV6_OFF = (("accept_ra", "0"), ("disable_ipv6", "1"))
+
+
+class InterfacePlan(NamedTuple):
+    """A container's interface: the veth pair between a bridge and the namespace, and its addresses."""
+
+    veth: str
+    bridge: int
+    mtu: int
+    name: str
+    mac: str
+    address: IPv4Address
+    network: IPv4Network
+    gateway: IPv4Address | None
+    hairpin: bool
+    isolated: bool
+
+
+def create(path: str, interface: InterfacePlan | None, host: RouteSocket) -> None:
+    """Make a namespace pinned at `path`, its loopback up, with `interface` in it if given.
+
+    `host` is a socket of the bridge's namespace. Raises OSError; then neither pin nor interface is left.
+    """
+    with contextlib.ExitStack() as undo:
+        with _returning_home():
+            unshare(CLONE_NEWNET)
+            _pin(path, undo)
+            _set_ipv6_defaults()
+            with contextlib.closing(RouteSocket()) as inside:
+                inside.request(rtnetlink.link_up(_LOOPBACK_INDEX, "lo"))
+                if interface is not None:
+                    _furnish(interface, inside, host, undo)
+        undo.pop_all()
+
+
+def remove(path: str) -> None:
+    """Unpin a namespace. Once no process is left in it the kernel takes it and its interfaces away by itself."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_pinned(path):
+            umount2(path, _MNT_DETACH)
+        os.unlink(path)
+
+
+def is_pinned(path: str) -> bool:
+    """Whether a namespace is mounted at `path`."""
+    try:
+        return os.stat(path).st_dev != os.stat(os.path.dirname(path)).st_dev
+    except FileNotFoundError:
+        return False
+
+
+def set_sysctl(key: str, value: str) -> bool:
+    """Write a kernel setting ("net/ipv4/ip_forward") of the thread's namespace; False if the kernel lacks it."""
+    try:
+        with open(f"/proc/sys/{key}", "r+", encoding="ascii") as file:
+            # Where /proc/sys is read-only for us the right value may be there already.
+            if file.read().strip() != value:
+                file.seek(0)
+                file.write(value)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _returning_home() -> Iterator[None]:
+    home = os.open(_THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        try:
+            setns(home, CLONE_NEWNET)
+        finally:
+            os.close(home)
+
+
+def _pin(path: str, undo: contextlib.ExitStack) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400))
+    undo.callback(remove, path)
+    mount(_THREAD_NETNS, path, flags=MS_BIND)
+
+
+def _set_ipv6_defaults() -> None:
+    for key, value in _IPV6_OFF:
+        set_sysctl(f"net/ipv6/conf/default/{key}", value)  # absent in a kernel without IPv6
+
+
+def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: contextlib.ExitStack) -> None:
+    netns = os.open(_THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        veth = rtnetlink.veth_new(
+            plan.veth, bridge=plan.bridge, mtu=plan.mtu, peer=plan.name, peer_mac=plan.mac, netns_fd=netns
+        )
+        host.request(veth)
+    finally:
+        os.close(netns)
+    undo.callback(host.request, rtnetlink.link_delete(plan.veth))
+    index = socket.if_nametoindex(plan.name)
+    messages = [rtnetlink.link_up(index, plan.name), rtnetlink.address_add(index, plan.address, plan.network)]
+    if plan.gateway is not None:
+        messages.append(rtnetlink.default_route(plan.gateway))
+    inside.request(*messages)
+    if plan.hairpin or plan.isolated:
+        port = next(link.ifindex for link in host.links() if link.name == plan.veth)
+        host.request(rtnetlink.port_set(port, hairpin=plan.hairpin, isolated=plan.isolated))

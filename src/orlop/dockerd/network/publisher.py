@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives out host ports: chooses them, has orlop-netd hold them, and keeps them held when orlop-netd restarts."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable
+
+from orlop.dockerd.network.ports import DEFAULT_EPHEMERAL, PortRequest, PortTable
+from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping
+from orlop.errdefs import InternalError, ResourceExhaustedError, UnavailableError
+from orlop.netd.client import NetdClient, PortUnavailableError
+from orlop.netd.protocol import HeldPort
+
+_MAX_TRIES = 1000
+
+
+class Publisher:
+    """Published ports of all containers."""
+
+    def __init__(self, netd: NetdClient, config: NetworkConfig, live: Callable[[], Iterable[Endpoint]]) -> None:
+        """`live` gives the endpoints whose ports are to be held whenever orlop-netd starts anew."""
+        self._netd = netd
+        self._config = config
+        self._live = live
+        self._table = PortTable()
+        netd.on_restart = self.hold_live
+
+    async def start(self) -> None:
+        """Enter what live endpoints have, and settle with orlop-netd if it runs or is needed."""
+        live = [endpoint for endpoint in self._live() if endpoint.ports]
+        for endpoint in live:
+            self._table.take(endpoint.ports)
+        if live or os.path.exists(self._netd.socket_path):
+            known = {endpoint.container_id for endpoint in live}
+            for owner in await self._netd.held():
+                if owner not in known:
+                    await self._netd.release(owner)
+            await self.hold_live()
+
+    async def hold_live(self) -> None:
+        """Have orlop-netd hold the ports of the live endpoints."""
+        for endpoint in self._live():
+            if endpoint.ports:
+                await self._netd.hold(endpoint.container_id, [self._held(port) for port in endpoint.ports])
+
+    async def publish(self, owner: str, address: str, requests: Iterable[PortRequest]) -> list[PortMapping]:
+        """Get a host port for each request, held; none of them on error.
+
+        Raises InternalError in Docker's words ("Bind for …: port is already allocated", "failed to bind host port
+        …: address already in use"), ResourceExhaustedError if every port of a range is taken.
+        """
+        taken: list[PortMapping] = []
+        try:
+            for request in requests:
+                taken += await self._publish_one(owner, address, request)
+        except BaseException:
+            self._table.free(taken)
+            with contextlib.suppress(UnavailableError):  # it is dead: then it holds nothing
+                await self._netd.release(owner)
+            raise
+        return taken
+
+    async def withdraw(self, owner: str, mappings: Iterable[PortMapping]) -> None:
+        """Free ports; no error for those that are free."""
+        ports = list(mappings)
+        if ports:
+            await self._netd.release(owner)
+            self._table.free(ports)
+
+    async def _publish_one(self, owner: str, address: str, request: PortRequest) -> list[PortMapping]:
+        tried = 0
+        for host_port in self._table.candidates(request, ephemeral_range()):
+            mappings = [
+                PortMapping(
+                    protocol=request.protocol, host_ip=ip, host_port=host_port, address=address, port=request.port
+                )
+                for ip in request.host_ips
+            ]
+            self._table.take(mappings)  # before the first await: nobody else may choose the same
+            try:
+                await self._netd.hold(owner, [self._held(mapping) for mapping in mappings])
+            except PortUnavailableError as error:
+                self._table.free(mappings)
+                tried += 1
+                if error.errno != errno.EADDRINUSE or request.first == request.last != 0 or tried == _MAX_TRIES:
+                    raise InternalError(f"failed to bind host port {error}") from None
+            except BaseException:
+                self._table.free(mappings)
+                raise
+            else:
+                return mappings
+        raise ResourceExhaustedError("all ports are allocated")
+
+    def _held(self, mapping: PortMapping) -> HeldPort:
+        return HeldPort(
+            protocol=mapping.protocol,
+            host_ip=mapping.host_ip,
+            host_port=mapping.host_port,
+            address=mapping.address,
+            port=mapping.port,
+            proxy=self._config.userland_proxy,
+        )
+
+
+def ephemeral_range() -> tuple[int, int]:
+    """The kernel's range of ports for "any port", which is what Docker uses too."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            first, last = file.read().split()
+    except FileNotFoundError:
+        return DEFAULT_EPHEMERAL
+    return int(first), int(last)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The orlop-netd command."""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+
+_DEFAULT_SOCKET = "/run/orlop/netd.sock"
+
+
+def main() -> None:
+    """Parse the command line and serve until SIGTERM or SIGINT; exit 0 also if another one serves the socket."""
+    parser = argparse.ArgumentParser(prog="orlop-netd", description="Hold published ports of containers.")
+    parser.add_argument("--socket", default=_DEFAULT_SOCKET, help="the socket to serve (default: %(default)s)")
+    parser.add_argument("--detach", action="store_true", help="serve in the background; exit once it is ready")
+    parser.add_argument("--log", default="", help="file for messages of the background process")
+    options = parser.parse_args()
+    if options.detach:
+        sys.exit(_detach(options.socket, options.log))
+    sys.exit(_run(options.socket, None))
+
+
+def _detach(path: str, log: str) -> int:
+    """Leave a daemon behind that belongs to nobody, and report how its start went."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        _redirect(log)
+        sys.exit(_run(path, write))
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as report:
+        message = report.read()
+    if message == "ready":
+        return 0
+    print(f"orlop-netd: {message or 'ended before it was ready'}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _redirect(log: str) -> None:
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else null
+    for fd, source in ((0, null), (1, target), (2, target)):
+        os.dup2(source, fd)
+    os.close(null)
+    if log:
+        os.close(target)
+
+
+def _run(path: str, ready: int | None) -> int:
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _report(ready, "ready")  # the one that has the lock serves, or is about to
+        return 0
+    try:
+        listener = _listen(path)
+    except OSError as error:
+        _report(ready, f"cannot serve {path}: {error.strerror}")
+        return 1
+    _serve(listener, ready)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os.close(lock)
+    return 0
+
+
+def _listen(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(umask)
+    listener.setblocking(False)
+    return listener
+
+
+def _serve(listener: socket.socket, ready: int | None) -> None:
+    # asyncio is imported after the fork of --detach, for a quick answer and a single-threaded fork
+    import asyncio
+
+    from orlop.netd.server import Server
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        server = Server()
+        accepting = await server.serve(listener)
+        _report(ready, "ready")
+        _notify_systemd()
+        await stop.wait()
+        accepting.close()
+        await server.close()
+
+    asyncio.run(serve())
+
+
+def _report(ready: int | None, message: str) -> None:
+    if ready is not None:
+        os.write(ready, message.encode())
+        os.close(ready)
+    elif message != "ready":
+        print(f"orlop-netd: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _notify_systemd() -> None:
+    """Tell a service manager that waits for it (sd_notify(3)) that requests are served."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.sendto(b"READY=1", "\0" + path[1:] if path.startswith("@") else path)
+
+
+if __name__ == "__main__":
+    main()

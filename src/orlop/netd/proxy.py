@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets that hold a host port, and the userland proxies behind them."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, cast
+
+from orlop.netd.protocol import HeldPort
+
+UDP_IDLE_SECONDS = 90.0
+"""How long a UDP client is remembered after its last datagram, as docker-proxy does."""
+
+_CONNECT_SECONDS = 10.0
+_BACKLOG = 1024
+_IP_PKTINFO = 8
+_IPPROTO_SCTP = 132
+_IN_PKTINFO = struct.Struct("=i4s4s")
+_IN6_PKTINFO = struct.Struct("=16si")
+_MAX_DATAGRAM = 65535
+
+
+def bind(port: HeldPort) -> socket.socket:
+    """A bound (for a TCP proxy also listening) socket. Raises OSError, with `port.host` as its filename."""
+    family = socket.AF_INET6 if ":" in port.host_ip else socket.AF_INET
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    try:
+        held = socket.socket(family, kind, _IPPROTO_SCTP if port.protocol == "sctp" else 0)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, port.host) from None
+    try:
+        held.setblocking(False)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((port.host_ip, port.host_port))
+        # Two sockets may be bound with SO_REUSEADDR; only listening tells that the port is one's own.
+        if port.proxy and port.protocol == "tcp":
+            held.listen(_BACKLOG)
+    except OSError as error:
+        held.close()
+        raise OSError(error.errno, error.strerror, port.host) from None
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+class Holder:
+    """One held port; `start` puts its proxy to work, `close` frees it and ends its connections."""
+
+    def __init__(self, port: HeldPort) -> None:
+        """Bind the port. Raises OSError."""
+        self.port = port
+        self._socket = bind(port)
+        self._close: Callable[[], None] = self._socket.close
+
+    async def start(self) -> None:
+        """Serve the port, if it is to be proxied (SCTP never is)."""
+        if self.port.proxy and self.port.protocol == "tcp":
+            proxy = TcpProxy(self._socket, self.port)
+            await proxy.start()
+            self._close = proxy.close
+        elif self.port.proxy and self.port.protocol == "udp":
+            self._close = UdpProxy(self._socket, self.port).close
+
+    def close(self) -> None:
+        """Free the port."""
+        self._close()
+
+
+class TcpProxy:
+    """Carries connections of a listening socket to a container, half-closes included."""
+
+    def __init__(self, listener: socket.socket, port: HeldPort) -> None:
+        self._listener = listener
+        self._target = (port.address, port.port)
+        self._server: asyncio.Server | None = None
+        self._pipes: set[_Pipe] = set()
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accepted, sock=self._listener, backlog=_BACKLOG)
+
+    def close(self) -> None:
+        """Stop accepting and cut the connections."""
+        if self._server is not None:
+            self._server.close()
+        for pipe in list(self._pipes):
+            pipe.abort()
+
+    def _accepted(self) -> "_Pipe":
+        return _Pipe(self._target, self._pipes)
+
+
+class _Pipe(asyncio.Protocol):
+    """One direction's end: what arrives here is written to the peer. The accepted end makes the other one."""
+
+    def __init__(
+        self, target: tuple[str, int] | None, registry: set["_Pipe"], peer: "_Pipe | None" = None
+    ) -> None:
+        self._target = target
+        self._registry = registry
+        self._peer = peer
+        self._transport: asyncio.Transport | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._eof = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._registry.add(self)
+        if self._target is not None:
+            self._transport.pause_reading()
+            self._connecting = asyncio.get_running_loop().create_task(self._connect(self._target))
+
+    async def _connect(self, target: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        peer = _Pipe(None, self._registry, self)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await loop.create_connection(lambda: peer, *target)
+        except (OSError, TimeoutError):
+            # The client sees what it would see without a proxy: the connection is refused or reset.
+            self.abort()
+            return
+        self._peer = peer
+        if self._transport is None or self._transport.is_closing():
+            peer.abort()
+        else:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._peer is not None and self._peer._transport is not None:
+            self._peer._transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        peer = self._peer
+        if peer is None or peer._transport is None or peer._transport.is_closing():
+            return False
+        peer._transport.write_eof()
+        if peer._eof:  # both directions are at their end: close once what is buffered has gone out
+            peer._transport.close()
+            return False
+        return True
+
+    def pause_writing(self) -> None:
+        if self._peer is not None and self._peer._transport is not None:
+            self._peer._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        peer = self._peer
+        if peer is not None and peer._transport is not None and not peer._transport.is_closing():
+            peer._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._registry.discard(self)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        peer, self._peer = self._peer, None
+        if peer is not None and peer._transport is not None:
+            if exc is not None:
+                peer._transport.abort()
+            else:
+                peer._transport.close()
+
+    def abort(self) -> None:
+        """Cut this end with a reset; the other follows."""
+        if self._transport is not None:
+            with contextlib.suppress(OSError):
+                raw: Any = self._transport.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+
+
+class UdpProxy:
+    """Carries datagrams to a container, with a socket for each client so that answers find their way back."""
+
+    def __init__(self, front: socket.socket, port: HeldPort) -> None:
+        self._front = front
+        self._target = (port.address, port.port)
+        self._loop = asyncio.get_running_loop()
+        self._clients: dict[tuple[Any, bytes], _UdpClient] = {}
+        # Answers must come from the address that was asked, which a wildcard socket does not know by itself.
+        if front.family == socket.AF_INET6:
+            front.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            front.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        self._loop.add_reader(front, self._readable)
+
+    def close(self) -> None:
+        """Free the port and forget the clients."""
+        self._loop.remove_reader(self._front)
+        for client in list(self._clients.values()):
+            client.close()
+        self._front.close()
+
+    def forget(self, key: tuple[Any, bytes]) -> None:
+        """A client's socket has closed."""
+        self._clients.pop(key, None)
+
+    def answer(self, key: tuple[Any, bytes], data: bytes) -> None:
+        """Send a datagram of the container to the client."""
+        address, local = key
+        if self._front.family == socket.AF_INET6:
+            control = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(local, 0))
+        else:
+            control = (socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, local, b"\0" * 4))
+        with contextlib.suppress(OSError):  # a datagram may get lost: the client is gone or the buffer full
+            self._front.sendmsg([data], [control], 0, address)
+
+    def _readable(self) -> None:
+        try:
+            data, control, _, address = self._front.recvmsg(_MAX_DATAGRAM, socket.CMSG_SPACE(_IN6_PKTINFO.size))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
+                return  # an ICMP error about an earlier answer
+            raise
+        key = (address, self._local(control))
+        client = self._clients.get(key)
+        if client is None:
+            try:
+                client = self._clients[key] = _UdpClient(self, key, self._target)
+            except OSError:
+                return  # the container's network is gone or descriptors ran out: the datagram is lost
+        client.send(data)
+
+    def _local(self, control: list[tuple[int, int, bytes]]) -> bytes:
+        for level, kind, value in control:
+            if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+                return cast(bytes, _IN6_PKTINFO.unpack_from(value)[0])
+            if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+                return cast(bytes, _IN_PKTINFO.unpack_from(value)[1])
+        return b"\0" * (16 if self._front.family == socket.AF_INET6 else 4)
+
+
+class _UdpClient:
+    """The socket of one client towards the container."""
+
+    def __init__(self, proxy: UdpProxy, key: tuple[Any, bytes], target: tuple[str, int]) -> None:
+        self._proxy = proxy
+        self._key = key
+        self._loop = asyncio.get_running_loop()
+        self._back = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._back.setblocking(False)
+            self._back.connect(target)
+        except BaseException:
+            self._back.close()
+            raise
+        self._loop.add_reader(self._back, self._readable)
+        self._seen = self._loop.time()
+        self._timer = self._loop.call_later(UDP_IDLE_SECONDS, self._idle)
+
+    def send(self, data: bytes) -> None:
+        self._seen = self._loop.time()
+        with contextlib.suppress(OSError):  # refused or no buffer: UDP loses it, and the client may try again
+            self._back.send(data)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self._loop.remove_reader(self._back)
+        self._back.close()
+        self._proxy.forget(self._key)
+
+    def _readable(self) -> None:
+        try:
+            data = self._back.recv(_MAX_DATAGRAM)
+        except OSError:
+            return  # ICMP: nobody listens in the container yet
+        self._seen = self._loop.time()
+        self._proxy.answer(self._key, data)
+
+    def _idle(self) -> None:
+        left = self._seen + UDP_IDLE_SECONDS - self._loop.time()
+        if left <= 0:
+            self.close()
+        else:
+            self._timer = self._loop.call_later(left, self._idle)
