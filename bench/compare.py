@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 from engines import Docker, Engine, Orlop, docker, pss_kib
 
@@ -73,7 +74,7 @@ def _short(engines: list[Engine], runs: int) -> None:
         times: dict[str, list[float]] = {engine.name: [] for engine in engines}
         for index in range(runs + 1):
             for engine in engines:
-                seconds = _timed(lambda engine=engine: docker(engine.host, *arguments))  # type: ignore[misc]
+                seconds = _timed(partial(docker, engine.host, *arguments))
                 if index:  # the first of each is a warm-up
                     times[engine.name].append(seconds)
         _row(name, engines, times)
@@ -87,11 +88,11 @@ def _batch(engines: list[Engine]) -> None:
     remove: dict[str, list[float]] = {}
     memory: dict[str, dict[str, float]] = {}
     for engine in engines:
-        start[engine.name] = [_timed(lambda engine=engine: _start_many(engine))]  # type: ignore[misc]
+        start[engine.name] = [_timed(partial(_start_many, engine))]
         memory[engine.name] = {role: pss_kib(pids) / 1024 for role, pids in engine.daemons().items()}
         memory[engine.name]["per container"] = pss_kib(engine.per_container()) / 1024 / _BATCH
         names = [f"c{index}" for index in range(_BATCH)]
-        remove[engine.name] = [_timed(lambda engine=engine, names=names: docker(engine.host, "rm", "-f", *names))]  # type: ignore[misc]
+        remove[engine.name] = [_timed(partial(docker, engine.host, "rm", "-f", *names))]
     _row(f"{_BATCH} x run -d, {_PARALLEL} at a time", engines, start)
     _row(f"rm -f of {_BATCH}", engines, remove)
     print(f"\nmemory (PSS, MiB) with {_BATCH} containers running, their own processes not counted:")
