@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The task manager: creates tasks, finds them again after a restart, and cleans up after shims that died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from orlop.api import events_pb2
+from orlop.containerd.core.runtime import TASK_DELETE, TASK_EXIT, CreateOptions, Exit
+from orlop.containerd.plugins.runtime.binary import ORLOP_RUNTIME, Environment, ShimBinary, is_orlop, program_of
+from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, Bootstrap, bundle_at, remove_hidden
+from orlop.containerd.plugins.runtime.shim import Shim, ShimLog
+from orlop.errdefs import AlreadyExistsError, NotFoundError, OrlopError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from orlop.containerd.core.events import EventPublisher
+    from orlop.containerd.plugins.runtime.bundle import Bundle
+    from orlop.containerd.plugins.runtime.zygote import Zygote
+
+log = logging.getLogger("containerd.tasks")
+
+_LOST = 255  # the exit status of a process that nobody can tell of
+_LOADS = 8  # shims that are reconnected to at a time
+
+
+class Timeouts:
+    """Seconds that a shim is given."""
+
+    def __init__(self, load: float = 5.0, cleanup: float = 5.0, shutdown: float = 3.0) -> None:
+        self.load = load
+        self.cleanup = cleanup
+        self.shutdown = shutdown
+
+
+class TaskManager:
+    """Implements `core.runtime.TaskManager`. All calls are made in the thread of the event loop."""
+
+    def __init__(
+        self,
+        root: str,
+        state: str,
+        events: EventPublisher,
+        environment: Environment,
+        zygote: Zygote | None,
+        runtime_of: Callable[[str, str], str],
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        """`root` and `state` are the daemon's. `runtime_of` gives the runtime in a container's record (namespace,
+        id); it raises NotFoundError."""
+        self._root = root
+        self._state = state
+        self._events = events
+        self._environment = environment
+        self._zygote = zygote
+        self._runtime_of = runtime_of
+        self._timeouts = timeouts or Timeouts()
+        self._shims: dict[tuple[str, str], Shim] = {}
+        self._creating: set[tuple[str, str]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._programs: dict[str, str] = {}
+
+    def get(self, namespace: str, id: str) -> Shim:
+        """As the contract says."""
+        shim = self._shims.get((namespace, id))
+        if shim is None:
+            raise NotFoundError(f"task {id} not found: no running task found")
+        return shim
+
+    def list(self, namespace: str) -> Sequence[Shim]:
+        """As the contract says."""
+        return [shim for shim in self._shims.values() if shim.namespace == namespace]
+
+    async def create(self, namespace: str, id: str, options: CreateOptions) -> int:
+        """As the contract says."""
+        key = namespace, id
+        if key in self._shims or key in self._creating:
+            raise AlreadyExistsError(f"task {id}: already exists")
+        program = self._program(options.runtime)
+        bundle = bundle_at(self._state, self._root, namespace, id)
+        self._creating.add(key)
+        try:
+            self._make_bundle(bundle, options.spec)
+            try:
+                bundle.write_shim(program)
+                shim = await self._start_shim(bundle, program, options)
+            except BaseException:
+                bundle.remove()
+                raise
+            try:
+                answer = await shim.call("Create", **_create_fields(bundle, options))
+                if not shim.connected:
+                    raise UnavailableError(f"the shim of {id} died")
+            except BaseException:
+                await asyncio.shield(self._spawn(self._discard(shim)))
+                raise
+            self._shims[key] = shim
+        finally:
+            self._creating.discard(key)
+        pid: int = answer.pid
+        return pid
+
+    async def delete(self, namespace: str, id: str) -> Exit:
+        """As the contract says."""
+        shim = self.get(namespace, id)
+        async with shim.lock:
+            if self._shims.get((namespace, id)) is not shim:
+                raise NotFoundError(f"task {id} not found: no running task found")
+            try:
+                answer = await shim.call("Delete")
+            except UnavailableError:
+                if shim.connected:
+                    raise
+                return await asyncio.shield(shim.buried)  # it died, and is cleaned up already or right now
+            exit = Exit(answer.pid, answer.exit_status, answer.exited_at)
+            self._shims.pop((namespace, id), None)
+            # From here the task is gone for everybody: what is left to do is done even if the caller goes away.
+            await asyncio.shield(self._spawn(self._finish(shim)))
+            return exit
+
+    async def load(self) -> None:
+        """Find the shims that a former daemon left, and clean up after those that died in between."""
+        limit = asyncio.Semaphore(_LOADS)
+
+        async def one(bundle: Bundle) -> None:
+            async with limit:
+                try:
+                    await self._load(bundle)
+                except OrlopError as error:
+                    log.error("load task %s/%s: %s", bundle.namespace, bundle.id, error)
+
+        await asyncio.gather(*(one(bundle) for bundle in self._existing()))
+        self._remove_stray_work()
+
+    async def close(self) -> None:
+        """Let the connections go; shims go on."""
+        for shim in list(self._shims.values()):
+            await shim.close()
+        if self._background:
+            await asyncio.wait(self._background, timeout=self._timeouts.cleanup + self._timeouts.shutdown)
+
+    # Starting a shim
+
+    def _program(self, runtime: str) -> str:
+        program = self._programs.get(runtime)
+        if program is None or not os.path.exists(program):
+            program = self._programs[runtime] = program_of(runtime)
+        return program
+
+    def _make_bundle(self, bundle: Bundle, spec: bytes) -> None:
+        try:
+            bundle.create(spec)
+        except AlreadyExistsError:
+            # No task has it and none is being made: it is what an earlier removal could not remove.
+            bundle.remove()
+            bundle.create(spec)
+
+    async def _start_shim(self, bundle: Bundle, program: str, options: CreateOptions) -> Shim:
+        shim_log = ShimLog(bundle.open_log())
+        try:
+            bootstrap = await self._bootstrap(bundle, program, options, shim_log.fd)
+            bundle.write_bootstrap(bootstrap)
+            return await Shim.connect(bundle, program, bootstrap, shim_log, self._on_close)
+        except BaseException:
+            shim_log.close()
+            raise
+
+    async def _bootstrap(self, bundle: Bundle, program: str, options: CreateOptions, log_fd: int) -> Bootstrap:
+        environment = self._environment
+        if self._zygote is not None and is_orlop(program) and not os.path.isabs(options.runtime):
+            request = {
+                "id": bundle.id,
+                "namespace": bundle.namespace,
+                "bundle": bundle.path,
+                "address": environment.address,
+                "ttrpc_address": environment.ttrpc_address,
+                "socket_dir": environment.socket_dir,
+                "debug": environment.debug,
+            }
+            try:
+                address, _ = await self._zygote.start_shim(request, log_fd)
+                return Bootstrap(3, address)
+            except UnavailableError as error:
+                log.warning("start the shim of %s by its binary: %s", bundle.id, error)
+        return await ShimBinary(program, bundle, environment).start(options.options)
+
+    # Ending
+
+    async def _finish(self, shim: Shim) -> None:
+        """After the task's deletion: end the shim and remove the bundle."""
+        try:
+            await shim.shutdown(self._timeouts.shutdown)
+        except OrlopError as error:
+            log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
+        self._remove_bundle(shim.bundle)
+
+    async def _discard(self, shim: Shim) -> None:
+        """Undo a creation that failed half way, silently: nobody was told of the task."""
+        shim.released = True
+        died = not shim.connected
+        if not died:
+            try:
+                await shim.call("Delete", timeout=self._timeouts.cleanup)
+            except NotFoundError:
+                pass  # the usual case: the shim has undone its part
+            except OrlopError as error:
+                log.warning("delete the failed task %s: %s", shim.id, error)
+                died = True
+        try:
+            await shim.shutdown(self._timeouts.shutdown)
+        except OrlopError as error:
+            log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
+        if died:
+            await self._delete_by_binary(shim.bundle, shim.program)
+        self._remove_bundle(shim.bundle)
+
+    def _on_close(self, shim: Shim) -> None:
+        """The connection closed though nobody closed it: the shim died."""
+        if self._shims.get((shim.namespace, shim.id)) is shim:
+            self._spawn(self._bury(shim))
+
+    async def _bury(self, shim: Shim) -> None:
+        """Clean up after a dead shim and publish in its place what it cannot publish any more."""
+        log.warning("the shim of task %s/%s died: cleaning up", shim.namespace, shim.id)
+        exit = await self._delete_by_binary(shim.bundle, shim.program)
+        self._remove_bundle(shim.bundle)
+        self._shims.pop((shim.namespace, shim.id), None)
+        shim.buried.set_result(exit)
+        self._events.publish(
+            shim.namespace,
+            TASK_EXIT,
+            events_pb2.TaskExit(
+                container_id=shim.id,
+                id=shim.id,
+                pid=exit.pid,
+                exit_status=exit.status,
+                exited_at=exit.exited_at,
+            ),
+        )
+        self._events.publish(
+            shim.namespace,
+            TASK_DELETE,
+            events_pb2.TaskDelete(
+                container_id=shim.id, pid=exit.pid, exit_status=exit.status, exited_at=exit.exited_at
+            ),
+        )
+
+    async def _delete_by_binary(self, bundle: Bundle, program: str) -> Exit:
+        """What the shim's `delete` says of the process; it kills and removes the container."""
+        try:
+            answer = await ShimBinary(program, bundle, self._environment).delete(self._timeouts.cleanup)
+        except OrlopError as error:
+            log.error("clean up after the shim of %s: %s", bundle.id, error)
+            now = Timestamp()
+            now.GetCurrentTime()
+            return Exit(0, _LOST, now)
+        return Exit(answer.pid, answer.exit_status, answer.exited_at)
+
+    def _remove_bundle(self, bundle: Bundle) -> None:
+        try:
+            bundle.remove()
+        except (OrlopError, OSError) as error:
+            log.error("remove the bundle of %s: %s", bundle.id, error)
+
+    # Loading
+
+    def _existing(self) -> Iterable[Bundle]:
+        bundles = []
+        base = os.path.join(self._state, TASK_DIRECTORY)
+        for namespace in _directories(base):
+            directory = os.path.join(base, namespace)
+            remove_hidden(directory)
+            bundles += [bundle_at(self._state, self._root, namespace, id) for id in _directories(directory)]
+        return bundles
+
+    async def _load(self, bundle: Bundle) -> None:
+        program = bundle.read_shim() or self._recorded_program(bundle)
+        if program is None:
+            log.warning("the bundle of %s/%s has no shim: removing it", bundle.namespace, bundle.id)
+            self._remove_bundle(bundle)
+            return
+        shim = await self._reconnect(bundle, program)
+        if shim is not None and await self._has_task(shim):
+            self._shims[bundle.namespace, bundle.id] = shim
+            if not shim.connected:
+                self._on_close(shim)
+            return
+        log.warning("the shim of %s/%s is dead or has no task: cleaning up", bundle.namespace, bundle.id)
+        if shim is not None:
+            await self._discard(shim)
+            return
+        await self._delete_by_binary(bundle, program)
+        self._remove_bundle(bundle)
+
+    async def _reconnect(self, bundle: Bundle, program: str) -> Shim | None:
+        bootstrap = bundle.read_bootstrap()
+        if bootstrap is None and is_orlop(program):
+            # The former daemon died between the start of the shim and noting its address.
+            bootstrap = Bootstrap(3, self._orlop_address(bundle))
+        if bootstrap is None:
+            return None
+        shim_log = ShimLog(bundle.open_log())
+        try:
+            return await Shim.connect(bundle, program, bootstrap, shim_log, self._on_close)
+        except UnavailableError:
+            shim_log.close()
+            return None
+
+    async def _has_task(self, shim: Shim) -> bool:
+        """Whether the shim holds the task, running or ended; one that does not answer is taken for dead."""
+        try:
+            await shim.call("State", exec_id="", timeout=self._timeouts.load)
+        except OrlopError as error:
+            if not isinstance(error, NotFoundError):
+                log.error("the shim of %s/%s does not answer: %s", shim.namespace, shim.id, error)
+            return False
+        return True
+
+    def _recorded_program(self, bundle: Bundle) -> str | None:
+        try:
+            return program_of(self._runtime_of(bundle.namespace, bundle.id))
+        except OrlopError as error:
+            log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
+            return None
+
+    def _orlop_address(self, bundle: Bundle) -> str:
+        name = f"{self._environment.address}/{bundle.namespace}/{bundle.id}"
+        return f"unix://{self._environment.socket_dir}/{hashlib.sha256(name.encode()).hexdigest()}"
+
+    def _remove_stray_work(self) -> None:
+        """Remove the kept directories of tasks that are gone, with a reboot for instance."""
+        base = os.path.join(self._root, TASK_DIRECTORY)
+        for namespace in _directories(base):
+            directory = os.path.join(base, namespace)
+            remove_hidden(directory)
+            for id in _directories(directory):
+                bundle = bundle_at(self._state, self._root, namespace, id)
+                if not os.path.isdir(bundle.path):
+                    self._remove_bundle(bundle)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run in the background, held until it is done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _create_fields(bundle: Bundle, options: CreateOptions) -> dict[str, Any]:
+    return {
+        "bundle": bundle.path,
+        "rootfs": options.rootfs,
+        "terminal": options.terminal,
+        "stdin": options.stdin,
+        "stdout": options.stdout,
+        "stderr": options.stderr,
+        "checkpoint": options.checkpoint,
+        "options": options.options,
+    }
+
+
+def _directories(path: str) -> list[str]:
+    """The names of the directories in a directory, but hidden ones; none when it does not exist."""
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+        ]
+    return sorted(names)
+
+
+__all__ = ["ORLOP_RUNTIME", "TaskManager", "Timeouts"]

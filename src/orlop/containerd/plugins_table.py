@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of the daemon's parts, under the types and ids by which containerd's clients look for them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from orlop.api.introspection_pb2 import Plugin as PluginMessage
+from orlop.api.types_pb2 import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+
+
+class Plugin(NamedTuple):
+    """One part of the daemon: its type, its id among those of the type, and the types of the parts it needs."""
+
+    type: str
+    id: str
+    requires: Sequence[str] = ()
+    platform: bool = False  # works for this machine's platform only
+    exports: Mapping[str, str] = {}
+    capabilities: Sequence[str] = ()
+
+    def to_proto(self) -> PluginMessage:
+        """The plugin as the Introspection service tells of it."""
+        message = PluginMessage(
+            type=self.type,
+            id=self.id,
+            requires=self.requires,
+            exports=self.exports,
+            capabilities=self.capabilities,
+        )
+        if self.platform:
+            machine = os.uname().machine
+            message.platforms.append(Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine)))
+        return message
+
+
+CONTENT = "io.containerd.content.v1"
+DIFF = "io.containerd.differ.v1"
+EVENT = "io.containerd.event.v1"
+GC = "io.containerd.gc.v1"
+GRPC = "io.containerd.grpc.v1"
+LEASE = "io.containerd.lease.v1"
+METADATA = "io.containerd.metadata.v1"
+RUNTIME = "io.containerd.runtime.v2"
+SHIM = "io.containerd.shim.v1"
+SNAPSHOTTER = "io.containerd.snapshotter.v1"
+TTRPC = "io.containerd.ttrpc.v1"
+
+_FIXED = (
+    Plugin(CONTENT, "content"),
+    Plugin(EVENT, "exchange"),
+    Plugin(METADATA, "bolt", (EVENT, CONTENT, SNAPSHOTTER)),
+    Plugin(LEASE, "manager", (METADATA,)),
+    Plugin(GC, "scheduler", (METADATA,)),
+    Plugin(DIFF, "walking", (METADATA,), platform=True),
+    Plugin(SHIM, "manager", (EVENT, METADATA)),
+    Plugin(RUNTIME, "task", (EVENT, METADATA, SHIM), platform=True),
+    Plugin(GRPC, "containers", (METADATA, EVENT)),
+    Plugin(GRPC, "content", (METADATA,)),
+    Plugin(GRPC, "diff", (DIFF,)),
+    Plugin(GRPC, "events", (EVENT,)),
+    Plugin(GRPC, "healthcheck"),
+    Plugin(GRPC, "images", (METADATA, GC)),
+    Plugin(GRPC, "introspection"),
+    Plugin(GRPC, "leases", (LEASE,)),
+    Plugin(GRPC, "namespaces", (METADATA,)),
+    Plugin(GRPC, "snapshots", (METADATA,)),
+    Plugin(GRPC, "tasks", (RUNTIME,)),
+    Plugin(GRPC, "version"),
+    Plugin(TTRPC, "events", (EVENT,)),
+)
+
+
+def table(root: str, snapshotters: Iterable[str]) -> list[Plugin]:
+    """All parts of a daemon whose kept state is below `root`."""
+    made = [
+        Plugin(SNAPSHOTTER, name, platform=True, exports={"root": os.path.join(root, f"{SNAPSHOTTER}.{name}")})
+        for name in snapshotters
+    ]
+    return [*made, *_FIXED]

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: its parts put together, its sockets, and its life from lock to shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from orlop.api.containers_pb2_grpc import add_ContainersServicer_to_server
+from orlop.api.events_service_pb2_grpc import add_EventsServicer_to_server
+from orlop.api.health_pb2_grpc import add_HealthServicer_to_server
+from orlop.api.introspection_pb2_grpc import add_IntrospectionServicer_to_server
+from orlop.api.tasks_pb2_grpc import add_TasksServicer_to_server
+from orlop.api.version_pb2_grpc import add_VersionServicer_to_server
+from orlop.containerd.metadata.containers import MetadataContainers
+from orlop.containerd.plugins.exchange import Exchange
+from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
+from orlop.containerd.plugins.runtime.manager import TaskManager, Timeouts
+from orlop.containerd.plugins.runtime.zygote import Zygote
+from orlop.containerd.plugins_table import table
+from orlop.containerd.services.containers import ContainersService
+from orlop.containerd.services.events import EventsService, ttrpc_service
+from orlop.containerd.services.health import HealthService
+from orlop.containerd.services.introspection import IntrospectionService
+from orlop.containerd.services.tasks import TasksService
+from orlop.containerd.services.version import VersionService
+from orlop.containerd.sockets import listen, remove_stale, unlink
+from orlop.containerd.storage import Storage, open_storage
+from orlop.rpc.grpc import ErrorInterceptor
+from orlop.rpc.ttrpc.aio import Server as TtrpcServer
+
+if TYPE_CHECKING:
+    from orlop.containerd.config import Config
+
+log = logging.getLogger("containerd")
+
+GRACE = 5.0  # seconds that calls under way are given at shutdown
+# Clients ask for features by containerd's version: this is the API that is served.
+API_VERSION = "2.2.0"
+
+
+class Daemon:
+    """One orlop-containerd. `run` returns when `stop` has been called and everything is put away.
+
+    Order of birth: lock, exchange, storage, ttrpc socket (shims are waiting to tell what happened), tasks, gRPC
+    socket. Clients see the daemon only when it knows what runs.
+    """
+
+    def __init__(
+        self, config: Config, version: str, revision: str, zygote: tuple[socket.socket, int] | None
+    ) -> None:
+        """`zygote` is what `zygote.spawn` gave: the daemon keeps it. Create it in the running event loop."""
+        self._config = config
+        self._version = version
+        self._revision = revision
+        self._zygote = Zygote(zygote) if zygote is not None else None
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Shut down, gracefully."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises FailedPreconditionError when another daemon has the root or the socket."""
+        config = self._config
+        try:
+            exchange = Exchange()
+            storage = open_storage(config.root, config.state, exchange, default_snapshotter=config.snapshotter)
+            try:
+                await self._serve(exchange, storage)
+            finally:
+                storage.close()
+        finally:
+            if self._zygote is not None:
+                await self._zygote.close()
+
+    async def _serve(self, exchange: Exchange, storage: Storage) -> None:
+        config = self._config
+        containers = MetadataContainers(storage.db, storage.namespaces, storage.gc)
+        ttrpc = TtrpcServer(_report)
+        ttrpc.add_service(*ttrpc_service(exchange))
+        await ttrpc.listen(listen(config.ttrpc))
+        manager = TaskManager(
+            config.root,
+            config.state,
+            exchange,
+            self._environment(),
+            self._zygote,
+            lambda namespace, id: containers.get(namespace, id).runtime.name,
+            Timeouts(config.load_timeout, config.cleanup_timeout, config.shutdown_timeout),
+        )
+        health = HealthService(())
+        try:
+            await manager.load()
+            server = self._grpc_server(exchange, storage, containers, manager, health)
+            await server.start()
+            self._set_socket_mode()
+            notify("READY=1")
+            log.info("containerd successfully booted")
+            await self._stop.wait()
+            notify("STOPPING=1")
+            log.info("stopping")
+            health.stop()
+            exchange.close()
+            await server.stop(GRACE)
+        finally:
+            await manager.close()
+            await ttrpc.close()
+            for path in (config.address, config.ttrpc):
+                unlink(path)
+
+    def _environment(self) -> Environment:
+        config = self._config
+        os.makedirs(config.socket_dir, 0o700, exist_ok=True)
+        return Environment(
+            config.address, config.ttrpc, config.socket_dir, self._version, config.level, config.shim_env
+        )
+
+    def _grpc_server(
+        self,
+        exchange: Exchange,
+        storage: Storage,
+        containers: MetadataContainers,
+        manager: TaskManager,
+        health: HealthService,
+    ) -> grpc.aio.Server:
+        config = self._config
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(_report)],
+            options=[
+                ("grpc.max_receive_message_length", config.max_receive),
+                ("grpc.max_send_message_length", config.max_send),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        plugins = table(config.root, storage.snapshotters)
+        add_ContainersServicer_to_server(ContainersService(containers, exchange), server)
+        add_EventsServicer_to_server(EventsService(exchange), server)
+        add_TasksServicer_to_server(TasksService(manager, containers), server)
+        add_VersionServicer_to_server(VersionService(API_VERSION, self._revision), server)
+        add_HealthServicer_to_server(health, server)
+        add_IntrospectionServicer_to_server(
+            IntrospectionService(daemon_uuid(config.root), plugins, runtime_info), server
+        )
+        for add, servicer in storage.services():
+            add(servicer, server)
+        remove_stale(config.address)
+        # gRPC binds by itself: with this mask nobody else can connect before the owner and the mode are set.
+        mask = os.umask(0o177)
+        try:
+            server.add_insecure_port("unix:" + config.address)
+        finally:
+            os.umask(mask)
+        return server
+
+    def _set_socket_mode(self) -> None:
+        config = self._config
+        for path in (config.address, config.ttrpc):
+            if config.uid or config.gid:
+                os.chown(path, config.uid, config.gid)
+            os.chmod(path, 0o660 if config.gid else 0o600)
+
+
+def daemon_uuid(root: str) -> str:
+    """The daemon's identity, made once for a root."""
+    path = os.path.join(root, "uuid")
+    try:
+        with open(path, encoding="ascii") as file:
+            return str(uuid.UUID(file.read().strip()))
+    except (FileNotFoundError, ValueError):
+        made = str(uuid.uuid4())
+        temporary = path + ".new"
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(made)
+        os.rename(temporary, path)
+        return made
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where NOTIFY_SOCKET is not set."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as error:
+            log.warning("notify %s: %s", os.environ["NOTIFY_SOCKET"], error)
+
+
+def _report(method: str, error: BaseException) -> None:
+    log.error("%s: %s", method, error, exc_info=error)
+
+
+async def run(config: Config, version: str, revision: str, zygote: Any) -> None:
+    """Run a daemon until SIGTERM or SIGINT."""
+    import signal
+
+    daemon = Daemon(config, version, revision, zygote)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run()
