@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from account import account
 from engines import Docker, Engine, Orlop, docker, pss_kib
 
 _BATCH = 40
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("-n", type=int, default=15, help="runs of each short workload (default: %(default)s)")
     parser.add_argument("--only", choices=["orlop", "docker"], help="measure one engine alone, without ratios")
+    parser.add_argument("--account", action="store_true", help="count processes, execs, fsyncs instead of time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="orlop-bench-") as directory:
         root = pathlib.Path(directory)
@@ -37,6 +39,9 @@ def main() -> None:
                 engine.start()
                 _load_busybox(engine)
             _report_machine(engines)
+            if options.account:
+                _account(engines, root)
+                return
             _short(engines, options.n)
             _batch(engines)
         finally:
@@ -99,6 +104,19 @@ def _batch(engines: list[Engine]) -> None:
     for engine in engines:
         parts = ", ".join(f"{role} {size:.2f}" for role, size in memory[engine.name].items())
         print(f"  {engine.name:8}{parts}")
+
+
+def _account(engines: list[Engine], directory: pathlib.Path) -> None:
+    operations = {
+        "run --rm, bridge": ["run", "--rm", "busybox", "true"],
+        "exec": ["exec", "target", "true"],
+    }
+    for engine in engines:
+        docker(engine.host, "run", "-d", "--name", "target", "busybox", "sleep", "1000000")
+    for name, arguments in operations.items():
+        for engine in engines:
+            counts = account(engine, arguments, directory)
+            print(f"{name}, {engine.name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
 
 
 def _start_many(engine: Engine) -> None:
