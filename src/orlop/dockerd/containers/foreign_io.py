@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard streams of a process on a shim that is not ours: dockerd copies FIFOs, as Docker does.
+
+The shim keeps both ends of each FIFO open, so a process only waits while dockerd is away; dockerd opens the same
+paths again after its restart.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from orlop.dockerd.containers.attach_point import Stream, Wanted
+from orlop.dockerd.containers.json_file import JsonFileWriter
+from orlop.dockerd.containers.stdio import Stdio
+from orlop.errdefs import InternalError
+from orlop.rpc import stdcopy
+
+_CHUNK = 64 * 1024
+# A client that reads slowly slows the process down beyond this.
+_CLIENT_LIMIT = 1024 * 1024
+# How long the shim may take to close its FIFOs once the process has ended (a grandchild may hold them for ever).
+_DRAIN_SECONDS = 2.0
+
+
+class ForeignIO:
+    """The FIFOs of one process below `directory`, what is copied out of them, and the clients."""
+
+    def __init__(
+        self,
+        directory: Path,
+        prefix: str,
+        *,
+        stdin: bool,
+        tty: bool,
+        once: bool,
+        log: JsonFileWriter | None,
+        close_io: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._paths = {
+            name: str(directory / f"{prefix}-{name}")
+            for name, used in (("stdin", stdin), ("stdout", True), ("stderr", not tty))
+            if used
+        }
+        self._once = once
+        self._log = log
+        self._close_io = close_io
+        self._clients: set[_HubStream] = set()
+        self._readers: dict[str, int] = {}
+        self._stdin = -1
+        self._end_of_output: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._paused: list[int] = []
+        self._closing: asyncio.Task[None] | None = None
+        self.stdio = Stdio(self._paths.get("stdin", ""), self._paths["stdout"], self._paths.get("stderr", ""), tty)
+
+    def open(self) -> None:
+        """Make the FIFOs (or take those that are there) and begin to copy. Raises InternalError."""
+        try:
+            for path in self._paths.values():
+                if not os.path.exists(path):
+                    os.mkfifo(path, 0o600)
+            if "stdin" in self._paths:
+                # Held for reading and writing: opening for writing alone fails until the shim reads.
+                self._stdin = os.open(self._paths["stdin"], os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            for name in ("stdout", "stderr"):
+                if name in self._paths:
+                    self._readers[name] = os.open(self._paths[name], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise InternalError(f"standard streams: {error}") from None
+        for name, fd in self._readers.items():
+            asyncio.get_running_loop().add_reader(fd, self._copy, name, fd)
+
+    async def connect(self, wanted: Wanted) -> Stream:
+        """Join."""
+        client = _HubStream(self, wanted)
+        if self._readers:
+            self._clients.add(client)
+        else:
+            client.end()
+        return client
+
+    async def finish(self) -> None:
+        """Copy what is left, then remove the FIFOs."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._end_of_output), _DRAIN_SECONDS)
+        except TimeoutError:
+            for name, fd in list(self._readers.items()):
+                self._copy(name, fd)
+                self._end(name)
+        self._close_stdin_fd()
+        for path in self._paths.values():
+            Path(path).unlink(missing_ok=True)
+        if self._closing is not None:
+            await asyncio.wait({self._closing})
+
+    # -- output
+
+    def _copy(self, name: str, fd: int) -> None:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._end(name)
+            return
+        if self._log is not None:
+            self._log.write(name, data)
+        for client in list(self._clients):
+            client.feed(name, data)
+        if any(client.full for client in self._clients) and fd not in self._paused:
+            asyncio.get_running_loop().remove_reader(fd)
+            self._paused.append(fd)
+
+    def _end(self, name: str) -> None:
+        fd = self._readers.pop(name, -1)
+        if fd < 0:
+            return
+        asyncio.get_running_loop().remove_reader(fd)
+        if fd in self._paused:
+            self._paused.remove(fd)
+        os.close(fd)
+        if self._log is not None:
+            self._log.flush(name)
+        if not self._readers:
+            for client in self._clients:
+                client.end()
+            self._clients.clear()
+            if self._log is not None:
+                self._log.close()
+            _resolve(self._end_of_output)
+
+    def resume(self) -> None:
+        """A client has room again (called by its stream)."""
+        if any(client.full for client in self._clients):
+            return
+        for name, fd in self._readers.items():
+            if fd in self._paused:
+                asyncio.get_running_loop().add_reader(fd, self._copy, name, fd)
+        self._paused.clear()
+
+    def leave(self, client: "_HubStream") -> None:
+        """A client is gone (called by its stream)."""
+        self._clients.discard(client)
+        self.resume()
+
+    # -- input
+
+    async def feed_stdin(self, data: bytes) -> None:
+        """Write input, waiting while the process does not read. Raises ConnectionError after the end."""
+        view = memoryview(data)
+        while view:
+            if self._stdin < 0:
+                raise ConnectionResetError("standard input is closed")
+            try:
+                view = view[os.write(self._stdin, view) :]
+            except BlockingIOError:
+                await self._writable()
+
+    def close_stdin(self) -> None:
+        """A client that fed input is done; with StdinOnce the process gets end of file."""
+        if self._once and self._stdin >= 0:
+            self._close_stdin_fd()
+            self._closing = asyncio.ensure_future(self._tell_closed())
+
+    async def _tell_closed(self) -> None:
+        await self._close_io()
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        fd = self._stdin
+        loop.add_writer(fd, _resolve, ready)
+        try:
+            await asyncio.wait({ready, self._end_of_output}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_writer(fd)
+
+    def _close_stdin_fd(self) -> None:
+        fd, self._stdin = self._stdin, -1
+        if fd >= 0:
+            asyncio.get_running_loop().remove_writer(fd)
+            os.close(fd)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class _HubStream:
+    """One client of a ForeignIO."""
+
+    def __init__(self, hub: ForeignIO, wanted: Wanted) -> None:
+        self._hub = hub
+        self._wanted = wanted
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._wakeup = asyncio.Event()
+        self._fed = False
+
+    @property
+    def full(self) -> bool:
+        return self._size > _CLIENT_LIMIT
+
+    def feed(self, name: str, data: bytes) -> None:
+        if name == "stdout" and self._wanted.stdout:
+            frame = stdcopy.encode(stdcopy.STDOUT, data)
+        elif name == "stderr" and self._wanted.stderr:
+            frame = stdcopy.encode(stdcopy.STDERR, data)
+        else:
+            return
+        self._frames.append(frame)
+        self._size += len(frame)
+        self._wakeup.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wakeup.set()
+
+    async def read(self) -> bytes:
+        while not self._frames:
+            if self._ended:
+                return b""
+            self._wakeup.clear()
+            await self._wakeup.wait()
+        data = b"".join(self._frames)
+        self._frames.clear()
+        was_full, self._size = self.full, 0
+        if was_full:
+            self._hub.resume()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        self._fed = True
+        await self._hub.feed_stdin(data)
+
+    def close_stdin(self) -> None:
+        if self._wanted.stdin:
+            self._hub.close_stdin()
+
+    def close(self) -> None:
+        self.end()
+        self._hub.leave(self)

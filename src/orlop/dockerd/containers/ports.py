@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the container use cases ask of the rest of dockerd."""
+
+from typing import Protocol
+
+from orlop.dockerd.images.store import ImageRecord
+from orlop.dockerd.network.types import Sandbox, SandboxRequest
+from orlop.dockerd.spec.mountpoint import MountPoint
+
+
+class Images(Protocol):
+    """Finds the image that a container shall be made of."""
+
+    async def resolve(self, name: str) -> ImageRecord:
+        """Raises NotFoundError `No such image: foo:latest`."""
+        ...
+
+    async def ensure_unpacked(self, record: ImageRecord) -> None:
+        """Make the snapshot of the image's top layer, if it is missing."""
+        ...
+
+
+class Networks(Protocol):
+    """Gives a running container its network and takes it away."""
+
+    async def connect(self, request: SandboxRequest) -> Sandbox:
+        """Make the sandbox; everything is undone on error."""
+        ...
+
+    async def release(self, container_id: str) -> None:
+        """Undo `connect`; no error if there is nothing (any more)."""
+        ...
+
+
+class Volumes(Protocol):
+    """The volume calls of a container's life. All block."""
+
+    def resolve(self, point: MountPoint, container_id: str) -> MountPoint:
+        """Give a volume mount point its volume, created when missing."""
+        ...
+
+    def mount(self, name: str, container_id: str) -> str:
+        """Make the content available for a start; returns the host path."""
+        ...
+
+    def unmount(self, name: str, container_id: str) -> None:
+        """The container has stopped."""
+        ...
+
+    def copy_up(self, name: str, root: int, destination: str) -> bool:
+        """Fill an empty volume with what the image has at `destination`."""
+        ...
+
+    def remove(self, name: str, force: bool = False) -> None:
+        """Delete a volume."""
+        ...

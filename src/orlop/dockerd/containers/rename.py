@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give a container another name."""
+
+from orlop.dockerd.containers.names import check_name
+from orlop.dockerd.containers.registry import Registry
+from orlop.errdefs import ConflictError, InvalidArgumentError
+
+
+class Rename:
+    """The use case."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def __call__(self, reference: str, name: str) -> None:
+        """Rename. Raises NotFoundError, InvalidArgumentError, ConflictError when the name is taken."""
+        if not name:
+            raise InvalidArgumentError("Neither old nor new names may be empty")
+        container = self._registry.get(reference)
+        name = check_name(name)
+        async with container.lock:
+            old = container.name
+            if container.record.state.removing:
+                raise ConflictError(f"container {container.id} is being removed")
+            if name == old:
+                raise InvalidArgumentError("Renaming a container with the same name as its current name")
+            self._registry.reserve(name, container.id)
+            try:
+                self._registry.rename(container, name)
+            except BaseException:
+                self._registry.release(name)
+                raise
+        self._registry.publish(container, "rename", oldName=f"/{old}")

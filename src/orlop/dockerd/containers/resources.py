@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of a container holds besides its task - network, volumes, /dev/shm - taken and given back."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.model import ContainerRecord, NetworkState
+from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.ports import Networks, Volumes
+from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.shared_memory import mount_shm, unmount_shm
+from orlop.dockerd.network.types import Sandbox, SandboxRequest
+from orlop.engine.types import EndpointSettings
+from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
+
+
+class Namespaces(NamedTuple):
+    """Paths of namespaces to join and of the files that go with them; empty: none."""
+
+    network: str = ""
+    pid: str = ""
+    ipc: str = ""
+    shm: str = ""
+    hostname_file: str = ""
+    hosts_file: str = ""
+    resolv_conf_file: str = ""
+
+
+class Resources:
+    """Takes and gives back. Giving back is idempotent: it is also what settles the traces of a crash."""
+
+    def __init__(self, registry: Registry, networks: Networks, volumes: Volumes, paths: Paths) -> None:
+        self._registry = registry
+        self._networks = networks
+        self._volumes = volumes
+        self._paths = paths
+
+    async def take(self, container: Container) -> Namespaces:
+        """Network sandbox, volumes and shared memory for a run, all at once.
+
+        On error what was taken is still to be given back. Raises OrlopError, with Docker's words for the network.
+        """
+        record = container.record
+        self._paths.volatile(record.id).mkdir(mode=0o700, parents=True, exist_ok=True)
+        pid = self._joined(record.host_config.pid_mode, "pid")
+        ipc, shm = self._ipc(record)
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._network(record))]
+        volumes = [point.name for point in record.mounts if point.type == "volume"]
+        if volumes:
+            tasks.append(asyncio.ensure_future(self._mount_volumes(volumes, record.id)))
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+        sandbox = done[0]
+        assert isinstance(sandbox, Sandbox)
+        record.endpoints = sandbox.endpoints or record.endpoints
+        record.network = NetworkState(
+            sandbox_id=sandbox.sandbox_id,
+            sandbox_key=sandbox.sandbox_key,
+            ports=msgspec.to_builtins(sandbox.ports),
+        )
+        return Namespaces(sandbox.netns_path or "", pid, ipc, shm, *self._write_files(record, sandbox))
+
+    async def give_back(self, container: Container) -> None:
+        """Undo `take`. Raises the first error after having tried everything."""
+        record = container.record
+        record.network = NetworkState()
+        for settings in record.endpoints.values():
+            _forget(settings)
+        tasks = [asyncio.ensure_future(self._networks.release(record.id))]
+        volumes = [point.name for point in record.mounts if point.type == "volume"]
+        if volumes:
+            tasks.append(asyncio.ensure_future(self._unmount_volumes(volumes, record.id)))
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        if record.host_config.ipc_mode == "shareable":
+            unmount_shm(self._paths.shm(record.id))
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+
+    # -- network
+
+    async def _network(self, record: ContainerRecord) -> Sandbox:
+        return await self._networks.connect(self._sandbox_request(record))
+
+    def _sandbox_request(self, record: ContainerRecord) -> SandboxRequest:
+        host_config, config = record.host_config, record.config
+        mode = "none" if config.network_disabled else host_config.network_mode
+        links = host_config.links or []
+        return SandboxRequest(
+            container_id=record.id,
+            name=record.name,
+            hostname=config.hostname,
+            domainname=config.domainname,
+            mode=mode,
+            netns_path=self._joined(mode, "net"),
+            endpoints=record.endpoints,
+            port_bindings=host_config.port_bindings,
+            exposed_ports=list(config.exposed_ports),
+            publish_all=host_config.publish_all_ports,
+            dns=host_config.dns,
+            dns_search=host_config.dns_search,
+            dns_options=host_config.dns_options,
+            extra_hosts=host_config.extra_hosts or [],
+            links=links,
+            link_addresses=self._link_addresses(links),
+        )
+
+    def _link_addresses(self, links: list[str]) -> dict[str, str]:
+        addresses = {}
+        for link in links:
+            name = link.partition(":")[0]
+            other = self._registry.get(name).record
+            bridge = other.endpoints.get("bridge")
+            if not other.state.running or bridge is None or not bridge.ip_address:
+                raise ConflictError(f"Cannot link to a non running container: /{other.name}")
+            addresses[name] = bridge.ip_address
+        return addresses
+
+    def _write_files(self, record: ContainerRecord, sandbox: Sandbox) -> tuple[str, str, str]:
+        mode = record.host_config.network_mode
+        if mode.startswith("container:"):
+            other = self._registry.get(mode.partition(":")[2]).id
+            return (
+                self._paths.file(other, "hostname"),
+                self._paths.file(other, "hosts"),
+                self._paths.file(other, "resolv.conf"),
+            )
+        hostname = record.config.hostname
+        if record.config.domainname:
+            hostname = f"{hostname}.{record.config.domainname}"
+        return (
+            self._write(record.id, "hostname", hostname + "\n"),
+            self._write(record.id, "hosts", sandbox.hosts),
+            self._write(record.id, "resolv.conf", sandbox.resolv_conf),
+        )
+
+    def _write(self, container_id: str, name: str, content: str) -> str:
+        path = Path(self._paths.file(container_id, name))
+        path.write_text(content)
+        path.chmod(0o644)
+        return str(path)
+
+    # -- namespaces of other containers
+
+    def _joined(self, mode: str, namespace: str) -> str:
+        if not mode.startswith("container:"):
+            return ""
+        reference = mode.partition(":")[2]
+        other = self._registry.get(reference).record
+        if not other.state.running or not other.state.pid:
+            raise ConflictError(
+                f"cannot join {namespace} namespace of a non running container: container /{other.name} is "
+                f"{other.state.status}"
+            )
+        return f"/proc/{other.state.pid}/ns/{namespace}"
+
+    def _ipc(self, record: ContainerRecord) -> tuple[str, str]:
+        mode = record.host_config.ipc_mode
+        if mode == "host":
+            return "", "/dev/shm"
+        if mode.startswith("container:"):
+            other = self._registry.get(mode.partition(":")[2]).record
+            if other.host_config.ipc_mode not in ("shareable", "host"):
+                raise InvalidArgumentError(
+                    f"can't join IPC of container {other.id}: non-shareable IPC "
+                    "(hint: use IpcMode:shareable for the donor container)"
+                )
+            shm = "/dev/shm" if other.host_config.ipc_mode == "host" else self._paths.shm(other.id)
+            return self._joined(mode, "ipc"), shm
+        if mode == "shareable":
+            path = self._paths.shm(record.id)
+            try:
+                mount_shm(path, record.host_config.shm_size)
+            except OSError as error:
+                raise InternalError(f"mount /dev/shm of {record.id}: {os.strerror(error.errno or 0)}") from None
+            return "", path
+        return "", ""
+
+    # -- volumes
+
+    async def _mount_volumes(self, names: list[str], container_id: str) -> None:
+        await asyncio.to_thread(lambda: [self._volumes.mount(name, container_id) for name in names])
+
+    async def _unmount_volumes(self, names: list[str], container_id: str) -> None:
+        def unmount() -> None:
+            for name in names:
+                self._volumes.unmount(name, container_id)
+
+        await asyncio.to_thread(unmount)
+
+
+def _forget(settings: EndpointSettings) -> None:
+    """Keep what was asked for, drop what the run was given."""
+    settings.endpoint_id = settings.gateway = settings.ip_address = ""
+    settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
+    settings.ipv6_gateway = settings.global_ipv6_address = ""

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start a container: from the record to a running task."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from orlop.api.containers_pb2 import Container as ContainerdContainer
+from orlop.api.types_pb2 import Mount
+from orlop.containerd.client import Client, typeurl
+from orlop.dockerd import rootfs, timestamps
+from orlop.dockerd.config import Config
+from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.model import ContainerRecord
+from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.resources import Namespaces, Resources
+from orlop.dockerd.containers.runtimes import Runtime, Runtimes
+from orlop.dockerd.containers.start_errors import EXIT_UNKNOWN, classify
+from orlop.dockerd.containers.stdio import Stdio
+from orlop.dockerd.containers.streams import Streams
+from orlop.dockerd.spec import Host, SpecRequest, build_spec, find_init
+from orlop.engine.types import Ulimit
+from orlop.errdefs import (
+    AlreadyExistsError,
+    ConflictError,
+    InternalError,
+    NotFoundError,
+    NotModifiedError,
+    OrlopError,
+)
+from orlop.oci.runtime import Spec, User
+
+log = logging.getLogger("orlop.dockerd.start")
+
+_CONTAINER_LABEL = "com.docker/engine.bundle.path"
+
+
+class Start:
+    """The use case. `remove` is called for an auto-remove container that could not start."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        client: Client,
+        resources: Resources,
+        runtimes: Runtimes,
+        streams: Streams,
+        paths: Paths,
+        host: Host,
+        config: Config,
+        on_running: Callable[[Container], None],
+        remove: Callable[[Container], Awaitable[None]],
+    ) -> None:
+        self._registry = registry
+        self._client = client
+        self._resources = resources
+        self._runtimes = runtimes
+        self._streams = streams
+        self._paths = paths
+        self._host = host
+        self._config = config
+        self._on_running = on_running
+        self._remove = remove
+        self._seccomp = _read_seccomp(config.seccomp_profile)
+
+    async def __call__(self, reference: str) -> None:
+        """Start by a user's wish. Raises NotModifiedError when it runs, and what made the start fail.
+
+        Whatever goes wrong, nothing of the attempt is left but the error in the state.
+        """
+        container = self._registry.get(reference)
+        await self.start(container, by_user=True)
+
+    async def start(self, container: Container, *, by_user: bool) -> None:
+        """Start a container; `by_user` resets what the restart policy counts."""
+        async with container.lock:
+            self._check(container, by_user)
+            container.no_restart = False
+            container.record.manually_stopped = False
+            if by_user:
+                _reset_restarts(container)
+            failure = await self._try(container)
+        if failure is None:
+            return
+        if by_user and container.record.host_config.auto_remove:
+            await self._remove(container)
+        raise failure
+
+    async def _try(self, container: Container) -> OrlopError | None:
+        try:
+            await self._run(container)
+        except OrlopError as error:
+            code, failure = classify(error)
+            await self._undo(container, code, failure)
+            return failure
+        except BaseException as error:
+            await asyncio.shield(self._undo(container, EXIT_UNKNOWN, error))
+            raise
+        return None
+
+    def _check(self, container: Container, by_user: bool) -> None:
+        state = container.record.state
+        if state.removing or state.dead:
+            raise ConflictError("container is marked for removal and cannot be started")
+        if state.paused:
+            raise ConflictError("cannot start a paused container, try unpause instead")
+        if state.running and not (state.restarting):
+            raise NotModifiedError(f"container {container.id} is running")
+        if not by_user and not state.restarting:
+            raise NotModifiedError(f"container {container.id} was stopped")
+
+    # -- the steps
+
+    async def _run(self, container: Container) -> None:
+        record = container.record
+        record.state.error = ""
+        record.state.oom_killed = False
+        runtime = self._runtimes.resolve(record.host_config.runtime)
+        namespaces, mounts = await _both(self._resources.take(container), self._mounts(container))
+        user = await self._user(record, mounts)
+        spec = build_spec(self._spec_request(record, namespaces, user))
+        await self._create_record(record, runtime, spec)
+        source, stdio = self._streams.container(record, runtime.ours)
+        started_at = timestamps.now()
+        pid = await self._create_task(record, runtime, mounts, stdio)
+        await container.attach.open(source)
+        try:
+            await self._client.tasks.start(record.id)
+        except OrlopError as error:
+            raise type(error)(f"failed to start container: {error}") from None
+        self._settle_running(container, runtime, pid, started_at)
+
+    async def _mounts(self, container: Container) -> Sequence[Mount]:
+        if container.rootfs is None:
+            snapshots = self._client.snapshots(container.record.snapshotter)
+            container.rootfs = await snapshots.mounts(container.id)
+        return container.rootfs
+
+    async def _user(self, record: ContainerRecord, mounts: Sequence[Mount]) -> User:
+        name, groups = record.config.user, record.host_config.group_add
+        if not rootfs.needs_rootfs(name, groups):
+            return rootfs.resolve_user(None, name, groups)
+
+        def resolve() -> User:
+            with rootfs.opened(mounts) as root:
+                return rootfs.resolve_user(root, name, groups)
+
+        return await asyncio.to_thread(resolve)
+
+    def _spec_request(self, record: ContainerRecord, namespaces: Namespaces, user: User) -> SpecRequest:
+        config = self._config
+        wants_init = config.init if record.host_config.init is None else record.host_config.init
+        return SpecRequest(
+            id=record.id,
+            config=record.config,
+            host_config=record.host_config,
+            host=self._host,
+            args=[record.path, *record.args],
+            user=user,
+            mounts=record.mounts,
+            hostname_path=namespaces.hostname_file,
+            hosts_path=namespaces.hosts_file,
+            resolv_conf_path=namespaces.resolv_conf_file,
+            shm_path=namespaces.shm,
+            network_namespace_path=namespaces.network,
+            pid_namespace_path=namespaces.pid,
+            ipc_namespace_path=namespaces.ipc,
+            cgroup_parent=config.cgroup_parent or ("system.slice" if config.systemd_cgroup else "/docker"),
+            systemd_cgroup=config.systemd_cgroup,
+            init_path=(config.init_path or find_init()) if wants_init else "",
+            default_init=config.init,
+            default_ulimits=[
+                Ulimit(name=limit.name or name, soft=limit.soft, hard=limit.hard)
+                for name, limit in config.default_ulimits.items()
+            ],
+            no_new_privileges=config.no_new_privileges,
+            seccomp_profile=self._seccomp,
+        )
+
+    async def _create_record(self, record: ContainerRecord, runtime: Runtime, spec: Spec) -> None:
+        wanted = ContainerdContainer(
+            id=record.id,
+            labels={_CONTAINER_LABEL: str(self._paths.volatile(record.id))},
+            image=record.config.image if record.config.image.count("/") > 1 else "",
+            runtime=ContainerdContainer.Runtime(name=runtime.name, options=runtime.options),
+            spec=typeurl.pack_json(typeurl.SPEC, spec),
+            snapshotter=record.snapshotter,
+            snapshot_key=record.id,
+        )
+        try:
+            await self._client.containers.create(wanted)
+        except AlreadyExistsError:
+            # Left by a run whose end was not settled: a crash of the daemon at the wrong moment.
+            await discard_task(self._client, record.id)
+            await self._client.containers.delete(record.id)
+            await self._client.containers.create(wanted)
+
+    async def _create_task(
+        self, record: ContainerRecord, runtime: Runtime, mounts: Sequence[Mount], stdio: Stdio
+    ) -> int:
+        try:
+            return await self._client.tasks.create(
+                record.id,
+                rootfs=mounts,
+                stdin=stdio.stdin,
+                stdout=stdio.stdout,
+                stderr=stdio.stderr,
+                terminal=stdio.terminal,
+                options=runtime.options,
+            )
+        except OrlopError as error:
+            raise type(error)(f"failed to create task for container: {error}") from None
+
+    def _settle_running(self, container: Container, runtime: Runtime, pid: int, started_at: int) -> None:
+        record = container.record
+        record.runtime = runtime.name
+        state = record.state
+        state.running, state.restarting, state.paused = True, False, False
+        state.pid, state.exit_code = pid, 0
+        state.started_at, state.finished_at = started_at, 0
+        self._registry.save(container)
+        self._registry.publish(container, "start")
+        self._on_running(container)
+
+    # -- failure
+
+    async def _undo(self, container: Container, exit_code: int, error: BaseException) -> None:
+        record, state = container.record, container.record.state
+        state.exit_code = exit_code
+        state.error = str(error) if isinstance(error, OrlopError) else f"interrupted: {type(error).__name__}"
+        state.running = state.restarting = False
+        state.pid = 0
+        await container.attach.abandon()
+        for step in (
+            discard_task(self._client, record.id),
+            self._client.containers.delete(record.id),
+            self._resources.give_back(container),
+        ):
+            try:
+                await step
+            except NotFoundError:
+                continue
+            except OrlopError as left:
+                log.warning("container %s: after its failed start: %s", record.id, left)
+        self._registry.save(container)
+        container.tell_stopped()
+
+
+def _reset_restarts(container: Container) -> None:
+    """A start by a user: what the restart policy has counted and planned is void."""
+    if container.restart is not None:
+        container.restart.cancel()
+        container.restart = None
+    container.backoff = 0.0
+    container.record.restart_count = 0
+
+
+async def discard_task(client: Client, container_id: str) -> None:
+    """Kill and delete whatever task a container has. Raises OrlopError other than NotFoundError."""
+    try:
+        await client.tasks.kill(container_id, 9, all=True)
+    except NotFoundError:
+        pass  # no task, or one that has ended already
+    try:
+        await client.tasks.wait(container_id)
+        await client.tasks.delete(container_id)
+    except NotFoundError:
+        return
+
+
+async def _both(
+    first: Awaitable[Namespaces], second: Awaitable[Sequence[Mount]]
+) -> tuple[Namespaces, Sequence[Mount]]:
+    """Both results; on an error of one the other still runs to its end, for it may hold things."""
+    one, two = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(two, BaseException):
+        raise two
+    return one, two
+
+
+def _read_seccomp(profile: str) -> str:
+    if profile in ("", "builtin", "unconfined"):
+        return profile
+    try:
+        with open(profile, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise InternalError(f"seccomp-profile: {error}") from None

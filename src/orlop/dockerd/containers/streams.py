@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the streams of containers and execs: attach sockets on our shim, FIFOs on others."""
+
+from orlop.containerd.client import Client
+from orlop.dockerd.containers.attach_point import AttachSocket, Source
+from orlop.dockerd.containers.foreign_io import ForeignIO
+from orlop.dockerd.containers.json_file import JsonFileWriter
+from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
+from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.stdio import Stdio, container_stdio, exec_stdio, rotation
+
+
+class Streams:
+    """A factory: what it makes is handed to an AttachPoint."""
+
+    def __init__(self, client: Client, paths: Paths) -> None:
+        self._client = client
+        self._paths = paths
+
+    def container(self, record: ContainerRecord, ours: bool) -> tuple[Source, Stdio]:
+        """For the init process; notes in the record where to attach. Raises InternalError."""
+        if ours:
+            record.attach_socket = self._paths.attach_socket(record.id)
+            return AttachSocket(record.attach_socket), container_stdio(record, record.attach_socket)
+        record.attach_socket = ""
+        io = self._foreign(record)
+        io.open()
+        return io, io.stdio
+
+    def exec(self, container: ContainerRecord, record: ExecRecord) -> tuple[Source, Stdio]:
+        """For an extra process. Raises InternalError."""
+        if container.attach_socket:
+            socket = self._paths.exec_socket(container.id, record.id)
+            return AttachSocket(socket), exec_stdio(record, socket)
+        io = self._foreign_exec(record)
+        io.open()
+        return io, io.stdio
+
+    def again(self, record: ContainerRecord) -> Source:
+        """The streams of a container that was running before this daemon started."""
+        if record.attach_socket:
+            return AttachSocket(record.attach_socket)
+        io = self._foreign(record)
+        io.open()
+        return io
+
+    def exec_again(self, container: ContainerRecord, record: ExecRecord) -> Source:
+        """The same for an extra process."""
+        if container.attach_socket:
+            return AttachSocket(self._paths.exec_socket(container.id, record.id))
+        io = self._foreign_exec(record)
+        io.open()
+        return io
+
+    def _foreign(self, record: ContainerRecord) -> ForeignIO:
+        log = None
+        if record.log_path:
+            size, files = rotation(record.host_config.log_config)
+            log = JsonFileWriter(record.log_path, max(size, 0), files)
+        return ForeignIO(
+            self._paths.volatile(record.id),
+            "init",
+            stdin=record.config.open_stdin,
+            tty=record.config.tty,
+            once=record.config.stdin_once,
+            log=log,
+            close_io=lambda: self._client.tasks.close_io(record.id),
+        )
+
+    def _foreign_exec(self, record: ExecRecord) -> ForeignIO:
+        return ForeignIO(
+            self._paths.volatile(record.container_id),
+            record.id[:16],
+            stdin=record.open_stdin,
+            tty=record.tty,
+            once=True,
+            log=None,
+            close_io=lambda: self._client.tasks.close_io(record.container_id, record.id),
+        )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times as nanoseconds since 1970, the form that is stored, and as the texts of the Engine API."""
+
+import calendar
+import re
+import time
+from datetime import UTC, datetime
+
+from orlop.errdefs import InvalidArgumentError
+
+ZERO = "0001-01-01T00:00:00Z"
+"""Go's zero time: the text for a moment that has not come."""
+
+SECOND = 1_000_000_000
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9})\d*)?)?)?)?(Z|[+-]\d\d:?\d\d)?"
+)
+_UNIX = re.compile(r"(-?\d+)(?:\.(\d{1,9})\d*)?")
+
+
+def now() -> int:
+    """The present moment."""
+    return time.time_ns()
+
+
+def rfc3339(moment: int) -> str:
+    """A moment as RFC 3339 text in UTC with as many fractional digits as it needs; 0 is the zero time."""
+    if moment == 0:
+        return ZERO
+    seconds, fraction = divmod(moment, SECOND)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
+
+
+def rfc3339_fixed(moment: int) -> str:
+    """As `rfc3339` with all nine digits, the form of `docker logs --timestamps`."""
+    seconds, fraction = divmod(moment, SECOND)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09d}Z"
+
+
+def parse(text: str, *, name: str = "time") -> int:
+    """`1700000000[.5]` or RFC 3339 text (date alone is midnight UTC) as a moment.
+
+    Raises InvalidArgumentError that names the parameter.
+    """
+    if found := _UNIX.fullmatch(text):
+        fraction = int((found[2] or "").ljust(9, "0"))
+        seconds = int(found[1]) * SECOND
+        return seconds - fraction if text.startswith("-") else seconds + fraction
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        raise InvalidArgumentError(f"invalid value for {name!r}: {text!r} is no Unix time and no RFC 3339 time")
+    try:
+        parts = [int(part or 0) for part in found.groups()[:6]]
+        moment = calendar.timegm(datetime(*parts, tzinfo=UTC).timetuple()) * SECOND  # type: ignore[arg-type, misc]
+    except ValueError as error:
+        raise InvalidArgumentError(f"invalid value for {name!r}: {text!r}: {error}") from None
+    moment += int((found[7] or "").ljust(9, "0"))
+    return moment - _offset(found[8])
+
+
+def _offset(zone: str | None) -> int:
+    if zone is None or zone == "Z":
+        return 0
+    digits = zone[1:].replace(":", "")
+    seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
+    return seconds * SECOND * (-1 if zone[0] == "-" else 1)
