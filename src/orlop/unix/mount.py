@@ -201,45 +201,81 @@ def mount_setattr(
     syscall(NR["mount_setattr"], dirfd, cstring(path), flags, attributes, ctypes.sizeof(attributes), about=path)
 
 
+class MountOptions:
+    """fstab options sorted by who interprets them; `parse_options` makes one."""
+
+    __slots__ = ("attr_clr", "attr_set", "bind", "data", "propagation", "rec_clr", "rec_set", "recursive")
+
+    def __init__(self) -> None:
+        self.bind = False
+        self.recursive = False
+        self.attr_set = 0  # MOUNT_ATTR_* of this mount
+        self.attr_clr = 0
+        self.rec_set = 0  # MOUNT_ATTR_* of this mount and all below it
+        self.rec_clr = 0
+        self.propagation: list[tuple[int, int]] = []  # (MS_SHARED …, 0 or AT_RECURSIVE), in order
+        self.data: list[str] = []  # for the filesystem
+
+
+# Options that say what is the default anyway, or what the new mount API has no counterpart for.
+_NO_EFFECT = frozenset(
+    ("defaults", "async", "loud", "silent", "nomand", "noiversion", "iversion", "nolazytime", "remount", "")
+)
+
+
+def parse_options(options: list[str] | tuple[str, ...]) -> MountOptions:
+    """Sort mount options; of two that contradict each other the later one wins."""
+    parsed = MountOptions()
+    for option in options:
+        if option in ATTRIBUTES:
+            attr_set, attr_clr = ATTRIBUTES[option]
+            parsed.attr_set = parsed.attr_set & ~attr_clr | attr_set
+            parsed.attr_clr |= attr_clr
+        elif option in PROPAGATION:
+            parsed.propagation.append((PROPAGATION[option], 0))
+        elif option in ("bind", "rbind"):
+            parsed.bind, parsed.recursive = True, parsed.recursive or option == "rbind"
+        elif option[:1] == "r" and option[1:] in ATTRIBUTES:
+            attr_set, attr_clr = ATTRIBUTES[option[1:]]
+            parsed.rec_set = parsed.rec_set & ~attr_clr | attr_set
+            parsed.rec_clr |= attr_clr
+        elif option[:1] == "r" and option[1:] in PROPAGATION:
+            parsed.propagation.append((PROPAGATION[option[1:]], AT_RECURSIVE))
+        elif option not in _NO_EFFECT:
+            parsed.data.append(option)
+    return parsed
+
+
 def detached_mount(fstype: str, source: str, options: list[str] | tuple[str, ...] = ()) -> int:
     """A detached mount (attach it with `attach`) from what fstab would say: type, source, options.
 
     `bind` and `rbind` among the options (or as the type) clone the tree at `source`. Attributes (`ro`, `nosuid`
     …), their recursive forms (`rro` …) and propagation are applied; everything else goes to the filesystem.
     """
-    data: list[str] = []
-    changes: list[tuple[int, int, int, int]] = []  # attr_set, attr_clr, propagation, flags
-    bind = fstype in ("bind", "rbind")
-    recursive = fstype == "rbind"
-    for option in options:
-        name, sep, _ = option.partition("=")
-        if option in ("bind", "rbind"):
-            bind, recursive = True, recursive or option == "rbind"
-        elif option in ATTRIBUTES:
-            changes.append((*ATTRIBUTES[option], 0, 0))
-        elif option in PROPAGATION:
-            changes.append((0, 0, PROPAGATION[option], 0))
-        elif option[:1] == "r" and option[1:] in ATTRIBUTES:
-            changes.append((*ATTRIBUTES[option[1:]], 0, AT_RECURSIVE))
-        elif option[:1] == "r" and option[1:] in PROPAGATION:
-            changes.append((0, 0, PROPAGATION[option[1:]], AT_RECURSIVE))
-        elif option != "defaults" and (name or sep):
-            data.append(option)
-    if bind:
+    parsed = parse_options(options)
+    if parsed.bind or fstype in ("bind", "rbind"):
+        recursive = parsed.recursive or fstype == "rbind"
         fd = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
     else:
-        if "ro" in options and source.startswith("/"):
-            data.append("ro")  # a block device may itself be read-only
-        fd = new_filesystem(fstype, source, data)
+        if parsed.attr_set & MOUNT_ATTR_RDONLY and source.startswith("/"):
+            parsed.data.append("ro")  # a block device may itself be read-only
+        fd = new_filesystem(fstype, source, parsed.data)
     try:
-        for attr_set, attr_clr, propagation, flags in changes:
-            mount_setattr(
-                fd, b"", AT_EMPTY_PATH | flags, attr_set=attr_set, attr_clr=attr_clr, propagation=propagation
-            )
+        change_mount(fd, parsed)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def change_mount(fd: int, options: MountOptions) -> None:
+    """Apply the attributes and the propagation of `options` to the mount that `fd` is the root of."""
+    if options.attr_set or options.attr_clr:
+        mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=options.attr_set, attr_clr=options.attr_clr)
+    if options.rec_set or options.rec_clr:
+        mount_setattr(fd, b"", AT_EMPTY_PATH | AT_RECURSIVE, attr_set=options.rec_set, attr_clr=options.rec_clr)
+    for propagation, recursive in options.propagation:
+        mount_setattr(fd, b"", AT_EMPTY_PATH | recursive, propagation=propagation)
 
 
 def new_filesystem(fstype: str, source: str, data: list[str] | tuple[str, ...] = (), attributes: int = 0) -> int:

@@ -242,9 +242,11 @@ def reset_signals() -> None:
 
     Python ignores SIGPIPE and SIGXFSZ, and a shim blocks what it reads from a signalfd.
     """
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
+    default = signal.SIG_DFL
+    for number in range(1, signal.NSIG):
+        # None: not a signal of Python's (the C library keeps 32 and 33).
+        if signal.getsignal(number) not in (default, None) and number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, default)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A further process in a running container (exec), from the fork to the user's program. Runs in the child."""
+
+import gc
+import os
+
+import msgspec
+
+from orlop.libcontainer.errors import pack
+from orlop.libcontainer.init import join_keyring
+from orlop.libcontainer.program import (
+    Program,
+    become_user,
+    execute,
+    isolate,
+    own_stdio,
+    place_stdio,
+    set_scheduling,
+    set_security_label,
+)
+from orlop.libcontainer.sync import CONSOLE, ERROR, READY, Channel
+from orlop.libcontainer.terminal import open_terminal, take_terminal
+from orlop.unix import process as proc
+
+
+class JoinPlan(msgspec.Struct):
+    """Everything that the child does, decided before the fork."""
+
+    program: Program
+    init_pidfd: int
+    namespaces: int  # CLONE_NEW* to enter with it, all but the PID namespace, in which the child is born
+    keyring: str = ""
+    personality: int | None = None
+
+
+def run_join(plan: JoinPlan, channel: Channel) -> None:
+    """The whole life of the child; ends in the user's program or in _exit."""
+    try:
+        executable = _set_up(plan, channel)
+        channel.send(READY)
+        channel.wait_go()
+        execute(channel, plan.program, executable)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
+        channel.send(ERROR, pack(error))
+        os._exit(1)
+
+
+def _set_up(plan: JoinPlan, channel: Channel) -> str:
+    gc.disable()
+    isolate(channel, plan.program, [plan.init_pidfd])
+    proc.reset_signals()
+    os.setsid()
+    channel.wait_go()
+    proc.setns(plan.init_pidfd, plan.namespaces)
+    os.close(plan.init_pidfd)
+    if plan.namespaces & proc.CLONE_NEWUSER:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    if plan.keyring:
+        join_keyring(plan.keyring, channel, restrict=False, in_user_namespace=False)
+    process = plan.program.process
+    if process.terminal:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        master, slave = open_terminal(root, process.console_size)
+        os.close(root)
+        channel.send(CONSOLE, fd=master)
+        os.close(master)
+        take_terminal(slave)
+        os.close(slave)
+    else:
+        place_stdio(plan.program.stdio)
+    own_stdio(process.user.uid)
+    os.umask(0o022)
+    set_security_label(process)
+    if process.no_new_privileges:
+        proc.prctl(proc.PR_SET_NO_NEW_PRIVS, 1)
+    set_scheduling(process)
+    if plan.personality is not None:
+        proc.personality(plan.personality)
+    return become_user(channel, plan.program)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent's side of making a process: what only it can do, and its half of the conversation (see `sync`)."""
+
+import _socket
+import array
+import os
+import signal
+from collections.abc import Callable
+
+import msgspec
+
+from orlop.errdefs import InternalError, InvalidArgumentError
+from orlop.libcontainer import sync
+from orlop.libcontainer.errors import explain, unpack
+from orlop.libcontainer.journal import warn
+from orlop.libcontainer.program import set_rlimits
+from orlop.oci.runtime import IDMapping, Process
+
+
+class Outcome(msgspec.Struct):
+    """What came of the conversation."""
+
+    console: int | None = None
+    seccomp: int | None = None
+
+
+def write_id_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping]) -> None:
+    """Give the user namespace of `pid` its mappings. Raises InvalidArgumentError."""
+    for file, mappings in (("uid_map", uids), ("gid_map", gids)):
+        lines = "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+        try:
+            _write(f"/proc/{pid}/{file}", lines)
+        except OSError as error:
+            raise InvalidArgumentError(f"linux.{file[:3]}Mappings: {explain(error)}") from error
+
+
+def set_oom_score(pid: int, score: int | None) -> None:
+    """Set oom_score_adj; one that may not be lowered here is reported and left."""
+    if score is None:
+        return
+    try:
+        _write(f"/proc/{pid}/oom_score_adj", str(score))
+    except PermissionError:
+        # Lowering takes CAP_SYS_RESOURCE, which many machines do not have.
+        warn(f"process.oomScoreAdj {score} is below what the runtime may set")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def converse(
+    channel: sync.Channel,
+    pid: int,
+    process: Process,
+    *,
+    run_hooks: Callable[[], None] | None = None,
+    late_rlimits: bool = False,
+) -> Outcome:
+    """Listen to the child until it is ready; what it has handed over.
+
+    Raises what the child reports. On any error the caller ends the child with `reap`.
+    """
+    outcome = Outcome()
+    try:
+        while True:
+            kind, argument, fd = channel.receive()
+            if kind == sync.READY:
+                if late_rlimits:
+                    for warning in set_rlimits(pid, process.rlimits):
+                        warn(warning)
+                return outcome
+            if kind == sync.WARNING:
+                warn(argument.decode(errors="replace"))
+            elif kind == sync.HOOKS:
+                if run_hooks is not None:
+                    run_hooks()
+                channel.send(sync.GO)
+            elif kind == sync.CONSOLE:
+                outcome.console = fd
+            elif kind == sync.SECCOMP:
+                outcome.seccomp = fd
+            elif kind == sync.ERROR:
+                raise unpack(argument, _prefix(argument))
+            else:
+                raise InternalError("container init ended without a word (killed, or out of memory)")
+    except BaseException:
+        for left in (outcome.console, outcome.seccomp):
+            if left is not None:
+                os.close(left)
+        raise
+
+
+def await_exec(channel: sync.Channel) -> None:
+    """Wait until the child's program runs. Raises what the child reports instead."""
+    kind, argument, _ = channel.receive()
+    if kind == sync.ERROR:
+        raise unpack(argument)
+
+
+def _prefix(argument: bytes) -> str:
+    # The words that Docker and Kubernetes look for come first: exec: "foo": executable file not found in $PATH
+    return "" if argument.partition(b"\n")[2].startswith(b"exec: ") else "error during container init: "
+
+
+def reap(pid: int, pidfd: int) -> None:
+    """Kill the child of a failed attempt and collect it."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        # The caller collects its children by itself (SIGCHLD ignored, or a reaping loop).
+        return
+
+
+def send_console(path: str, console: int) -> None:
+    """Hand the terminal's master to whoever listens at the Unix socket `path`. Raises InvalidArgumentError."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+        rights = array.array("i", [console]).tobytes()
+        sock.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    except OSError as error:
+        raise InvalidArgumentError(f"console socket {path}: {explain(error)}") from error
+    finally:
+        sock.close()
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write the process id, atomically: a reader sees none or all of it."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, str(pid).encode())
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)

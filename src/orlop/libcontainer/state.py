@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runtime knows of a container: the OCI state for others, and state.json for itself."""
+
+import os
+import time
+
+import msgspec
+
+from orlop import codec
+from orlop.errdefs import NotFoundError
+from orlop.oci.runtime import Spec
+
+FILE = "state.json"
+START_SOCKET = "start.sock"  # there is one as long as the container waits for its start
+
+
+class State(msgspec.Struct, rename="camel", kw_only=True):
+    """The OCI state (runtime.md) with what runc adds to it."""
+
+    oci_version: str
+    id: str
+    pid: int = 0
+    status: str = "creating"  # creating, created, running, paused, stopped
+    bundle: str
+    rootfs: str = ""
+    created: str = ""  # RFC 3339
+    annotations: dict[str, str] = {}
+    owner: str = ""
+
+
+class _HookState(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The part of the state that hooks get."""
+
+    oci_version: str
+    id: str
+    status: str
+    pid: int
+    bundle: str
+    annotations: dict[str, str]
+
+
+class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """state.json: the facts that outlive the runtime's process."""
+
+    id: str
+    bundle: str
+    spec: Spec
+    created: str
+    init_pid: int = 0  # 0 while the container is being created
+    init_start: int = 0  # start time of the process in clock ticks since boot, as in /proc/<pid>/stat
+    cgroup_paths: dict[str, str] = {}
+    keyring: str = ""
+    owner: int = 0
+
+
+def hook_state(state: State) -> bytes:
+    """The JSON that a hook gets on standard input."""
+    return msgspec.json.encode(
+        _HookState(state.oci_version, state.id, state.status, state.pid, state.bundle, state.annotations)
+    )
+
+
+def write_record(directory: str, record: Record) -> None:
+    """Replace state.json in one step."""
+    temporary = f"{directory}/{FILE}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(record))
+    finally:
+        os.close(fd)
+    os.rename(temporary, f"{directory}/{FILE}")
+
+
+def read_record(directory: str) -> Record:
+    """The record of the container in `directory`. Raises NotFoundError."""
+    try:
+        with open(f"{directory}/{FILE}", "rb", buffering=0) as file:
+            raw = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError("container does not exist") from None
+    return codec.decode(raw, Record)
+
+
+def process_start(pid: int) -> tuple[int, str]:
+    """Start time and state letter of process `pid`; (0, "") if there is none."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0, ""
+    try:
+        raw = os.read(fd, 4096)
+    except ProcessLookupError:
+        return 0, ""
+    finally:
+        os.close(fd)
+    # The name in parentheses may hold anything; the state letter is field 3, the start time field 22.
+    fields = raw[raw.rindex(b")") + 2 :].split()
+    return int(fields[19]), fields[0].decode()
+
+
+def timestamp() -> str:
+    """Now, as RFC 3339 with nanoseconds."""
+    now = time.time_ns()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z"
