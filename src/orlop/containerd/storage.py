@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class Storage:
         namespaces: MetadataNamespaces,
         differ: LayerDiffer,
         gc: GarbageCollector,
-        workers: ThreadPoolExecutor,
+        workers: Sequence[ThreadPoolExecutor],
         default_snapshotter: str,
     ) -> None:
         self.db = db
@@ -78,11 +78,11 @@ class Storage:
     def services(self) -> list[Service]:
         """Each service with the generated function that adds it to a server."""
         return [
-            (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers)),
+            (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers[0])),
             (images_pb2_grpc.add_ImagesServicer_to_server, ImagesService(self.images, self.gc)),
             (
                 snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
-                SnapshotsService(self.snapshotters, self.default_snapshotter, self._workers),
+                SnapshotsService(self.snapshotters, self.default_snapshotter, self._workers[0]),
             ),
             (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self.differ)),
             (leases_pb2_grpc.add_LeasesServicer_to_server, LeasesService(self.leases, self.gc)),
@@ -92,7 +92,8 @@ class Storage:
     def close(self) -> None:
         """Stop the collector, wait for the worker threads and close the database. Stop the server first."""
         self.gc.close()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        for pool in self._workers:
+            pool.shutdown(wait=True, cancel_futures=True)
         self.db.close()
 
 
@@ -107,6 +108,8 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
         os.makedirs(directory, mode=0o700, exist_ok=True)
     db = Database(os.path.join(root, "metadata.db"))
     workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
+    # Layers take long: they have threads of their own, so that they never hold up a write of content.
+    differ_workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="differ")
     try:
         namespaces = MetadataNamespaces(db, events)
         leases = MetadataLeases(db, namespaces)
@@ -127,12 +130,14 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
             raise InvalidArgumentError(
                 f'snapshotter "{default_snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
-        differ = LayerDiffer(content, workers)
+        differ = LayerDiffer(content, differ_workers)
         content.settle()
         for snapshotter in snapshotters.values():
             snapshotter.settle()
     except BaseException:
         workers.shutdown(wait=True, cancel_futures=True)
+        differ_workers.shutdown(wait=False)
         db.close()
         raise
-    return Storage(db, content, images, snapshotters, leases, namespaces, differ, gc, workers, default_snapshotter)
+    pools = (workers, differ_workers)
+    return Storage(db, content, images, snapshotters, leases, namespaces, differ, gc, pools, default_snapshotter)

@@ -76,3 +76,9 @@ def mknodat(dirfd: int, name: Path, mode: int, device: int = 0) -> None:
 def memfd_create(name: Path, flags: int = MFD_CLOEXEC) -> int:
     """memfd_create(2)."""
     return syscall(NR["memfd_create"], cstring(name), flags, about=name)
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): bring the filesystem that `fd` lives on to the disk; blocks."""
+    if libc.syncfs(fd) == -1:
+        raise oserror()

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed layers: detected by their first bytes, decompressed and hashed in a thread of their own."""
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import zstandard
+from isal import igzip_lib
+
+from orlop.errdefs import InvalidArgumentError
+
+CHUNK = 1 << 20
+_AHEAD = 4  # chunks that may wait for the consumer
+_MAX_WINDOW = 1 << 27  # bytes of memory that a zstd frame may ask for, as zstd(1) --long=27
+
+GZIP_MAGIC = b"\x1f\x8b\x08"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+Read = Callable[[int], bytes]
+
+
+class LayerSource:
+    """A layer's bytes, uncompressed, in chunks, and what they were.
+
+    Decompressing and hashing release the interpreter lock, so they run beside the thread that makes files. Memory
+    is bounded by a few chunks, whatever the ratio. Use as a context manager, iterate once, then read `size`,
+    `digest` and `compressed_digest`.
+    """
+
+    def __init__(self, fd: int, hash_compressed: bool = True) -> None:
+        """Read the file `fd` from offset 0; the descriptor stays the caller's."""
+        self._fd = fd
+        self._offset = 0
+        self._compressed = hashlib.sha256() if hash_compressed else None
+        self._plain = hashlib.sha256()
+        self._size = 0
+        self._same = False  # not compressed: one hash is both
+        self._ready: deque[bytes | None] = deque()
+        self._error: BaseException | None = None
+        self._stop = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._produce, name="decompress", daemon=True)
+
+    def __enter__(self) -> "LayerSource":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            with self._changed:
+                while not self._ready:
+                    self._changed.wait()
+                chunk = self._ready.popleft()
+                self._changed.notify_all()
+            if chunk is None:
+                if self._error is not None:
+                    raise self._error
+                return
+            yield chunk
+
+    @property
+    def size(self) -> int:
+        """Bytes of the uncompressed layer."""
+        return self._size
+
+    @property
+    def digest(self) -> str:
+        """Digest of the uncompressed layer: its diffID."""
+        return f"sha256:{self._plain.hexdigest()}"
+
+    @property
+    def compressed_digest(self) -> str:
+        """Digest of the bytes of the file."""
+        compressed = self._plain if self._same or self._compressed is None else self._compressed
+        return f"sha256:{compressed.hexdigest()}"
+
+    def _produce(self) -> None:
+        try:
+            for chunk in self._decompress():
+                self._plain.update(chunk)
+                self._size += len(chunk)
+                with self._changed:
+                    while len(self._ready) >= _AHEAD and not self._stop:
+                        self._changed.wait()
+                    if self._stop:
+                        return
+                    self._ready.append(chunk)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            self._error = error
+        finally:
+            with self._changed:
+                self._ready.append(None)
+                self._changed.notify_all()
+
+    def _decompress(self) -> Iterator[bytes]:
+        magic = os.pread(self._fd, 4, 0)
+        if magic.startswith(GZIP_MAGIC):
+            return _gunzip(self._read)
+        if magic == ZSTD_MAGIC:
+            return _unzstd(self._read)
+        self._same = True
+        self._compressed = None
+        return iter(lambda: self._read(CHUNK), b"")
+
+    def _read(self, size: int) -> bytes:
+        data = os.pread(self._fd, size, self._offset)
+        self._offset += len(data)
+        if self._compressed is not None:
+            self._compressed.update(data)
+        return data
+
+
+def _gunzip(read: Read) -> Iterator[bytes]:
+    """The members of a gzip file, one after the other (pigz, eStargz and others write many)."""
+    data = read(CHUNK)
+    while data:
+        member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        while not member.eof:
+            if member.needs_input and not data:
+                data = read(CHUNK)
+                if not data:
+                    raise InvalidArgumentError("invalid layer: unexpected end of the gzip stream")
+            try:
+                plain = member.decompress(data, CHUNK)
+            except igzip_lib.error as error:  # type: ignore[misc]
+                raise InvalidArgumentError(f"invalid layer: {error}") from None
+            data = b""
+            if plain:
+                yield plain
+        data = member.unused_data or read(CHUNK)
+        if data and not data.strip(b"\0"):  # padding after the last member
+            return
+
+
+class _Reader:
+    """What zstandard wants to read from."""
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+
+
+def _unzstd(read: Read) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    reader = decompressor.stream_reader(_Reader(read), read_size=CHUNK, read_across_frames=True)  # type: ignore[arg-type]
+    while True:
+        try:
+            plain = reader.read(CHUNK)
+        except zstandard.ZstdError as error:
+            raise InvalidArgumentError(f"invalid layer: {error}") from None
+        if not plain:
+            return
+        yield plain
