@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What containerd writes to `start` and what it reads back, and where shims listen."""
+
+import hashlib
+import os
+import socket
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from orlop.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
+from orlop.errdefs import InvalidArgumentError, UnavailableError
+
+SOCKET_DIR = "/run/containerd/s"
+_GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
+_LIMIT = 106
+_MAX_PARAMS = 10 << 20
+PROTOCOL_VERSION = 3
+
+
+class Start(NamedTuple):
+    """How a shim is to be started. `modern` is whether containerd wrote BootstrapParams (2.3 and later)."""
+
+    namespace: str
+    id: str
+    address: str
+    ttrpc_address: str
+    socket_dir: str
+    debug: bool
+    modern: bool
+
+
+def read_params(raw: bytes, namespace: str, container_id: str, address: str, debug: bool) -> Start:
+    """Put together what the flags say and what came on standard input.
+
+    Older containerds write nothing, or the runtime options as an Any: the flags decide then. Raises
+    InvalidArgumentError when the parameters speak of another container.
+    """
+    ttrpc = os.environ.get("TTRPC_ADDRESS", "") or (f"{address}.ttrpc" if address else "")
+    flags = Start(namespace, container_id, address, ttrpc, SOCKET_DIR, debug, False)
+    if not raw:
+        return flags
+    if len(raw) > _MAX_PARAMS:
+        raise InvalidArgumentError(f"bootstrap parameters are longer than {_MAX_PARAMS} bytes")
+    try:
+        params = BootstrapParams.FromString(raw)
+    except DecodeError:
+        return flags  # an Any, whose second field is bytes, not a string
+    if "." in params.instance_id and params.namespace != namespace:
+        return flags  # an Any of options: its first field is a type URL
+    if params.instance_id != container_id or params.namespace != namespace:
+        raise InvalidArgumentError(
+            f"bootstrap parameters are of {params.namespace}/{params.instance_id}, not {namespace}/{container_id}"
+        )
+    return Start(
+        namespace,
+        container_id,
+        params.containerd_grpc_address or address,
+        params.containerd_ttrpc_address or ttrpc,
+        params.socket_dir or SOCKET_DIR,
+        debug or params.log_level < 0,
+        True,
+    )
+
+
+def answer(start: Start, address: str) -> bytes:
+    """What `start` prints: BootstrapResult for a containerd that wrote parameters, else the bare address.
+
+    A bare address means version 2, which every containerd speaks.
+    """
+    if not start.modern:
+        return address.encode()
+    return BootstrapResult(version=PROTOCOL_VERSION, address=address, protocol="ttrpc").SerializeToString()
+
+
+def group_of(annotations: dict[str, str], container_id: str) -> str:
+    """The id that a container's shim is named after: containers of one group share a shim."""
+    for name in _GROUPS:
+        if annotations.get(name):
+            return annotations[name]
+    return container_id
+
+
+def socket_address(start: Start, group: str) -> str:
+    """The path of a shim's socket. Raises InvalidArgumentError when it would be too long for a socket."""
+    name = hashlib.sha256(os.path.join(start.address, start.namespace, group).encode()).hexdigest()
+    path = f"{start.socket_dir}/{name}"
+    if len(path) > _LIMIT:
+        raise InvalidArgumentError(f"socket path {path} is longer than {_LIMIT} bytes")
+    return path
+
+
+def bind(path: str) -> socket.socket | None:
+    """Listen on `path`; None when a shim serves there already. Raises UnavailableError."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        old = os.umask(0o177)
+        try:
+            try:
+                sock.bind(path)
+            except OSError:
+                if is_served(path):
+                    sock.close()
+                    return None
+                os.unlink(path)  # a shim that was killed leaves its socket behind
+                sock.bind(path)
+        finally:
+            os.umask(old)
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise UnavailableError(f"listen on {path}: {(error.strerror or str(error)).lower()}") from None
+    return sock
+
+
+def is_served(path: str) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(path)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stdin, stdout and stderr strings of a task mean."""
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from orlop.errdefs import InvalidArgumentError
+
+
+class Fifo(NamedTuple):
+    """A named pipe of a containerd client."""
+
+    path: str
+
+
+class File(NamedTuple):
+    """A file that raw output is appended to."""
+
+    path: str
+
+
+class Binary(NamedTuple):
+    """A logging program; with `ready_byte` it must write a byte before the container starts (binary-v2)."""
+
+    path: str
+    args: tuple[str, ...]
+    ready_byte: bool
+
+
+class Attach(NamedTuple):
+    """The attach socket; for stdin `once` closes it when the first client's input ends."""
+
+    path: str
+    once: bool = False
+
+
+class JsonFile(NamedTuple):
+    """Docker's json-file log. `max_size` is in bytes, 0 for no limit; `attrs` is the JSON of each line's attrs."""
+
+    path: str
+    max_size: int = 0
+    max_file: int = 1
+    compress: bool = False
+    attrs: str = ""
+    attach: str = ""
+
+
+Output = Fifo | File | Binary | Attach | JsonFile
+Input = Fifo | Attach
+
+
+def parse_output(text: str, field: str) -> Output | None:
+    """The meaning of a stdout or stderr string; None for the empty one. Raises InvalidArgumentError."""
+    if not text:
+        return None
+    scheme, path, query = _split(text, field)
+    if scheme in ("", "fifo"):
+        return Fifo(path)
+    if scheme == "file":
+        return File(path)
+    if scheme in ("binary", "binary-v2"):
+        args = [word for pair in query for word in pair if word]
+        return Binary(path, tuple(args), scheme == "binary-v2")
+    options = dict(query)
+    if scheme == "attach":
+        _known(options, (), text, field)
+        return Attach(path)
+    if scheme == "json-file":
+        _known(options, ("max-size", "max-file", "compress", "attrs", "attach"), text, field)
+        return JsonFile(
+            path,
+            _number(options.get("max-size", "0"), 0, f"{field}: max-size"),
+            _number(options.get("max-file", "1"), 1, f"{field}: max-file"),
+            _boolean(options.get("compress", ""), f"{field}: compress"),
+            options.get("attrs", ""),
+            options.get("attach", ""),
+        )
+    raise InvalidArgumentError(f"{field}: unknown scheme {scheme!r} in {text!r}")
+
+
+def parse_input(text: str) -> Input | None:
+    """The meaning of a stdin string; None for the empty one. Raises InvalidArgumentError."""
+    if not text:
+        return None
+    scheme, path, query = _split(text, "stdin")
+    if scheme in ("", "fifo"):
+        return Fifo(path)
+    if scheme == "attach":
+        options = dict(query)
+        _known(options, ("once",), text, "stdin")
+        return Attach(path, _boolean(options.get("once", ""), "stdin: once"))
+    raise InvalidArgumentError(f"stdin: unknown scheme {scheme!r} in {text!r}")
+
+
+def _split(text: str, field: str) -> tuple[str, str, list[tuple[str, str]]]:
+    if text.startswith("/"):
+        return "", text, []
+    parts = urlsplit(text)
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or "\0" in path:
+        raise InvalidArgumentError(
+            f"{field}: {text!r} must hold an absolute path, as in {parts.scheme or 'fifo'}:///path"
+        )
+    return parts.scheme, path, parse_qsl(parts.query, keep_blank_values=True)
+
+
+def _known(options: dict[str, str], known: tuple[str, ...], text: str, field: str) -> None:
+    for name in options:
+        if name not in known:
+            raise InvalidArgumentError(f"{field}: unknown option {name!r} in {text!r}")
+
+
+def _number(text: str, least: int, field: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise InvalidArgumentError(f"{field} must be a number of at least {least}, not {text!r}")
+    return int(text)
+
+
+def _boolean(text: str, field: str) -> bool:
+    if text in ("", "0", "false"):
+        return False
+    if text in ("1", "true"):
+        return True
+    raise InvalidArgumentError(f"{field} must be 0 or 1, not {text!r}")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the interpreter from a sealed copy, so that nobody can write to it through a container's /proc/self/exe.
+
+A container's init is forked from the shim, and until it executes the user's program its /proc/PID/exe is the
+interpreter. A write through that name would change the host's Python (the way of CVE-2019-5736). The copy is in
+memory and its seals refuse every write.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from orlop.shim.bootstrap import Start
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+# Small arenas and prompt returns to the kernel, see "Memory" in orlop.shim.zygote.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def sealed_interpreter() -> int:
+    """A descriptor of a sealed copy of this interpreter. Raises OSError."""
+    copy = os.memfd_create("orlop-shim", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(os.path.realpath(sys.executable), "rb") as original:
+            size = os.fstat(original.fileno()).st_size
+            while size > 0:
+                size -= os.sendfile(copy, original.fileno(), None, size)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
+
+
+def is_sealed() -> bool:
+    """Whether this process runs from such a copy."""
+    try:
+        fd = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def execute(module: str, args: list[str], env: Mapping[str, str]) -> NoReturn:
+    """Replace this process with `python -m module args…`, run from a sealed copy. Raises OSError."""
+    interpreter = sealed_interpreter()
+    # argv[0] is the real path: the interpreter finds its prefix and virtual environment from it.
+    os.execve(interpreter, [sys.executable, "-m", module, *args], dict(env))
+
+
+def start_server(listener: socket.socket, start: "Start") -> int:
+    """Start the shim's server as a process of its own with `listener` as descriptor 3; returns its pid."""
+    args = ["-namespace", start.namespace, "-id", start.id, "-address", start.address]
+    if start.debug:
+        args.append("-debug")
+    env = dict(os.environ) | ENVIRONMENT | {"TTRPC_ADDRESS": start.ttrpc_address}
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if listener.fileno() == 3:
+            os.set_inheritable(3, True)
+        else:
+            os.dup2(listener.fileno(), 3)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        execute("orlop.shim.main", args, env)
+    finally:
+        os._exit(127)

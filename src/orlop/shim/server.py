@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One shim process: its place in the system, its services, its signals and its end."""
+
+import os
+import select
+import signal
+import socket
+from typing import NoReturn
+
+from orlop.api import shim_v2_pb2, shim_v3_pb2
+from orlop.rpc.ttrpc.server import Server
+from orlop.shim import log
+from orlop.shim.bootstrap import Start
+from orlop.shim.events import Publisher
+from orlop.shim.loop import Loop
+from orlop.shim.reaper import Reaper
+from orlop.shim.service import TaskService
+from orlop.unix.events import read_signals, signalfd
+from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl, set_name
+
+_FLUSH = 3.0
+"""Seconds that the last events and replies get to leave before the process ends."""
+
+SERVICES = (shim_v2_pb2.DESCRIPTOR.services_by_name["Task"], shim_v3_pb2.DESCRIPTOR.services_by_name["Task"])
+
+
+def settle_in(bundle: str) -> None:
+    """Become a daemon: own session, quiet standard streams, orphans' new parent, first to go when memory is short.
+
+    Standard error becomes the bundle's `log` fifo, which containerd reads.
+    """
+    os.chdir(bundle)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    try:  # for reading too: then it may be reopened by the next containerd, and never raises EPIPE
+        fifo = os.open("log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        fifo = os.dup(null)
+    os.dup2(fifo, 2)
+    os.close(fifo)
+    os.close(null)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _raise_oom_score()
+
+
+def _raise_oom_score() -> None:
+    path = "/proc/self/oom_score_adj"
+    try:
+        with open(path, encoding="ascii") as file:
+            score = int(file.read())
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(min(score + 1, 1000)))
+    except OSError as error:
+        log.warning(f"oom_score_adj stays as it is: {error.strerror}")
+
+
+def serve(listener: socket.socket, start: Start, path: str) -> NoReturn:
+    """Serve the Task API on `listener`, bound to `path`, until Shutdown or SIGTERM; then end the process."""
+    log.configure(start.debug, start.id, start.namespace)
+    set_name("containerd-shim")
+    Shim(listener, start, path).run()
+    os._exit(0)
+
+
+class Shim:
+    """Everything a shim process holds."""
+
+    def __init__(self, listener: socket.socket, start: Start, path: str) -> None:
+        self._path = path
+        self._loop = Loop()
+        self._reaper = Reaper()
+        self._signals = signalfd((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        self._publisher = Publisher(self._loop, start.ttrpc_address, start.namespace)
+        self._service = TaskService(self._loop, self._reaper, self._publisher, start.namespace, self._shut_down)
+        self._server = Server(self._loop, log.exception)
+        for service in SERVICES:
+            self._server.add_service(service, self._service.handlers())
+        self._loop.add(self._signals, select.EPOLLIN, self._signalled)
+        self._server.listen(listener)
+        self._ending = False
+
+    def run(self) -> None:
+        """Serve until the end."""
+        self._loop.run()
+        self._server.close()
+        self._publisher.close()
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            return  # `delete` was faster
+
+    def _signalled(self, _events: int) -> None:
+        for number in read_signals(self._signals):
+            if number == signal.SIGCHLD:
+                self._reaper.reap()
+            elif number == signal.SIGUSR1:
+                self._report()
+            else:
+                log.info(f"ends on {signal.Signals(number).name}")
+                self._shut_down()
+
+    def _report(self) -> None:
+        for container in self._service.containers.values():
+            processes = [container.init, *container.execs.values()]
+            states = " ".join(f"{each.exec_id or 'init'}:{each.pid}:{each.status}" for each in processes)
+            log.info(f"container {container.id} processes {states}")
+        log.info(f"events {'delivered' if self._publisher.idle else 'waiting'}")
+
+    def _shut_down(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._loop.call_later(_FLUSH, self._loop.stop)
+            self._when_flushed()
+
+    def _when_flushed(self) -> None:
+        if self._publisher.idle and self._server.idle:
+            self._loop.call_soon(self._loop.stop)
+        else:
+            # Rare, short, and at the end of the process: not worth a notification.
+            self._loop.call_later(0.005, self._when_flushed)

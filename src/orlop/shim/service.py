@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Task API: what each call means for the shim's containers, and which event it publishes."""
+
+import os
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from orlop.api import events_pb2 as events
+from orlop.api import shim_v2_pb2 as api
+from orlop.api.runc_options_pb2 import Options as RuncOptions
+from orlop.api.runc_options_pb2 import ProcessDetails
+from orlop.codec import decode
+from orlop.errdefs import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    OrlopError,
+)
+from orlop.oci.runtime import Process as ProcessSpec
+from orlop.oci.runtime import Resources, Spec, decode_spec
+from orlop.rpc.ttrpc.server import Call
+from orlop.shim import log, metrics, rootfs
+from orlop.shim.containers import STOPPED, Container, Exec, Process
+from orlop.shim.events import Publisher
+from orlop.shim.io.streams import Streams
+from orlop.shim.loop import Loop
+from orlop.shim.reaper import Reaper
+from orlop.shim.runtime.select import runtime_for
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+OPTIONS_TYPE = "containerd.runc.v1.Options"
+_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+VERSION = "0.1.0"
+
+Method = Callable[[Any], Coroutine[Any, None, "Message"]]
+
+
+class TaskService:
+    """All calls of containerd.task.v2.Task and v3.Task, which are the same. `on_shutdown` ends the shim."""
+
+    def __init__(
+        self, loop: Loop, reaper: Reaper, publisher: Publisher, namespace: str, on_shutdown: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._reaper = reaper
+        self._publisher = publisher
+        self._namespace = namespace
+        self._on_shutdown = on_shutdown
+        self.containers: dict[str, Container] = {}
+        self._creating: set[str] = set()
+        self._ooms: dict[str, metrics.OOMWatch] = {}
+
+    def handlers(self) -> dict[str, Callable[[Any, Call], None]]:
+        """What to serve, by method name."""
+        methods: dict[str, Method] = {
+            "State": self.state,
+            "Create": self.create,
+            "Start": self.start,
+            "Delete": self.delete,
+            "Pids": self.pids,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Checkpoint": self.checkpoint,
+            "Kill": self.kill,
+            "Exec": self.exec,
+            "ResizePty": self.resize_pty,
+            "CloseIO": self.close_io,
+            "Update": self.update,
+            "Wait": self.wait,
+            "Stats": self.stats,
+            "Connect": self.connect,
+            "Shutdown": self.shutdown,
+        }
+        return {name: self._serve(name, method) for name, method in methods.items()}
+
+    def _serve(self, name: str, method: Method) -> Callable[[Any, Call], None]:
+        def handler(request: Any, call: Call) -> None:
+            self._publisher.poke()
+            future = self._loop.spawn(method(request))
+
+            def answer() -> None:
+                try:
+                    response = future.result()
+                except OrlopError as error:
+                    call.fail(error)
+                except Exception as error:  # noqa: BLE001 - the edge: every error becomes a status
+                    log.exception(name, error)
+                    call.fail(error)
+                else:
+                    call.reply(response)
+
+            future.on_done(answer)
+
+        return handler
+
+    def _container(self, container_id: str) -> Container:
+        found = self.containers.get(container_id)
+        if found is None:
+            raise NotFoundError(f"container {container_id}: not found")
+        return found
+
+    async def create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
+        """Mount the rootfs, open the streams, make the container with init blocked."""
+        if request.id in self.containers or request.id in self._creating:
+            raise AlreadyExistsError(f"container {request.id}: already exists")
+        if request.checkpoint or request.parent_checkpoint:
+            raise InvalidArgumentError("checkpoint: restoring is not supported")
+        options = _runc_options(request)
+        self._creating.add(request.id)
+        try:
+            container = await self._create(request, options)
+        finally:
+            self._creating.discard(request.id)
+        self.containers[request.id] = container
+        pid = container.init.pid
+        self._publisher.publish(
+            events.TaskCreate(
+                container_id=request.id,
+                bundle=request.bundle,
+                rootfs=request.rootfs,
+                io=events.TaskIO(
+                    stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal
+                ),
+                checkpoint=request.checkpoint,
+                pid=pid,
+            )
+        )
+        self._watch_memory(container)
+        container.watch_init()
+        return api.CreateTaskResponse(pid=pid)
+
+    async def _create(self, request: api.CreateTaskRequest, options: RuncOptions) -> Container:
+        spec = _read_spec(request.bundle)
+        streams = Streams(
+            self._loop,
+            terminal=request.terminal,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            owner=(options.io_uid, options.io_gid),
+        )
+        mountpoint = f"{request.bundle}/rootfs"
+        rootfs.mount_all(request.rootfs, mountpoint)
+        try:
+            await streams.open(request.id, self._namespace)
+            container = Container(
+                request.id,
+                request.bundle,
+                runtime_for(options, request.id, request.bundle, self._namespace, spec, self._loop, self._reaper),
+                self._reaper,
+                Process("", streams),
+                shared_pids=_shares_pids(spec),
+                on_exit=lambda process: self._exited(container, process),
+            )
+            container.kill_orphans = lambda: self._kill_orphans(container)
+            await container.create(request.terminal)
+        except BaseException:
+            streams.close()
+            if request.rootfs:
+                rootfs.unmount_all(mountpoint)
+            raise
+        return container
+
+    def _kill_orphans(self, container: Container) -> None:
+        killing = self._loop.spawn(container.runtime.kill(9, True))
+
+        def done() -> None:
+            try:
+                killing.result()
+            except OrlopError as error:
+                log.debug(f"nothing of {container.id} is left to kill: {error}")
+
+        killing.on_done(done)
+
+    def _watch_memory(self, container: Container) -> None:
+        try:
+            groups = metrics.groups_of(container.init.pid)
+            watch = metrics.OOMWatch(self._loop, groups, lambda: self._oom(container))
+        except (OSError, OrlopError) as error:
+            log.warning(f"out-of-memory events of {container.id} are not watched: {error}")
+            return
+        self._ooms[container.id] = watch
+
+    def _oom(self, container: Container) -> None:
+        self._publisher.publish(events.TaskOOM(container_id=container.id))
+
+    def _exited(self, container: Container, process: Process) -> None:
+        watch = self._ooms.get(container.id)
+        if watch is not None:
+            watch.check()  # the event of memory comes before that of the exit it caused
+        assert process.exit is not None
+        event = events.TaskExit(
+            container_id=container.id,
+            id=process.exec_id or container.id,
+            pid=process.pid,
+            exit_status=process.exit.status,
+        )
+        event.exited_at.FromNanoseconds(process.exit.at)
+        self._publisher.publish(event)
+
+    async def start(self, request: api.StartRequest) -> api.StartResponse:
+        """Run init's program, or an exec."""
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        async with process.lock:
+            if not isinstance(process, Exec):
+                await container.start()
+                self._publisher.publish(events.TaskStart(container_id=container.id, pid=process.pid))
+            else:
+                await container.start_exec(process)
+                self._publisher.publish(
+                    events.TaskExecStarted(container_id=container.id, exec_id=process.exec_id, pid=process.pid)
+                )
+                container.watch_exec(process)
+        return api.StartResponse(pid=process.pid)
+
+    async def delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
+        """Remove an exec, or the container with its rootfs mount."""
+        container = self._container(request.id)
+        if request.exec_id:
+            process = await container.delete_exec(request.exec_id)
+            return _delete_response(process)
+        process = container.init
+        await container.delete()
+        rootfs.unmount_all(f"{container.bundle}/rootfs")
+        for each in (process, *container.execs.values()):
+            each.streams.close()
+        watch = self._ooms.pop(request.id, None)
+        if watch is not None:
+            watch.close()
+        if self.containers.pop(request.id, None) is not None:
+            event = events.TaskDelete(container_id=container.id, pid=process.pid, id=container.id)
+            if process.exit is not None:
+                event.exit_status = process.exit.status
+                event.exited_at.FromNanoseconds(process.exit.at)
+            self._publisher.publish(event)
+        return _delete_response(process)
+
+    async def exec(self, request: api.ExecProcessRequest) -> Empty:
+        """Add an exec, with its streams open; it does not run yet."""
+        container = self._container(request.id)
+        if not request.exec_id:
+            raise InvalidArgumentError("exec_id must not be empty")
+        if request.exec_id in container.execs:
+            raise AlreadyExistsError(f"process {request.exec_id}: already exists")
+        if container.init.status == STOPPED:
+            raise FailedPreconditionError(f"cannot exec in a stopped container {container.id}")
+        spec = decode(request.spec.value, ProcessSpec)
+        spec.terminal = request.terminal
+        streams = Streams(
+            self._loop,
+            terminal=request.terminal,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+        )
+        process = Exec(request.exec_id, streams, spec, request.spec.value)
+        container.execs[request.exec_id] = process
+        try:
+            await streams.open(request.id, self._namespace)
+        except BaseException:
+            del container.execs[request.exec_id]
+            raise
+        self._publisher.publish(events.TaskExecAdded(container_id=container.id, exec_id=request.exec_id))
+        return Empty()
+
+    async def state(self, request: api.StateRequest) -> api.StateResponse:
+        """Where a process stands."""
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        stdin, stdout, stderr = process.streams.uris
+        response = api.StateResponse(
+            id=request.id,
+            bundle=container.bundle,
+            pid=process.pid,
+            status=process.status,  # type: ignore[arg-type]
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            terminal=process.streams.terminal,
+            exec_id=request.exec_id,
+        )
+        if process.exit is not None:
+            response.exit_status = process.exit.status
+            response.exited_at.FromNanoseconds(process.exit.at)
+        return response
+
+    async def wait(self, request: api.WaitRequest) -> api.WaitResponse:
+        """Answer when a process has exited."""
+        process = self._container(request.id).process(request.exec_id)
+        ended = await process.ended
+        response = api.WaitResponse(exit_status=ended.status)
+        response.exited_at.FromNanoseconds(ended.at)
+        return response
+
+    async def kill(self, request: api.KillRequest) -> Empty:
+        """Signal a process, or all."""
+        await self._container(request.id).kill(request.exec_id, request.signal, request.all)
+        return Empty()
+
+    async def pause(self, request: api.PauseRequest) -> Empty:
+        """Freeze the container."""
+        await self._container(request.id).pause()
+        self._publisher.publish(events.TaskPaused(container_id=request.id))
+        return Empty()
+
+    async def resume(self, request: api.ResumeRequest) -> Empty:
+        """Thaw the container."""
+        await self._container(request.id).resume()
+        self._publisher.publish(events.TaskResumed(container_id=request.id))
+        return Empty()
+
+    async def pids(self, request: api.PidsRequest) -> api.PidsResponse:
+        """Every process in the container; those of execs carry the exec's id."""
+        container = self._container(request.id)
+        names = {process.pid: name for name, process in container.execs.items() if process.pid}
+        response = api.PidsResponse()
+        for pid in await container.runtime.pids():
+            info = response.processes.add(pid=pid)
+            if pid in names:
+                details = ProcessDetails(exec_id=names[pid])
+                info.info.type_url = details.DESCRIPTOR.full_name
+                info.info.value = details.SerializeToString()
+        return response
+
+    async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
+        """Set a terminal's size."""
+        process = self._container(request.id).process(request.exec_id)
+        process.streams.resize(request.width, request.height)
+        return Empty()
+
+    async def close_io(self, request: api.CloseIORequest) -> Empty:
+        """End a process's stdin."""
+        process = self._container(request.id).process(request.exec_id)
+        if request.stdin:
+            process.streams.close_stdin()
+        return Empty()
+
+    async def update(self, request: api.UpdateTaskRequest) -> Empty:
+        """Change resource limits."""
+        container = self._container(request.id)
+        raw = request.resources.value
+        await container.runtime.update(decode(raw, Resources), raw)
+        return Empty()
+
+    async def stats(self, request: api.StatsRequest) -> api.StatsResponse:
+        """What the control groups have counted."""
+        container = self._container(request.id)
+        if container.init.status == STOPPED:
+            raise FailedPreconditionError(f"container {container.id} is not running")
+        try:
+            groups = metrics.groups_of(container.init.pid)
+            try:
+                found = metrics.message(groups.stats())
+            finally:
+                groups.close()
+        except OSError as error:
+            raise NotFoundError(f"control group of {container.id}: {error.strerror}") from None
+        response = api.StatsResponse()
+        response.stats.type_url = found.DESCRIPTOR.full_name
+        response.stats.value = found.SerializeToString()
+        return response
+
+    async def checkpoint(self, request: api.CheckpointTaskRequest) -> Empty:
+        """Write the container to disk."""
+        await self._container(request.id).runtime.checkpoint(request.path, request.options)
+        self._publisher.publish(events.TaskCheckpointed(container_id=request.id, checkpoint=request.path))
+        return Empty()
+
+    async def connect(self, request: api.ConnectRequest) -> api.ConnectResponse:
+        """Who serves the container."""
+        container = self.containers.get(request.id)
+        pid = container.init.pid if container is not None else 0
+        return api.ConnectResponse(shim_pid=os.getpid(), task_pid=pid, version=VERSION)
+
+    async def shutdown(self, request: api.ShutdownRequest) -> Empty:
+        """End the shim, unless it still has containers."""
+        if not self.containers and not self._creating:
+            self._on_shutdown()
+        return Empty()
+
+
+def _delete_response(process: Process) -> api.DeleteResponse:
+    response = api.DeleteResponse(pid=process.pid)
+    if process.exit is not None:
+        response.exit_status = process.exit.status
+        response.exited_at.FromNanoseconds(process.exit.at)
+    return response
+
+
+def _runc_options(request: api.CreateTaskRequest) -> RuncOptions:
+    if request.options.type_url.rpartition("/")[2] == OPTIONS_TYPE:
+        return RuncOptions.FromString(request.options.value)
+    return RuncOptions()  # options of other runtimes mean nothing here
+
+
+def _read_spec(bundle: str) -> Spec:
+    try:
+        with open(f"{bundle}/config.json", "rb") as file:
+            return decode_spec(file.read())
+    except OSError as error:
+        raise InvalidArgumentError(f"bundle {bundle}: config.json: {(error.strerror or '').lower()}") from None
+
+
+def _shares_pids(spec: Spec) -> bool:
+    namespaces = spec.linux.namespaces if spec.linux is not None else []
+    return not any(namespace.type == "pid" and not namespace.path for namespace in namespaces)
