@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -73,6 +74,9 @@ class PulledImage(NamedTuple):
     previous: Descriptor | None
 
 
+BeforeNaming = Callable[[PulledImage], Awaitable[None]]
+
+
 async def pull(
     client: Client,
     reference: str | Reference,
@@ -109,8 +113,11 @@ class Puller:
         auth: AuthConfig | None = None,
         snapshotter: str = "overlayfs",
         progress: Report | None = None,
+        before_naming: BeforeNaming | None = None,
     ) -> PulledImage:
         """Pull the image of a reference for a platform (the host's) and unpack it (not if `snapshotter` is empty).
+
+        `before_naming` is awaited when all is here, before the name changes its meaning.
 
         Raises InvalidArgumentError for a malformed reference or image, NotFoundError in Docker's words,
         UnauthorizedError, UnavailableError, DataLossError. On failure no name is given, and what came without its
@@ -123,7 +130,12 @@ class Puller:
         report = progress or (lambda _: None)
         async with self._leased() as client, RegistryClient(self._config, auth) as registry:
             one = _Pull(client, registry, reference, wanted, snapshotter, report)
-            return await one.run(self._downloads, self._locks)
+            pulled = await one.run(self._downloads, self._locks)
+            if pulled.changed:
+                if before_naming:
+                    await before_naming(pulled)
+                await _name(client, pulled.name, pulled.target)
+            return pulled
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[Client]:
@@ -152,7 +164,7 @@ class Puller:
 
 
 class _Pull:
-    """One pull: the steps of `run`, in order."""
+    """One pull, all but the naming: the steps of `run`, in order."""
 
     def __init__(
         self,
@@ -183,7 +195,6 @@ class _Pull:
         async with locks.hold(target.digest):
             content = await self._documents(target)
         await self._layers(content, downloads, locks)
-        await self._name(name, target)
         return PulledImage(name, target, content, True, previous)
 
     async def _named(self, name: str) -> Descriptor | None:
@@ -285,14 +296,15 @@ class _Pull:
     def _extracting(self, layer: Descriptor) -> None:
         self._report(Progress("extracting", layer, 0, layer.size))
 
-    async def _name(self, name: str, target: Descriptor) -> None:
-        from orlop.api.images_pb2 import Image
 
-        message = to_proto(target)
-        try:
-            await self._client.images.create(name, message)
-        except AlreadyExistsError:
-            await self._client.images.update(Image(name=name, target=message), "target")
+async def _name(client: Client, name: str, target: Descriptor) -> None:
+    from orlop.api.images_pb2 import Image
+
+    message = to_proto(target)
+    try:
+        await client.images.create(name, message)
+    except AlreadyExistsError:
+        await client.images.update(Image(name=name, target=message), "target")
 
 
 async def together(*coroutines: Coroutine[object, object, None]) -> None:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Describes one image: `docker image inspect`."""
+
+from typing import Any
+
+import msgspec
+
+from orlop.dockerd import timestamps
+from orlop.dockerd.images.sizes import LayerSizes
+from orlop.dockerd.images.store import ImageRecord, ImageStore
+from orlop.errdefs import NotFoundError
+from orlop.oci.image import Platform
+from orlop.oci.platforms import platform_rank
+
+
+class InspectImage:
+    """An image as the Engine API's ImageInspect object."""
+
+    def __init__(self, store: ImageStore, sizes: LayerSizes) -> None:
+        self._store = store
+        self._sizes = sizes
+
+    async def __call__(self, name: str, platform: Platform | None = None) -> dict[str, Any]:
+        """Raises NotFoundError, also for an image that is here for other platforms only."""
+        record = await self._store.resolve(name)
+        image = record.config
+        if platform is not None and platform_rank(platform, image.platform) is None:
+            raise NotFoundError(
+                f"image with reference {name} was found but does not provide the specified platform ({platform})"
+            )
+        body: dict[str, Any] = {
+            "Id": record.id,
+            "RepoTags": record.repo_tags,
+            "RepoDigests": record.repo_digests,
+            "Comment": image.comment or (image.history[-1].comment if image.history else ""),
+            "Created": image.created,
+            "Author": image.author,
+            "Config": config_section(record),
+            "Architecture": image.architecture,
+            "Variant": image.variant,
+            "Os": image.os,
+            "OsVersion": image.os_version,
+            "Size": await self._sizes.total(record),
+            "RootFS": {"Type": image.rootfs.type, "Layers": image.rootfs.diff_ids},
+            "Metadata": {"LastTagTime": timestamps.rfc3339(_last_tagged(record))},
+            "Descriptor": msgspec.to_builtins(record.target),
+            "DockerVersion": image.docker_version,
+            "GraphDriver": {"Name": self._store.snapshotter, "Data": None},
+        }
+        return {key: value for key, value in body.items() if value or key not in _OPTIONAL}
+
+
+_OPTIONAL = frozenset({"Comment", "Created", "Author", "Variant", "OsVersion", "DockerVersion"})
+
+
+def config_section(record: ImageRecord) -> dict[str, Any]:
+    """The `config` section as it is shown: what is empty is left out."""
+    section: dict[str, Any] = msgspec.to_builtins(record.config.config)
+    return section
+
+
+def _last_tagged(record: ImageRecord) -> int:
+    return max((int(name.updated * timestamps.SECOND) for name in record.names), default=0)
