@@ -3,14 +3,16 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from orlop.errdefs import InternalError, UnavailableError
+from orlop.errdefs import InternalError, OrlopError, UnavailableError
 from orlop.netd.protocol import MAX_LINE, HeldPort, decode, encode, port_from
 
+_log = logging.getLogger(__name__)
 _START_SECONDS = 10.0
 
 
@@ -21,6 +23,10 @@ class PortUnavailableError(InternalError):
         super().__init__(message)
         self.port = port
         self.errno = number
+
+
+class _BrokenError(UnavailableError):
+    """The connection ended while an answer was due."""
 
 
 class NetdClient:
@@ -71,6 +77,12 @@ class NetdClient:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _request(self, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._try(message)
+        except _BrokenError:
+            return await self._try(message)  # every request may be repeated
+
+    async def _try(self, message: dict[str, Any]) -> dict[str, Any]:
         async with self._lock:
             writer = self._writer or await self._connect()
             answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -108,15 +120,18 @@ class NetdClient:
             pending, self._pending = self._pending, []
             for answer in pending:
                 if not answer.done():
-                    answer.set_exception(UnavailableError("the connection to orlop-netd broke"))
+                    answer.set_exception(_BrokenError("the connection to orlop-netd broke"))
         await self._revive()
 
     async def _revive(self) -> None:
-        async with self._lock:
-            if self._writer is None:
-                await self._connect()
-        if self.on_restart is not None:
-            await self.on_restart()
+        try:
+            async with self._lock:
+                if self._writer is None:
+                    await self._connect()
+            if self.on_restart is not None:
+                await self.on_restart()
+        except OrlopError as error:
+            _log.error("published ports are not held: %s", error)  # the next request tries again
 
     async def _start_daemon(self) -> None:
         os.makedirs(os.path.dirname(self._log_path), mode=0o755, exist_ok=True)

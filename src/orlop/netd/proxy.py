@@ -35,11 +35,12 @@ def bind(port: HeldPort) -> socket.socket:
         held.setblocking(False)
         if family == socket.AF_INET6:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
+        listens = port.proxy and port.protocol == "tcp"
+        # Several sockets may be bound with SO_REUSEADDR as long as none listens: only who listens may set it.
+        if listens:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((port.host_ip, port.host_port))
-        # Two sockets may be bound with SO_REUSEADDR; only listening tells that the port is one's own.
-        if port.proxy and port.protocol == "tcp":
+        if listens:
             held.listen(_BACKLOG)
     except OSError as error:
         held.close()
@@ -115,8 +116,16 @@ class _Pipe(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._registry.add(self)
         if self._target is not None:
+            loop = asyncio.get_running_loop()
+            # Python 3.11 begins to read after this callback, paused or not: pause again when it has.
             self._transport.pause_reading()
-            self._connecting = asyncio.get_running_loop().create_task(self._connect(self._target))
+            loop.call_soon(self._pause_again)
+            self._connecting = loop.create_task(self._connect(self._target))
+
+    def _pause_again(self) -> None:
+        if self._transport is not None and self._peer is None:
+            self._transport.resume_reading()
+            self._transport.pause_reading()
 
     async def _connect(self, target: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
@@ -165,7 +174,7 @@ class _Pipe(asyncio.Protocol):
         peer, self._peer = self._peer, None
         if peer is not None and peer._transport is not None:
             if exc is not None:
-                peer._transport.abort()
+                peer.abort()
             else:
                 peer._transport.close()
 

@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterable
 
@@ -12,6 +13,7 @@ from orlop.errdefs import InternalError, ResourceExhaustedError, UnavailableErro
 from orlop.netd.client import NetdClient, PortUnavailableError
 from orlop.netd.protocol import HeldPort
 
+_log = logging.getLogger(__name__)
 _MAX_TRIES = 1000
 
 
@@ -39,10 +41,13 @@ class Publisher:
             await self.hold_live()
 
     async def hold_live(self) -> None:
-        """Have orlop-netd hold the ports of the live endpoints."""
+        """Have orlop-netd hold the ports of the live endpoints; one that is somebody else's by now is logged."""
         for endpoint in self._live():
-            if endpoint.ports:
-                await self._netd.hold(endpoint.container_id, [self._held(port) for port in endpoint.ports])
+            for port in endpoint.ports:
+                try:
+                    await self._netd.hold(endpoint.container_id, [self._held(port)])
+                except PortUnavailableError as error:
+                    _log.error("port of container %s is lost: %s", endpoint.container_name, error)
 
     async def publish(self, owner: str, address: str, requests: Iterable[PortRequest]) -> list[PortMapping]:
         """Get a host port for each request, held; none of them on error.

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""orlop-netd as a process: its protocol, its ports, and that it goes on when its clients go."""
+
+import os
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from support.networks import end, fresh_netns
+
+from orlop.errdefs import InvalidArgumentError
+from orlop.netd.client import NetdClient, PortUnavailableError
+from orlop.netd.protocol import HeldPort, decode, port_from
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def netns() -> Iterator[None]:
+    """No port of the machine's is touched."""
+    with fresh_netns():
+        yield
+
+
+@pytest_asyncio.fixture
+async def netd(tmp_path: Path) -> AsyncIterator[NetdClient]:
+    """A client whose daemon starts by itself, and is ended afterwards."""
+    client = NetdClient(str(tmp_path / "netd.sock"), str(tmp_path / "netd.log"))
+    pid = await client.ping()
+    yield client
+    if not client._closed:
+        pid = await client.ping()
+    await client.close()
+    end(pid)
+    assert not (tmp_path / "netd.sock").exists()
+    assert (tmp_path / "netd.log").read_text() == ""
+
+
+def tcp(host_port: int, host_ip: str = "127.0.0.1", port: int = 80) -> HeldPort:
+    return HeldPort("tcp", host_ip, host_port, "127.0.0.1", port)
+
+
+def raw(path: str, *lines: bytes) -> list[dict[str, object]]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(b"".join(line + b"\n" for line in lines))
+        with client.makefile("rb") as answers:
+            return [decode(answers.readline()) for _ in lines]
+
+
+async def test_holds_and_releases(netd: NetdClient) -> None:
+    await netd.hold("one", [tcp(8080), tcp(8080, "::1"), HeldPort("udp", "0.0.0.0", 53, "127.0.0.1", 53)])
+    await netd.hold("one", [tcp(8080)])  # again: no error
+    await netd.hold("two", [tcp(8081)])
+    held = await netd.held()
+    assert [port.host for port in held["one"]] == ["127.0.0.1:8080/tcp", "[::1]:8080/tcp", "0.0.0.0:53/udp"]
+    await netd.release("one")
+    await netd.release("one")
+    assert list(await netd.held()) == ["two"]
+    with socket.create_server(("127.0.0.1", 8080)):
+        assert stat.S_IMODE(os.stat(netd.socket_path).st_mode) == 0o600
+
+
+async def test_all_ports_or_none(netd: NetdClient) -> None:
+    with socket.create_server(("127.0.0.1", 8081)), pytest.raises(PortUnavailableError) as error:
+        await netd.hold("one", [tcp(8080), tcp(8081)])
+    assert str(error.value) == "127.0.0.1:8081/tcp: address already in use"
+    assert error.value.port == tcp(8081)
+    assert await netd.held() == {}
+    with pytest.raises(PortUnavailableError, match=r"192\.0\.2\.1:80/tcp: cannot assign requested address"):
+        await netd.hold("one", [tcp(80, "192.0.2.1")])
+
+
+async def test_ports_outlive_the_client_and_a_second_daemon_gives_way(netd: NetdClient) -> None:
+    await netd.hold("one", [tcp(8080)])
+    pid = await netd.ping()
+    await netd.close()
+    argv = [sys.executable, "-m", "orlop.netd.main", "--detach", "--socket", netd.socket_path]
+    assert subprocess.run(argv, check=False).returncode == 0  # noqa: ASYNC221
+    other = NetdClient(netd.socket_path, "")
+    assert await other.ping() == pid
+    assert await other.held() == {"one": [tcp(8080)]}
+    await other.close()
+
+
+async def test_half_closes_and_resets_pass_through(netd: NetdClient) -> None:
+    await netd.hold("one", [tcp(8080)])
+    with socket.create_server(("127.0.0.1", 80)) as server:
+        with socket.create_connection(("127.0.0.1", 8080)) as client:
+            client.sendall(b"question")
+            client.shutdown(socket.SHUT_WR)
+            inside, _ = server.accept()
+            with inside:
+                assert inside.recv(99) == b"question" and inside.recv(99) == b""
+                inside.sendall(b"answer after the end of the question")
+            assert client.recv(99) == b"answer after the end of the question" and client.recv(99) == b""
+        with socket.create_connection(("127.0.0.1", 8080)) as client:
+            inside, _ = server.accept()
+            inside.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            inside.close()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+    with socket.create_connection(("127.0.0.1", 8080)) as client, pytest.raises(ConnectionResetError):
+        client.recv(1)  # nobody listens in the container
+
+
+async def test_release_cuts_connections(netd: NetdClient) -> None:
+    await netd.hold("one", [tcp(8080)])
+    with socket.create_server(("127.0.0.1", 80)) as server:
+        with socket.create_connection(("127.0.0.1", 8080)) as client:
+            inside, _ = server.accept()
+            with inside:
+                await netd.release("one")
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+
+
+async def test_bad_requests_are_answered(netd: NetdClient) -> None:
+    answers = raw(netd.socket_path, b"{", b"[]", b'{"op":"fly"}', b'{"op":"hold","owner":""}', b'{"op":"ping"}')
+    assert [answer.get("error") for answer in answers[1:4]] == [
+        "invalid message: not an object",
+        "invalid op: 'fly' is not one of hold, release, list, ping",
+        "invalid owner: a non-empty string is needed",
+    ]
+    assert str(answers[0]["error"]).startswith("invalid message: Expecting property name")
+    assert answers[4]["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("protocol", "icmp", "invalid ports[1].protocol: 'icmp' is not one of tcp, udp, sctp"),
+        ("host_port", "80", "invalid ports[1].host_port: int is needed"),
+        ("host_port", True, "invalid ports[1].host_port: int is needed"),
+        ("port", 65536, "invalid ports[1].port: 65536 is not a port"),
+        ("address", None, "invalid ports[1].address: str is needed"),
+    ],
+)
+def test_bad_ports_are_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        port_from(tcp(1)._asdict() | {field: value}, "ports[1]")
+    assert str(error.value) == message

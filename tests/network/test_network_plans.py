@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the network service computes without touching the kernel: addresses, ports, rules, files."""
+
+import sqlite3
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from orlop.dockerd.network import bridge, files, firewall, ipam, ports
+from orlop.dockerd.network.firewall import BridgeRules, Firewall
+from orlop.dockerd.network.store import NetworkStore, init_schema
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, PortMapping
+from orlop.engine.types import PortBinding
+from orlop.errdefs import InternalError, InvalidArgumentError, ResourceExhaustedError
+
+BOTH = ("0.0.0.0", "::")
+
+
+def mapping(host_port: int, host_ip: str = "0.0.0.0", protocol: str = "tcp") -> PortMapping:
+    return PortMapping(protocol=protocol, host_ip=host_ip, host_port=host_port, address="172.17.0.2", port=80)
+
+
+def test_subnets_are_taken_in_dockers_order() -> None:
+    assert ipam.next_subnet([]) == IPv4Network("172.17.0.0/16")
+    taken = [IPv4Network("172.17.3.0/24"), IPv4Network("172.18.0.0/15"), IPv4Network("172.20.0.1/32")]
+    assert ipam.next_subnet(taken) == IPv4Network("172.21.0.0/16")
+    assert ipam.next_subnet([IPv4Network("172.16.0.0/12")]) == IPv4Network("192.168.0.0/20")
+    with pytest.raises(ResourceExhaustedError, match="fully subnetted"):
+        ipam.next_subnet([IPv4Network("0.0.0.0/0")])
+
+
+def test_addresses_are_the_lowest_free_ones() -> None:
+    subnet = IPv4Network("10.0.0.0/29")
+    assert ipam.next_address(subnet, None, {"10.0.0.1", "10.0.0.3"}) == IPv4Address("10.0.0.2")
+    assert ipam.next_address(subnet, IPv4Network("10.0.0.4/30"), set()) == IPv4Address("10.0.0.4")
+    with pytest.raises(ResourceExhaustedError, match=r"no available IPv4 addresses.*10\.0\.0\.0/29"):
+        ipam.next_address(subnet, None, {f"10.0.0.{number}" for number in range(1, 7)})
+    assert ipam.mac_of(IPv4Address("172.17.0.2")) == "02:42:ac:11:00:02"
+
+
+def test_bridge_subnet_order_of_preference() -> None:
+    recorded = Network(
+        id="1", name="bridge", driver="bridge", created="", subnet="172.19.0.0/16", gateway="172.19.0.1"
+    )
+    there = (IPv4Address("10.9.0.1"), IPv4Network("10.9.0.0/16"))
+    bip = NetworkConfig(bip="192.168.5.1/24")
+    assert bridge.choose_subnet(bip, recorded, [there], []) == (
+        IPv4Address("192.168.5.1"),
+        IPv4Network("192.168.5.0/24"),
+    )
+    assert bridge.choose_subnet(NetworkConfig(), recorded, [there], []) == there
+    assert bridge.choose_subnet(NetworkConfig(), recorded, [], [])[1] == IPv4Network("172.19.0.0/16")
+    taken = [IPv4Network("172.19.0.0/24"), IPv4Network("172.17.0.0/16")]
+    assert bridge.choose_subnet(NetworkConfig(), recorded, [], taken)[0] == IPv4Address("172.18.0.1")
+    with pytest.raises(InvalidArgumentError, match="invalid bip: '192.168.5.1': the prefix length is missing"):
+        bridge.choose_subnet(NetworkConfig(bip="192.168.5.1"), None, [], [])
+
+
+def test_port_plan_puts_fixed_ports_first() -> None:
+    bindings: dict[str, list[PortBinding] | None] = {
+        "53/udp": [PortBinding()],
+        "443/tcp": [PortBinding(host_ip="127.0.0.1", host_port="8000-8010")],
+        "80": [PortBinding(host_port="8080"), PortBinding(host_ip="::1", host_port="8080")],
+        "81/tcp": None,
+    }
+    planned = ports.plan(bindings, ["81/tcp", "80/tcp"], publish_all=True, default_ips=BOTH)
+    assert planned == [
+        ports.PortRequest("tcp", 80, BOTH, 8080, 8080),
+        ports.PortRequest("tcp", 80, ("::1",), 8080, 8080),
+        ports.PortRequest("tcp", 443, ("127.0.0.1",), 8000, 8010),
+        ports.PortRequest("udp", 53, BOTH, 0, 0),
+        ports.PortRequest("tcp", 81, BOTH, 0, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("port", "binding", "message"),
+    [
+        ("http/tcp", PortBinding(), "invalid port specification: 'http/tcp'"),
+        ("80/icmp", PortBinding(), "unknown protocol 'icmp'"),
+        ("0/tcp", PortBinding(), "invalid port specification: '0/tcp'"),
+        ("80/tcp", PortBinding(host_port="70000"), "invalid host port '70000' for port 80/tcp"),
+        ("80/tcp", PortBinding(host_port="20-10"), "invalid host port '20-10' for port 80/tcp"),
+        ("80/tcp", PortBinding(host_ip="example"), "invalid host ip 'example' for port 80/tcp"),
+    ],
+)
+def test_bad_ports_are_named(port: str, binding: PortBinding, message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        ports.plan({port: [binding]}, [], publish_all=False, default_ips=BOTH)
+    assert message in str(error.value)
+
+
+def test_port_table_knows_wildcards() -> None:
+    table = ports.PortTable()
+    table.take([mapping(80, "127.0.0.1"), mapping(81), mapping(82, "::")])
+
+    def first(port: int, *ips: str, last: int = 0) -> int:
+        return next(table.candidates(ports.PortRequest("tcp", 1, ips, port, last or port), (1000, 1002)))
+
+    for port, ip in ((80, "0.0.0.0"), (80, "127.0.0.1"), (81, "127.0.0.2"), (82, "::1")):
+        with pytest.raises(InternalError) as error:
+            first(port, ip)
+        assert str(error.value) == f"Bind for {ip}:{port} failed: port is already allocated"
+    assert first(80, "127.0.0.2") == 80
+    assert first(80, "::") == 80
+    assert first(82, "0.0.0.0") == 82
+    assert first(80, "0.0.0.0", last=90) == 82
+    assert [first(0, "0.0.0.0") for _ in range(2)] == [1000, 1001]
+    table.free([mapping(81)])
+    assert first(81, "0.0.0.0") == 81
+
+
+def test_inspect_shows_exposed_and_published_ports() -> None:
+    shown = ports.inspect(["81/tcp", "80"], [mapping(8080), mapping(8080, "::")])
+    assert shown == {
+        "80/tcp": [PortBinding(host_ip="0.0.0.0", host_port="8080"), PortBinding(host_ip="::", host_port="8080")],
+        "81/tcp": None,
+    }
+
+
+def test_firewall_elements() -> None:
+    rules = Firewall("orlop", userland_proxy=True)
+    published = [mapping(80), mapping(53, "192.0.2.7", "udp"), mapping(81, "127.0.0.1"), mapping(82, "::")]
+    assert rules.publish(published) == (
+        "add element ip orlop published { tcp . 80 : 172.17.0.2 . 80 }\n"
+        "add element ip orlop published_at { 192.0.2.7 . udp . 53 : 172.17.0.2 . 80 }\n"
+    )
+    assert rules.publish([mapping(81, "127.0.0.1"), mapping(82, "::")]) == ""
+    assert "delete element ip orlop published { tcp . 80 }" in rules.unpublish(published)
+    assert "127.0.0.1 . tcp . 81" in Firewall("orlop", userland_proxy=False).publish(published)
+
+
+def test_firewall_base_rules() -> None:
+    quiet = BridgeRules("br1", "10.0.0.0/24", icc=False, masquerade=False)
+    text = Firewall("t", userland_proxy=True).install([BridgeRules("br0", "10.1.0.0/24", True, True), quiet], [])
+    assert text.startswith("add table ip t\ndelete table ip t\ntable ip t {\n")
+    assert 'add element ip t bridges { "br1" }' in text
+    assert '"br0" . "br0"' in text and '"br1" . "br1"' not in text
+    assert "masqueraded { 10.1.0.0/24 }" in text and "10.0.0.0/24" not in text
+    assert firewall.foreign_accept('comment "orlop br0"', "br0") == ""
+    assert firewall.foreign_accept("", "br0").count("insert rule ip filter FORWARD") == 2
+
+
+def test_resolv_conf_leaves_out_what_a_container_cannot_reach() -> None:
+    host = files.parse_resolv_conf(
+        "; comment\nnameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%eth0\nnameserver 192.0.2.53\n"
+        "domain ignored.example\nsearch a.example b.example\noptions ndots:2\noptions edns0\n"
+    )
+    text = files.resolv_conf(host, source="/etc/resolv.conf")
+    assert text.splitlines()[3:] == [
+        "nameserver 192.0.2.53",
+        "search a.example b.example",
+        "options ndots:2 edns0",
+    ]
+    local = files.ResolvConf(nameservers=("127.0.0.53",))
+    assert "nameserver 8.8.8.8\nnameserver 8.8.4.4\n" in files.resolv_conf(local, source="x")
+    assert "nameserver 127.0.0.53\n" in files.resolv_conf(local, source="x", own_namespace=False)
+    mine = files.resolv_conf(host, source="x", dns=["127.0.0.1"], search=["."], options=["timeout:1"])
+    assert mine.splitlines()[3:] == ["nameserver 127.0.0.1", "options timeout:1"]
+    with pytest.raises(InvalidArgumentError, match="invalid dns: 'ns.example' is not an ip address"):
+        files.resolv_conf(host, source="x", dns=["ns.example"])
+
+
+def test_hosts_file() -> None:
+    extra = files.parse_extra_hosts(
+        ["db:10.0.0.9", "six:[2001:db8::1]", "six=2001:db8::2", "gw:host-gateway"], "10.0.0.1"
+    )
+    assert extra == [("db", "10.0.0.9"), ("six", "2001:db8::1"), ("six", "2001:db8::2"), ("gw", "10.0.0.1")]
+    text = files.hosts(hostname="web", domainname="example.org", addresses=["10.0.0.2"], extra=extra, ipv6=False)
+    assert text == "127.0.0.1\tlocalhost\n10.0.0.9\tdb\n10.0.0.1\tgw\n10.0.0.2\tweb.example.org web\n"
+    assert files.hosts(hostname="a.b", addresses=["10.0.0.2"]).endswith(
+        "ff02::2\tip6-allrouters\n10.0.0.2\ta.b a\n"
+    )
+    with pytest.raises(InvalidArgumentError, match="invalid extra host 'db:x'"):
+        files.parse_extra_hosts(["db:x"], "")
+    with pytest.raises(InvalidArgumentError, match="host-gateway"):
+        files.parse_extra_hosts(["gw:host-gateway"], "")
+
+
+def test_store_keeps_addresses_apart() -> None:
+    connection = sqlite3.connect(":memory:")
+    init_schema(connection)
+    init_schema(connection)
+    store = NetworkStore(connection)
+    store.put_network(Network(id="n", name="bridge", driver="bridge", created=""))
+
+    def endpoint(name: str, address: str) -> Endpoint:
+        return Endpoint(
+            id=name, network_id="n", container_id=name, container_name=name, sandbox_id="s", address=address
+        )
+
+    store.put_endpoint(endpoint("one", "10.0.0.2"))
+    store.put_endpoint(endpoint("none", ""))
+    store.put_endpoint(endpoint("nothing", ""))
+    with pytest.raises(sqlite3.IntegrityError):
+        store.put_endpoint(endpoint("two", "10.0.0.2"))
+    assert store.addresses("n") == {"10.0.0.2"}
+    assert [each.id for each in store.endpoints_of("one")] == ["one"]
+    store.delete_endpoint("one")
+    assert store.endpoints_of("one") == []
+    connection.close()
