@@ -89,7 +89,8 @@ def test_life_of_a_group(manager):
     assert value(manager, "cpuset", "cpuset.cpus") == "0"
     with child(sleep_on, manager.join) as pid:
         assert manager.pids() == [pid]
-        groups = open(f"/proc/{pid}/cgroup").read().splitlines()
+        with open(f"/proc/{pid}/cgroup") as lines:
+            groups = lines.read().splitlines()
         assert sum(line.endswith(f"/{PARENT}/one") for line in groups) == len(set(manager.paths().values()))
         again = cgroups.load_manager(manager.paths())
         assert again.pids() == [pid] and again.exists()
@@ -138,7 +139,7 @@ def test_a_refused_value_is_named(manager):
     manager.create()
     with pytest.raises(InvalidArgumentError, match=r"cannot set .*cpuset.cpus to '77': "):
         manager.apply(Resources(cpu=CPU(cpus="77")))
-    with pytest.raises(FailedPreconditionError, match="no_such controller is not mounted|the kernel has no"):
+    with pytest.raises(FailedPreconditionError, match="the no_such controller is not mounted"):
         manager._where("no_such")
 
 
