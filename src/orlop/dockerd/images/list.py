@@ -24,7 +24,7 @@ class ListImages:
         self._uses = uses
 
     async def __call__(self, filters: Filters, *, shared_size: bool = False) -> list[dict[str, Any]]:
-        """Raises InvalidArgumentError for an unknown filter, NotFoundError where `before` or `since` is no image."""
+        """Raises InvalidArgumentError for an unknown filter, NotFoundError for `before` or `since` of no image."""
         filters.validate(ACCEPTED_FILTERS)
         selection = await select(self._store, filters)
         shared = await self._sizes.shared(await self._store.records()) if shared_size else {}

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes an image of one layer from a tar of a root filesystem: `docker import`."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from orlop.codec import encode
+from orlop.containerd.client import Client
+from orlop.containerd.client.fetch import children_labels, store_small
+from orlop.containerd.client.leases import leased
+from orlop.containerd.client.tarstream import decompressed
+from orlop.containerd.client.unpack import ImageContent, unpack
+from orlop.dockerd.images.changes import apply_changes
+from orlop.dockerd.images.names import dangling_name, set_name
+from orlop.dockerd.images.ports import PublishImageEvent
+from orlop.dockerd.images.store import ImageStore
+from orlop.errdefs import AlreadyExistsError, InvalidArgumentError
+from orlop.oci.image import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    History,
+    Image,
+    ImageConfig,
+    Manifest,
+    Platform,
+    RootFS,
+    digest_of,
+)
+from orlop.oci.platforms import host_platform
+from orlop.oci.reference import Reference
+
+
+class ImportImage:
+    """Takes the tar of a root filesystem, plain or compressed; the layer is stored uncompressed."""
+
+    def __init__(self, store: ImageStore, publish: PublishImageEvent) -> None:
+        self._store = store
+        self._publish = publish
+
+    async def __call__(
+        self,
+        tar: AsyncIterator[bytes],
+        *,
+        reference: Reference | None = None,
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: Platform | None = None,
+    ) -> str:
+        """The new image's ID. Raises InvalidArgumentError for a malformed change or tar."""
+        config = apply_changes(ImageConfig(), changes)
+        platform = platform or host_platform()
+        async with leased(self._store.client) as client:
+            layer = await self._layer(client, tar)
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            image = Image(
+                created=now,
+                architecture=platform.architecture,
+                os=platform.os,
+                variant=platform.variant,
+                config=config,
+                rootfs=RootFS(diff_ids=[layer.digest]),
+                history=[History(created=now, comment=message)],
+                comment=message,
+            )
+            content = await write_image(client, image, [layer])
+            await unpack(client, content, self._store.snapshotter)
+            name = str(reference.tagged()) if reference else dangling_name(content.target)
+            await set_name(self._store, name, content.target)
+        image_id = content.config_descriptor.digest
+        self._publish("import", image_id, {"name": reference.tagged().familiar if reference else image_id})
+        return image_id
+
+    async def _layer(self, client: Client, tar: AsyncIterator[bytes]) -> Descriptor:
+        hasher = hashlib.sha256()
+        size = 0
+        try:
+            async with client.content.writer(f"import-{secrets.token_hex(8)}") as writer:
+                async for chunk in decompressed(tar):
+                    hasher.update(chunk)
+                    size += len(chunk)
+                    await writer.write(chunk)
+                if not size:
+                    raise InvalidArgumentError("archive is empty")
+                await writer.commit(size=size)
+        except AlreadyExistsError:
+            await client.leases.add_resource(client.lease, "content", f"sha256:{hasher.hexdigest()}")
+        return Descriptor(media_type=OCI_LAYER, digest=f"sha256:{hasher.hexdigest()}", size=size)
+
+
+async def write_image(
+    client: Client, image: Image, layers: list[Descriptor], labels: Mapping[str, str] | None = None
+) -> ImageContent:
+    """Write configuration and manifest of an image whose layers are in the content store."""
+    raw_config = encode(image)
+    config = Descriptor(media_type=OCI_CONFIG, digest=digest_of(raw_config), size=len(raw_config))
+    manifest = Manifest(media_type=OCI_MANIFEST, config=config, layers=layers)
+    raw = encode(manifest)
+    target = Descriptor(media_type=OCI_MANIFEST, digest=digest_of(raw), size=len(raw))
+    await store_small(client, config, raw_config, {})
+    await store_small(client, target, raw, {**children_labels(manifest), **(labels or {})})
+    return ImageContent(target, target, config, layers, image)

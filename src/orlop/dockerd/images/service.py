@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the image use cases together for the daemon and its routes."""
+
+from orlop.containerd.client import Client
+from orlop.containerd.client.pull import Puller
+from orlop.dockerd.images.history import ImageHistory
+from orlop.dockerd.images.import_ import ImportImage
+from orlop.dockerd.images.inspect import InspectImage
+from orlop.dockerd.images.list import ListImages
+from orlop.dockerd.images.load import LoadImages
+from orlop.dockerd.images.ports import ContainerUses, PublishImageEvent, no_containers, no_events
+from orlop.dockerd.images.prune import PruneImages
+from orlop.dockerd.images.pull import PullImage
+from orlop.dockerd.images.registries import InspectDistribution, Login
+from orlop.dockerd.images.remove import RemoveImage
+from orlop.dockerd.images.save import SaveImages
+from orlop.dockerd.images.sizes import LayerSizes
+from orlop.dockerd.images.store import ImageStore
+from orlop.dockerd.images.tag import TagImage
+from orlop.registry import RegistryConfig
+
+
+class ImageService:
+    """Every use case of images as an attribute; `store` finds images for the rest of the daemon.
+
+    The owner runs `store.watch()` as a task for as long as the daemon lives.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        snapshotter: str = "overlayfs",
+        uses: ContainerUses = no_containers,
+        publish: PublishImageEvent = no_events,
+        registries: RegistryConfig | None = None,
+        max_concurrent_downloads: int = 3,
+    ) -> None:
+        """`client` is in the daemon's namespace of containerd."""
+        registries = registries or RegistryConfig()
+        puller = Puller(client, registries, slots=max_concurrent_downloads)
+        self.store = ImageStore(client, snapshotter)
+        self.sizes = LayerSizes(self.store)
+        self.pull = PullImage(self.store, puller, publish)
+        self.list = ListImages(self.store, self.sizes, uses)
+        self.inspect = InspectImage(self.store, self.sizes)
+        self.history = ImageHistory(self.store, self.sizes)
+        self.tag = TagImage(self.store, publish)
+        self.remove = RemoveImage(self.store, uses, publish)
+        self.prune = PruneImages(self.store, self.sizes, uses, self.remove)
+        self.load = LoadImages(self.store, publish)
+        self.save = SaveImages(self.store, publish)
+        self.import_ = ImportImage(self.store, publish)
+        self.distribution = InspectDistribution(registries)
+        self.login = Login(registries)
