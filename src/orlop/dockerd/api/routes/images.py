@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes under /images, /distribution and /auth: translation only."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from orlop import codec
+from orlop.dockerd.api.request import ApiRequest
+from orlop.dockerd.api.router import Route
+from orlop.dockerd.api.streams import JsonStream, empty_response, json_response, or_gone, pump, start_stream
+from orlop.dockerd.images.service import ImageService
+from orlop.dockerd.images.tag import tag_reference
+from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError, OrlopError, UnavailableError
+from orlop.oci import reference
+from orlop.oci.distribution import AuthConfig, decode_registry_auth
+from orlop.oci.image import Platform
+from orlop.oci.platforms import parse_platform
+
+CHUNK = 1 << 20  # bytes of a body at a time
+
+# What older versions of the API show of an image's config even where it is empty.
+_CONFIG_BEFORE_1_52: dict[str, Any] = {
+    "Cmd": None,
+    "Entrypoint": None,
+    "Env": None,
+    "Labels": None,
+    "OnBuild": None,
+    "User": "",
+    "Volumes": None,
+    "WorkingDir": "",
+}
+_CONFIG_BEFORE_1_50: dict[str, Any] = {
+    **_CONFIG_BEFORE_1_52,
+    "AttachStderr": False,
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "Domainname": "",
+    "Hostname": "",
+    "Image": "",
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Tty": False,
+}
+
+
+def image_routes(images: ImageService) -> list[Route]:
+    """The routes, over the use cases."""
+    handlers = _Handlers(images)
+    return [
+        Route("GET", "/images/json", handlers.list),
+        Route("GET", "/images/search", handlers.search),
+        Route("GET", "/images/get", handlers.save),
+        Route("GET", "/images/{name:.*}/get", handlers.save),
+        Route("GET", "/images/{name:.*}/history", handlers.history),
+        Route("GET", "/images/{name:.*}/json", handlers.inspect),
+        Route("POST", "/images/load", handlers.load),
+        Route("POST", "/images/create", handlers.create),
+        Route("POST", "/images/prune", handlers.prune),
+        Route("POST", "/images/{name:.*}/push", handlers.push),
+        Route("POST", "/images/{name:.*}/tag", handlers.tag),
+        Route("DELETE", "/images/{name:.*}", handlers.remove),
+        Route("GET", "/distribution/{name:.*}/json", handlers.distribution),
+        Route("POST", "/auth", handlers.login),
+    ]
+
+
+class _Handlers:
+    def __init__(self, images: ImageService) -> None:
+        self._images = images
+
+    async def list(self, request: ApiRequest) -> web.StreamResponse:
+        filters = request.filters()
+        if request.version < (1, 25) and request.query("filter") and "reference" not in filters:
+            filters.add("reference", request.query("filter"))
+        shared_size = request.version >= (1, 42) and request.flag("shared-size")
+        summaries = await self._images.list(filters, shared_size=shared_size)
+        for summary in summaries:
+            if request.version < (1, 43) and not summary["RepoTags"] and not summary["RepoDigests"]:
+                summary["RepoTags"], summary["RepoDigests"] = ["<none>:<none>"], ["<none>@<none>"]
+            if request.version < (1, 48):
+                del summary["Descriptor"]
+            if request.version < (1, 51):
+                summary["Containers"] = -1
+            if request.version < (1, 44):
+                summary["VirtualSize"] = summary["Size"]
+        return json_response(summaries)
+
+    async def inspect(self, request: ApiRequest) -> web.StreamResponse:
+        platform = _platform(request, (1, 49))
+        body = await self._images.inspect(request.params["name"], platform)
+        if request.version < (1, 52):
+            legacy = _CONFIG_BEFORE_1_50 if request.version < (1, 50) else _CONFIG_BEFORE_1_52
+            body["Config"] = {**legacy, **body["Config"]}
+            body = {"Parent": "", "Comment": "", "DockerVersion": "", "Author": "", **body}
+        else:
+            del body["GraphDriver"]
+        if request.version < (1, 48):
+            del body["Descriptor"]
+        if request.version < (1, 45):
+            body |= {"Container": "", "ContainerConfig": None}
+        if request.version < (1, 44):
+            body["VirtualSize"] = body["Size"]
+            body.setdefault("Created", "0001-01-01T00:00:00Z")
+        return json_response(body)
+
+    async def history(self, request: ApiRequest) -> web.StreamResponse:
+        return json_response(await self._images.history(request.params["name"]))
+
+    async def tag(self, request: ApiRequest) -> web.StreamResponse:
+        await self._images.tag(request.params["name"], request.query("repo"), request.query("tag"))
+        return empty_response(201)
+
+    async def remove(self, request: ApiRequest) -> web.StreamResponse:
+        removed = await self._images.remove(request.params["name"], force=request.flag("force"))
+        return json_response(removed)
+
+    async def prune(self, request: ApiRequest) -> web.StreamResponse:
+        return json_response(await self._images.prune(request.filters()))
+
+    async def search(self, request: ApiRequest) -> web.StreamResponse:
+        if not request.query("term"):
+            raise InvalidArgumentError("term is required")
+        raise UnavailableError("searching Docker Hub is not supported")
+
+    async def push(self, request: ApiRequest) -> web.StreamResponse:
+        raise NotImplementedByUsError("pushing images is not supported yet")
+
+    # Streams
+
+    async def create(self, request: ApiRequest) -> web.StreamResponse:
+        """Pull (`fromImage`) or import (`fromSrc`)."""
+        progress = _Progress(request)
+        try:
+            if image := request.query("fromImage").removesuffix(":"):
+                wanted = _pull_reference(image, request.query("tag"))
+                await self._pull(request, wanted, progress)
+            else:
+                await self._import(request, progress)
+        except OrlopError as error:
+            await progress.failed(error)
+        return await progress.close()
+
+    async def _pull(self, request: ApiRequest, wanted: reference.Reference, progress: "_Progress") -> None:
+        platform = _platform(request, (1, 32))
+        auth = _auth(request)
+        await or_gone(request, self._images.pull(wanted, progress.send, platform=platform, auth=auth))
+
+    async def _import(self, request: ApiRequest, progress: "_Progress") -> None:
+        source = request.query("fromSrc")
+        if source != "-":
+            raise NotImplementedByUsError("importing from a URL is not supported; send the archive (fromSrc=-)")
+        repository = request.query("repo")
+        image_id = await self._images.import_(
+            _body(request),
+            reference=tag_reference(repository, request.query("tag")) if repository else None,
+            message=request.query("message") or f"Imported from {source}",
+            changes=request.query_all("changes"),
+            platform=_platform(request, (1, 32)),
+        )
+        await progress.send({"status": image_id})
+
+    async def load(self, request: ApiRequest) -> web.StreamResponse:
+        platform = _platform(request, (1, 48))
+        stream = await JsonStream.open(request)
+        try:
+            await self._images.load(_body(request), stream.send, platform=platform)
+        except OrlopError as error:
+            await stream.error(str(error))
+        return await stream.close()
+
+    async def save(self, request: ApiRequest) -> web.StreamResponse:
+        names = [request.params["name"]] if "name" in request.params else request.query_all("names")
+        archive = await self._images.save(names)
+        response = await start_stream(request, "application/x-tar")
+        await pump(request, response, archive)
+        return response
+
+    # Registries
+
+    async def distribution(self, request: ApiRequest) -> web.StreamResponse:
+        return json_response(await self._images.distribution(request.params["name"], _auth(request)))
+
+    async def login(self, request: ApiRequest) -> web.StreamResponse:
+        return json_response(await self._images.login(await request.json(AuthConfig)))
+
+
+class _Progress:
+    """A stream of messages that begins with the first: until then a failure is the request's own status."""
+
+    def __init__(self, request: ApiRequest) -> None:
+        self._request = request
+        self._stream: JsonStream | None = None
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self._stream is None:
+            self._stream = await JsonStream.open(self._request)
+        await self._stream.send(message)
+
+    async def failed(self, error: OrlopError) -> None:
+        if self._stream is None:
+            raise error
+        await self._stream.error(str(error))
+
+    async def close(self) -> web.StreamResponse:
+        if self._stream is None:
+            self._stream = await JsonStream.open(self._request)
+        return await self._stream.close()
+
+
+def _pull_reference(image: str, tag: str) -> reference.Reference:
+    parsed = reference.parse(image)
+    if tag:
+        parsed = parsed.with_digest(tag) if ":" in tag else parsed.with_tag(tag)
+    if parsed.path == "scratch" or parsed.familiar_name == "scratch":
+        raise InvalidArgumentError("'scratch' is a reserved name")
+    return parsed
+
+
+def _auth(request: ApiRequest) -> AuthConfig | None:
+    """The credentials of a pull; malformed ones count as none, as with Docker."""
+    try:
+        return decode_registry_auth(request.header("X-Registry-Auth"))
+    except InvalidArgumentError:
+        return None
+
+
+def _platform(request: ApiRequest, since: tuple[int, int]) -> Platform | None:
+    """`linux/arm64`, or the JSON of a platform."""
+    text = request.query("platform")
+    if not text or request.version < since:
+        return None
+    if text.startswith("{"):
+        return codec.decode(text, Platform)
+    return parse_platform(text)
+
+
+async def _body(request: ApiRequest) -> AsyncIterator[bytes]:
+    async for chunk in request.http.content.iter_chunked(CHUNK):
+        yield chunk
