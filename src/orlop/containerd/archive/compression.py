@@ -6,9 +6,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import zstandard
-from isal import igzip_lib
+from isal import igzip_lib, isal_zlib
 
 from orlop.errdefs import InvalidArgumentError
 
@@ -160,3 +161,57 @@ def _unzstd(read: Read) -> Iterator[bytes]:
         if not plain:
             return
         yield plain
+
+
+class Compressor(Protocol):
+    """Takes a layer in pieces and gives its compressed bytes in others."""
+
+    def compress(self, data: bytes) -> bytes:
+        """What is ready after `data` has come in; may be empty."""
+        ...
+
+    def flush(self) -> bytes:
+        """The rest."""
+        ...
+
+
+class PlainCompressor:
+    """No compression."""
+
+    def compress(self, data: bytes) -> bytes:
+        """The data itself."""
+        return data
+
+    def flush(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+class GzipCompressor:
+    """gzip without a name and a time, so that equal layers have equal digests."""
+
+    def __init__(self) -> None:
+        self._object = isal_zlib.compressobj(level=isal_zlib.ISAL_BEST_COMPRESSION, wbits=31)
+
+    def compress(self, data: bytes) -> bytes:
+        """What is ready."""
+        return self._object.compress(data)
+
+    def flush(self) -> bytes:
+        """The rest, with the checksum."""
+        return self._object.flush()
+
+
+class ZstdCompressor:
+    """zstd at its default level, one frame."""
+
+    def __init__(self) -> None:
+        self._object = zstandard.ZstdCompressor(level=3).compressobj()
+
+    def compress(self, data: bytes) -> bytes:
+        """What is ready."""
+        return self._object.compress(data)
+
+    def flush(self) -> bytes:
+        """The rest."""
+        return self._object.flush()

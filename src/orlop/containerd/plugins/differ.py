@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The differ for tar layers: content store on one side, directories of mounts on the other."""
 
+import contextlib
+import hashlib
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from orlop.containerd.archive.apply import apply_layer
-from orlop.containerd.archive.compression import LayerSource
-from orlop.containerd.core.content import Reader
+from orlop.containerd.archive.changes import write_changes
+from orlop.containerd.archive.compression import (
+    Compressor,
+    GzipCompressor,
+    LayerSource,
+    PlainCompressor,
+    ZstdCompressor,
+)
+from orlop.containerd.core.content import Reader, Writer
 from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.metadata.content import MetadataContent
-from orlop.containerd.plugins.layer_mounts import open_target
-from orlop.containerd.services.threads import in_thread
-from orlop.errdefs import CanceledError, DataLossError, NotImplementedByUsError
+from orlop.containerd.plugins.layer_mounts import lower_directories, open_target, open_tree, upper_directory
+from orlop.containerd.threads import in_thread
+from orlop.errdefs import AlreadyExistsError, CanceledError, DataLossError, NotFoundError, NotImplementedByUsError
 from orlop.unix import fs
 
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 TAR = "application/vnd.oci.image.layer.v1.tar"
 # What a layer may be called. How it is compressed is read from its first bytes: registries hold wrong names.
 _LAYER_TYPES = frozenset(
@@ -28,6 +39,17 @@ _LAYER_TYPES = frozenset(
         "application/vnd.docker.container.image.rootfs.diff+x-gtar",
     )
 )
+_BATCH = 1 << 20  # bytes hashed and compressed at a time
+_DEFAULT_TYPE = TAR + "+gzip"
+# The types that `compare` makes, and how each is compressed.
+_COMPRESSIONS: dict[str, Callable[[], Compressor]] = {
+    TAR: PlainCompressor,
+    TAR + "+gzip": GzipCompressor,
+    TAR + "+zstd": ZstdCompressor,
+    "application/vnd.docker.image.rootfs.diff.tar": PlainCompressor,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": GzipCompressor,
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": ZstdCompressor,
+}
 
 
 class LayerDiffer:
@@ -62,8 +84,30 @@ class LayerDiffer:
         labels: Mapping[str, str] | None = None,
         epoch: int | None = None,
     ) -> Descriptor:
-        """Make a layer."""
-        raise NotImplementedByUsError("diff.diff is being built")
+        """Make a layer in a worker thread: walk, hash, compress and write to an ingest."""
+        media_type = media_type or _DEFAULT_TYPE
+        if media_type not in _COMPRESSIONS:
+            raise NotImplementedByUsError(f'media type "{media_type}" is no layer that can be made')
+        store = self._content.bind(scope)
+        ref = ref or f"diff-{os.urandom(8).hex()}"
+        writer = store.writer(ref)
+        stop = threading.Event()
+        try:
+            diff_id = await in_thread(
+                self._workers, lambda: _compare(lower, upper, media_type, epoch, writer, stop), stop.set
+            )
+            status, digest = writer.status(), writer.digest()
+            wanted = {UNCOMPRESSED_LABEL: diff_id, **(labels or {})}
+            try:
+                writer.commit(status.offset, digest, wanted)
+            except AlreadyExistsError:  # made before: it only needs the labels
+                store.update(digest, wanted, [f"labels.{key}" for key in wanted])
+        except BaseException:
+            writer.close()
+            with contextlib.suppress(NotFoundError):
+                store.abort(ref)
+            raise
+        return Descriptor(media_type, digest, status.offset)
 
 
 def _apply(
@@ -80,3 +124,54 @@ def _apply(
         if sync:
             fs.syncfs(target.root)
         return Descriptor(TAR, source.digest, source.size)
+
+
+def _compare(
+    lower: Sequence[Mount],
+    upper: Sequence[Mount],
+    media_type: str,
+    epoch: int | None,
+    writer: Writer,
+    stop: threading.Event,
+) -> str:
+    """Write the compressed layer and sync it; answers the digest of the uncompressed one."""
+    plain = hashlib.sha256()
+    compressor = _COMPRESSIONS[media_type]()
+    writer.truncate()
+    waiting: list[bytes] = []
+    size = 0
+    with contextlib.ExitStack() as stack:
+        lower_fd = stack.enter_context(open_tree(lower)) if lower else None
+        upper_fd = stack.enter_context(open_tree(upper))
+        overlay = stack.enter_context(upper_directory(upper)) if _is_base(lower, upper) else None
+        for piece in write_changes(lower_fd, upper_fd, overlay, epoch):
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _BATCH:
+                _write_batch(b"".join(waiting), plain, compressor, writer)
+                waiting, size = [], 0
+                if stop.is_set():
+                    raise CanceledError("making a layer was given up")
+    _write_batch(b"".join(waiting), plain, compressor, writer)
+    writer.write(compressor.flush())
+    writer.sync()
+    return f"sha256:{plain.hexdigest()}"
+
+
+def _write_batch(data: bytes, plain: "hashlib._Hash", compressor: Compressor, writer: Writer) -> None:
+    plain.update(data)
+    compressed = compressor.compress(data)
+    if compressed:
+        writer.write(compressed)
+
+
+def _is_base(lower: Sequence[Mount], upper: Sequence[Mount]) -> bool:
+    """Whether `upper` is a writable overlay whose lower directories are exactly what `lower` shows."""
+    if len(lower) != 1 or len(upper) != 1 or upper[0].type != "overlay" or upper[0].option("upperdir") is None:
+        return False
+    base = lower[0]
+    if base.type == "overlay":
+        below = [*filter(None, [base.option("upperdir")]), *lower_directories(base)]
+    else:
+        below = [base.source]
+    return below == lower_directories(upper[0])

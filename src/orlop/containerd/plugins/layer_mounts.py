@@ -49,6 +49,16 @@ def open_tree(mounts: Sequence[Mount]) -> Iterator[int]:
         yield _open(stack, _single(mounts))
 
 
+@contextlib.contextmanager
+def upper_directory(mounts: Sequence[Mount]) -> Iterator[int]:
+    """The upper directory of an overlay itself, for reading."""
+    upper = _single(mounts).option("upperdir")
+    if upper is None:
+        raise InvalidArgumentError("mounts[0] is no overlay with upperdir")
+    with contextlib.ExitStack() as stack:
+        yield _open_directory(stack, upper)
+
+
 def lower_directories(mount: Mount) -> list[str]:
     """The lower directories of an overlay, nearest first."""
     lower = mount.option("lowerdir")

@@ -12,8 +12,8 @@ from orlop.api.content_pb2_grpc import ContentServicer
 from orlop.containerd.core.content import Info, IngestStatus, validate_digest
 from orlop.containerd.core.namespaces import scope_of
 from orlop.containerd.metadata.content import BoundContent, MetadataContent, MetadataWriter
-from orlop.containerd.services.threads import in_thread
 from orlop.containerd.services.times import to_timestamp
+from orlop.containerd.threads import in_thread
 from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError, OutOfRangeError
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from orlop.containerd.core.mount import to_proto
 from orlop.containerd.core.namespaces import scope_of
 from orlop.containerd.core.snapshots import Info, Kind
 from orlop.containerd.metadata.snapshots import BoundSnapshots, MetadataSnapshots
-from orlop.containerd.services.threads import in_thread
 from orlop.containerd.services.times import to_timestamp
+from orlop.containerd.threads import in_thread
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
 
 T = TypeVar("T")
