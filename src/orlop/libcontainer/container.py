@@ -2,6 +2,7 @@
 """A container as its runtime sees it: create, start, exec, signal, pause, update, delete."""
 
 import _socket
+import builtins
 import os
 import select
 import signal
@@ -65,13 +66,13 @@ class Container:
         return cls(root, read_record(f"{root}/{container_id}"))
 
     @classmethod
-    def list(cls, root: str) -> "list[Container]":
+    def list(cls, root: str) -> "builtins.list[Container]":
         """All containers below `root`, by id."""
         try:
             names = sorted(os.listdir(root))
         except FileNotFoundError:
             return []
-        found: list[Container] = []
+        found: builtins.list[Container] = []
         for name in names:
             try:
                 found.append(cls.load(root, name))
@@ -420,7 +421,7 @@ class Container:
             owner=str(self.record.owner),
         )
 
-    def pids(self) -> "list[int]":  # type: ignore[valid-type]
+    def pids(self) -> builtins.list[int]:
         """Every process of the container, as seen from here."""
         return self._manager().pids()
 

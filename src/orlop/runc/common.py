@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands share: reading the bundle, the options of create, numbers of signals."""
+
+import os
+
+from orlop.errdefs import InvalidArgumentError, NotFoundError
+from orlop.libcontainer import CreateOptions
+from orlop.libcontainer.journal import set_warning_sink
+from orlop.oci.runtime import Spec, decode_spec
+from orlop.runc.main import Call
+
+
+def load_bundle(call: Call) -> tuple[str, Spec]:
+    """The bundle directory of --bundle (or the current one) and its config.json."""
+    set_warning_sink(call.log.warning)
+    bundle = os.path.abspath(call.flags.text("bundle") or ".")
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            raw = file.read()
+    except FileNotFoundError:
+        raise NotFoundError(f"JSON specification file config.json not found in {bundle}") from None
+    spec = decode_spec(raw)
+    _pass_listen_fds(spec)
+    return bundle, spec
+
+
+def create_options(call: Call) -> CreateOptions:
+    """The flags that create and run have in common."""
+    flags = call.flags
+    return CreateOptions(
+        console_socket=flags.text("console-socket") or None,
+        pid_file=flags.text("pid-file") or None,
+        preserve_fds=flags.number("preserve-fds") + listen_fds(),
+        no_pivot=flags.flag("no-pivot"),
+        no_new_keyring=flags.flag("no-new-keyring"),
+        systemd_cgroup=call.systemd_cgroup,
+    )
+
+
+def listen_fds() -> int:
+    """How many sockets a supervisor passes from descriptor 3 on (sd_listen_fds(3))."""
+    value = os.environ.get("LISTEN_FDS", "")
+    return int(value) if value.isdigit() else 0
+
+
+def _pass_listen_fds(spec: Spec) -> None:
+    if listen_fds() and spec.process is not None:
+        spec.process.env += [f"LISTEN_FDS={listen_fds()}", "LISTEN_PID=1"]
+
+
+def check_terminal(*, terminal: bool, detached: bool, socket: str) -> None:
+    """A terminal that outlives this command needs somebody who takes it. Raises InvalidArgumentError."""
+    if detached and terminal and not socket:
+        raise InvalidArgumentError("cannot allocate tty if runc will detach without setting console socket")
+    if socket and not (detached and terminal):
+        raise InvalidArgumentError("cannot use console socket if runc will not detach or allocate tty")
+
+
+def signal_number(name: str) -> int:
+    """The number of a signal given as `9`, `KILL` or `SIGKILL`. Raises InvalidArgumentError."""
+    import signal
+
+    if name.isdigit() and 0 <= int(name) < signal.NSIG:
+        return int(name)
+    upper = name.upper()
+    found = getattr(signal, upper if upper.startswith("SIG") else f"SIG{upper}", None)
+    if not isinstance(found, signal.Signals):
+        raise InvalidArgumentError(f'unknown signal "{name}"')
+    return int(found)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pause, resume, update; and checkpoint and restore, which there are not."""
+
+import sys
+
+from orlop.codec import decode
+from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+from orlop.libcontainer import Container
+from orlop.libcontainer.journal import set_warning_sink
+from orlop.oci.runtime import CPU, BlockIO, Memory, Pids, Resources
+from orlop.runc.main import Call
+from orlop.runc.parse import Flags
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_NUMBERS = {
+    "cpu-burst": "burst",
+    "cpu-period": "period",
+    "cpu-quota": "quota",
+    "cpu-rt-period": "realtime_period",
+    "cpu-rt-runtime": "realtime_runtime",
+    "cpu-share": "shares",
+    "cpu-idle": "idle",
+}
+_SIZES = {"memory": "limit", "memory-swap": "swap", "memory-reservation": "reservation"}
+
+
+def pause(call: Call) -> int:
+    """Freeze the container."""
+    Container.load(call.root, call.arguments[0]).pause()
+    return 0
+
+
+def resume(call: Call) -> int:
+    """Thaw the container."""
+    Container.load(call.root, call.arguments[0]).resume()
+    return 0
+
+
+def update(call: Call) -> int:
+    """Change limits, by a file (or standard input) or by flags."""
+    set_warning_sink(call.log.warning)
+    container = Container.load(call.root, call.arguments[0])
+    source = call.flags.text("resources")
+    if source == "-":
+        resources = decode(sys.stdin.buffer.read(), Resources)
+    elif source:
+        with open(source, "rb") as file:
+            resources = decode(file.read(), Resources)
+    else:
+        resources = resources_of(call.flags)
+    if call.flags.has("kernel-memory") or call.flags.has("kernel-memory-tcp"):
+        call.log.warning("Kernel memory settings are ignored and will be removed")
+    if call.flags.has("l3-cache-schema") or call.flags.has("mem-bw-schema"):
+        raise NotImplementedByUsError("intel rdt is not supported")
+    container.update(resources)
+    return 0
+
+
+def checkpoint(call: Call) -> int:
+    """Not supported."""
+    raise NotImplementedByUsError(f"{call.command} is not supported: there is no CRIU driver")
+
+
+restore = checkpoint
+
+
+def resources_of(flags: Flags) -> Resources:
+    """The resources that the flags name. Raises InvalidArgumentError."""
+    cpu, memory, resources = CPU(), Memory(), Resources()
+    for flag, field in _NUMBERS.items():
+        if text := flags.text(flag):
+            setattr(cpu, field, _number(flag, text))
+            resources.cpu = cpu
+    for flag, field in (("cpuset-cpus", "cpus"), ("cpuset-mems", "mems")):
+        if text := flags.text(flag):
+            setattr(cpu, field, text)
+            resources.cpu = cpu
+    for flag, field in _SIZES.items():
+        if text := flags.text(flag):
+            setattr(memory, field, _size(flag, text))
+            resources.memory = memory
+    if flags.number("blkio-weight"):
+        resources.block_io = BlockIO(weight=flags.number("blkio-weight"))
+    if flags.has("pids-limit"):
+        resources.pids = Pids(limit=flags.number("pids-limit"))
+    return resources
+
+
+def _number(flag: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidArgumentError(f'invalid value for {flag}: "{text}" is no number') from None
+
+
+def _size(flag: str, text: str) -> int:
+    if text == "-1":
+        return -1
+    lower = text.lower().strip()
+    digits = lower.rstrip("kmgtpib ")
+    unit = lower[len(digits) :].strip().removesuffix("ib").removesuffix("b")
+    try:
+        return int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError):
+        raise InvalidArgumentError(f"invalid value for {flag}: invalid size: '{text}'") from None

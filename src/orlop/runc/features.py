@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""features: what this runtime can do, as the specification's features document."""
+
+import os
+import sys
+
+import msgspec
+
+from orlop.libcontainer.capabilities import NAMES
+from orlop.libcontainer.namespaces import FLAGS
+from orlop.runc.main import SPEC_VERSION, VERSION, Call
+from orlop.unix.mount import ATTRIBUTES, PROPAGATION
+
+_PLAIN_OPTIONS = (
+    "async",
+    "bind",
+    "defaults",
+    "dirsync",
+    "lazytime",
+    "mand",
+    "rbind",
+    "remount",
+    "sync",
+    "tmpcopyup",
+)
+_ARCHITECTURES = ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64")
+_ACTIONS = (
+    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+)  # fmt: skip
+_OPERATORS = ("EQ", "GE", "GT", "LE", "LT", "MASKED_EQ", "NE")
+_FLAGS = ("LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_RECV")
+
+
+def features(call: Call) -> int:
+    """Print the document."""
+    options = {*_PLAIN_OPTIONS, *ATTRIBUTES, *PROPAGATION}
+    options |= {f"r{name}" for name in (*ATTRIBUTES, *PROPAGATION)}
+    document: dict[str, object] = {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": sorted(options),
+        "linux": {
+            "namespaces": sorted(FLAGS),
+            "capabilities": list(NAMES),
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": {
+                "enabled": True,
+                "actions": list(_ACTIONS),
+                "operators": [f"SCMP_CMP_{name}" for name in _OPERATORS],
+                "archs": list(_ARCHITECTURES),
+                "knownFlags": [f"SECCOMP_FILTER_FLAG_{name}" for name in _FLAGS],
+                "supportedFlags": [f"SECCOMP_FILTER_FLAG_{name}" for name in _FLAGS],
+            },
+            "apparmor": {"enabled": os.path.exists("/sys/kernel/security/apparmor")},
+            "selinux": {"enabled": os.path.exists("/sys/fs/selinux")},
+            "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+            "netDevices": {"enabled": False},
+        },
+        "annotations": {
+            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.orlop.version": VERSION,
+        },
+    }
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=4).decode() + "\n")
+    return 0

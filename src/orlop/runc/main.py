@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of `orlop-runc`: global flags, the choice of the command, errors and exit codes."""
+
+import os
+import sys
+
+from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.runc.commands import COMMANDS, GLOBAL
+from orlop.runc.log import Log
+from orlop.runc.parse import Flags, parse
+
+DEFAULT_ROOT = "/run/orlop/runc"
+VERSION = "0.1.0"
+SPEC_VERSION = "1.3.0"
+
+
+class Call:
+    """One invocation: the global settings, the command's flags and its arguments."""
+
+    __slots__ = ("arguments", "command", "flags", "log", "root", "systemd_cgroup")
+
+    def __init__(
+        self, command: str, flags: Flags, arguments: list[str], root: str, log: Log, systemd_cgroup: bool
+    ) -> None:
+        self.command = command
+        self.flags = flags
+        self.arguments = arguments
+        self.root = root
+        self.log = log
+        self.systemd_cgroup = systemd_cgroup
+
+
+def main() -> int:
+    """Run the command line in sys.argv; ends the process with its exit code."""
+    try:
+        status = _run(sys.argv[1:])
+    except BrokenPipeError:
+        status = 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        status = status or 1
+    # Nothing is left to do that taking the interpreter down would do, and that takes longer than most commands.
+    os._exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    log = Log()
+    try:
+        settings, rest = parse(arguments, GLOBAL, stop=True)
+        log.configure(settings.text("log"), settings.text("log-format"), debug=settings.flag("debug"))
+        if settings.flag("version"):
+            print(f"orlop-runc version {VERSION}\ncommit: {VERSION}\nspec: {SPEC_VERSION}")
+            return 0
+        if settings.flag("help") or not rest or rest[0] in ("help", "h"):
+            return _help(rest[1:2])
+        call = _parse_command(rest, settings, log)
+        if call is None:
+            return _help(rest[:1])
+    except OrlopError as error:
+        log.error(str(error))
+        return 1
+    module = COMMANDS[call.command][0]
+    try:
+        # The one dynamic import: a command loads what it needs and nothing else.
+        __import__(f"orlop.runc.{module}")
+        status: int = getattr(sys.modules[f"orlop.runc.{module}"], call.command)(call)
+        return status
+    except (OrlopError, OSError) as error:
+        from orlop.libcontainer.errors import explain
+
+        log.error(_prefix(call.command) + explain(error))
+        return 255 if call.command == "exec" else 1
+
+
+def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:
+    name = words[0]
+    if name not in COMMANDS:
+        raise InvalidArgumentError(f"No help topic for '{name}'")
+    _, _, fewest, most, _, known = COMMANDS[name]
+    flags, rest = parse(words[1:], known, stop=name in ("exec", "ps"))
+    if flags.flag("help"):
+        return None
+    if len(rest) < fewest or (most >= 0 and len(rest) > most):
+        exact = f"exactly {fewest}" if fewest == most else f"a minimum of {fewest}"
+        raise InvalidArgumentError(f'runc: "{name}" requires {exact} argument(s)')
+    root = settings.text("root") or DEFAULT_ROOT
+    return Call(name, flags, rest, os.path.abspath(root), log, settings.flag("systemd-cgroup"))
+
+
+def _prefix(command: str) -> str:
+    return {"create": "runc create failed: ", "run": "runc run failed: ", "exec": "exec failed: "}.get(command, "")
+
+
+def _help(topic: list[str]) -> int:
+    from orlop.runc.help import show
+
+    return show(topic[0] if topic else "")

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""run: create and start in one, staying with the container unless detached."""
+
+from orlop.errdefs import NotFoundError, OrlopError
+from orlop.libcontainer import Container
+from orlop.runc.common import check_terminal, create_options, load_bundle
+from orlop.runc.main import Call
+
+
+def run(call: Call) -> int:
+    """Create and start; without --detach wait for the end, delete, and answer the exit code."""
+    bundle, spec = load_bundle(call)
+    detached = call.flags.flag("detach")
+    terminal = spec.process is not None and spec.process.terminal
+    check_terminal(terminal=terminal, detached=detached, socket=call.flags.text("console-socket"))
+    foreground = None
+    if not detached:
+        from orlop.runc.foreground import Foreground
+
+        foreground = Foreground(subreaper=not call.flags.flag("no-subreaper"))
+    container = Container.create(call.root, call.arguments[0], bundle, spec, create_options(call))
+    try:
+        container.start()
+    except OrlopError:
+        container.delete(force=True)
+        raise
+    if foreground is None:
+        return 0
+
+    def forward(number: int) -> None:
+        try:
+            container.signal(number)
+        except NotFoundError:
+            return  # it ended meanwhile, and that is on its way to us
+
+    console, container.console = container.console, None
+    status = foreground.wait(container.init_pid, console, forward)
+    if not call.flags.flag("keep"):
+        container.delete(force=True)
+    return status
