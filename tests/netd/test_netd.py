@@ -112,13 +112,11 @@ async def test_half_closes_and_resets_pass_through(netd: NetdClient) -> None:
 
 async def test_release_cuts_connections(netd: NetdClient) -> None:
     await netd.hold("one", [tcp(8080)])
-    with socket.create_server(("127.0.0.1", 80)) as server:
-        with socket.create_connection(("127.0.0.1", 8080)) as client:
-            inside, _ = server.accept()
-            with inside:
-                await netd.release("one")
-                with pytest.raises(ConnectionResetError):
-                    client.recv(1)
+    server = socket.create_server(("127.0.0.1", 80))
+    with server, socket.create_connection(("127.0.0.1", 8080)) as client, server.accept()[0]:
+        await netd.release("one")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
 
 
 async def test_bad_requests_are_answered(netd: NetdClient) -> None:

@@ -52,7 +52,7 @@ def test_bridge_subnet_order_of_preference() -> None:
     assert bridge.choose_subnet(NetworkConfig(), recorded, [], [])[1] == IPv4Network("172.19.0.0/16")
     taken = [IPv4Network("172.19.0.0/24"), IPv4Network("172.17.0.0/16")]
     assert bridge.choose_subnet(NetworkConfig(), recorded, [], taken)[0] == IPv4Address("172.18.0.1")
-    with pytest.raises(InvalidArgumentError, match="invalid bip: '192.168.5.1': the prefix length is missing"):
+    with pytest.raises(InvalidArgumentError, match=r"invalid bip: '192\.168\.5\.1': the prefix length is missing"):
         bridge.choose_subnet(NetworkConfig(bip="192.168.5.1"), None, [], [])
 
 
@@ -157,7 +157,7 @@ def test_resolv_conf_leaves_out_what_a_container_cannot_reach() -> None:
     assert "nameserver 127.0.0.53\n" in files.resolv_conf(local, source="x", own_namespace=False)
     mine = files.resolv_conf(host, source="x", dns=["127.0.0.1"], search=["."], options=["timeout:1"])
     assert mine.splitlines()[3:] == ["nameserver 127.0.0.1", "options timeout:1"]
-    with pytest.raises(InvalidArgumentError, match="invalid dns: 'ns.example' is not an ip address"):
+    with pytest.raises(InvalidArgumentError, match=r"invalid dns: 'ns\.example' is not an ip address"):
         files.resolv_conf(host, source="x", dns=["ns.example"])
 
 
