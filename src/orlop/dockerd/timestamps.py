@@ -16,6 +16,9 @@ SECOND = 1_000_000_000
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9})\d*)?)?)?)?(Z|[+-]\d\d:?\d\d)?"
 )
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+")
 _UNIX = re.compile(r"(-?\d+)(?:\.(\d{1,9})\d*)?")
 
 
@@ -58,6 +61,14 @@ def parse(text: str, *, name: str = "time") -> int:
         raise InvalidArgumentError(f"invalid value for {name!r}: {text!r}: {error}") from None
     moment += int((found[7] or "").ljust(9, "0"))
     return moment - _offset(found[8])
+
+
+def parse_ago(text: str, *, name: str) -> int:
+    """As `parse`, or a length of time before now: `10m`, `1h30m`, `24h`. Raises InvalidArgumentError."""
+    if _DURATION.fullmatch(text) and not text.isdecimal():
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+        return now() - int(seconds * SECOND)
+    return parse(text, name=name)
 
 
 def _offset(zone: str | None) -> int:

@@ -9,6 +9,7 @@ from orlop.api.types_pb2 import Mount
 from orlop.dockerd.containers.attach_point import AttachPoint
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
 from orlop.errdefs import ConflictError
+from orlop.oci.runtime import Process
 
 
 class ExitInfo(NamedTuple):
@@ -42,6 +43,8 @@ class Container:
         self.execs: dict[str, Exec] = {}
         self.rootfs: Sequence[Mount] | None = None
         """The snapshot's mounts, as the snapshotter gave them; None: to be asked for."""
+        self.process: Process | None = None
+        """The init process as it was specified, what execs are modelled on; None: to be asked for."""
         self.restart: asyncio.Task[None] | None = None
         """The restart policy's next attempt."""
         self.backoff = 0.0

@@ -130,11 +130,12 @@ class LogReader:
         del self._fds[:-1]
         watching = inotify.watch(str(Path(self._path).parent), _WATCHED)
         try:
+            finished = ended()
             while True:
-                finished = ended()
+                over = finished is None or finished.done()
                 for entry in self._new_entries():
                     yield entry
-                if finished is None or finished.done():
+                if over or finished is None:
                     return
                 await _changed(watching, finished)
         finally:

@@ -120,6 +120,7 @@ class Start:
         namespaces, mounts = await _both(self._resources.take(container), self._mounts(container))
         user = await self._user(record, mounts)
         spec = build_spec(self._spec_request(record, namespaces, user))
+        container.process = spec.process
         await self._create_record(record, runtime, spec)
         source, stdio = self._streams.container(record, runtime.ours)
         started_at = timestamps.now()

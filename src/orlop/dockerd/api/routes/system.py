@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ping, version, info, events, disk usage."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from orlop import codec
+from orlop.dockerd import timestamps
+from orlop.dockerd.api import legacy
+from orlop.dockerd.api.request import ApiRequest
+from orlop.dockerd.api.router import Route
+from orlop.dockerd.api.streams import json_response, pump, start_stream
+from orlop.dockerd.events import ACCEPTED_FILTERS, Event
+from orlop.dockerd.filters import Filters
+from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+
+_JSONL = "application/jsonl"
+_STREAM_TYPES = (_JSONL, "application/x-ndjson", "application/json-seq")
+
+
+class System(Protocol):
+    """What the daemon tells of itself."""
+
+    async def version(self) -> dict[str, Any]: ...
+    async def info(self) -> dict[str, Any]: ...
+
+
+class EventSource(Protocol):
+    """Past and coming events."""
+
+    def stream(self, since: int | None, until: int | None, filters: Filters) -> AsyncIterator[Event]: ...
+
+
+class DiskUsage(Protocol):
+    """GET /system/df."""
+
+    async def __call__(self, kinds: set[str]) -> dict[str, Any]: ...
+
+
+class SystemRoutes:
+    """The endpoints."""
+
+    def __init__(self, system: System, events: EventSource, disk_usage: DiskUsage) -> None:
+        self._system = system
+        self._events = events
+        self._disk_usage = disk_usage
+
+    def routes(self) -> list[Route]:
+        """The table."""
+        return [
+            Route("GET", "/_ping", self.ping),
+            Route("HEAD", "/_ping", self.ping),
+            Route("GET", "/version", self.version),
+            Route("GET", "/info", self.info),
+            Route("GET", "/events", self.events),
+            Route("GET", "/system/df", self.df),
+            Route("POST", "/auth", self.auth),
+        ]
+
+    async def ping(self, request: ApiRequest) -> web.StreamResponse:
+        """`OK`, with the headers by which clients choose their API version and builder."""
+        headers = {
+            "Builder-Version": "1",
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Pragma": "no-cache",
+            "Swarm": "inactive",
+            "Content-Type": "text/plain; charset=utf-8",
+        }
+        return web.Response(body=b"" if request.http.method == "HEAD" else b"OK", headers=headers)
+
+    async def version(self, request: ApiRequest) -> web.StreamResponse:
+        """Versions of the engine and its parts."""
+        return json_response(await self._system.version())
+
+    async def info(self, request: ApiRequest) -> web.StreamResponse:
+        """Facts about engine and host."""
+        return json_response(legacy.info(await self._system.info(), request.version))
+
+    async def events(self, request: ApiRequest) -> web.StreamResponse:
+        """A stream of events, one JSON object each."""
+        since = timestamps.parse(request.query("since"), name="since") if request.query("since") else None
+        until = timestamps.parse(request.query("until"), name="until") if request.query("until") else None
+        if since is not None and until is not None and since > until:
+            raise InvalidArgumentError("`since` time cannot be after `until` time")
+        filters = request.filters(ACCEPTED_FILTERS)
+        before, after, content_type = _framing(request)
+        show_legacy = request.version < (1, 52)
+        response = await start_stream(request, content_type)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for event in self._events.stream(since, until, filters):
+                if request.version < (1, 46) and event.type == "image" and event.action == "create":
+                    continue
+                yield before + codec.encode(event.message(legacy=show_legacy)) + after
+
+        await pump(request, response, lines())
+        return response
+
+    async def df(self, request: ApiRequest) -> web.StreamResponse:
+        """Disk space by images, containers, volumes and build cache."""
+        kinds = set(request.query_all("type")) or {"container", "image", "volume", "build-cache"}
+        unknown = kinds - {"container", "image", "volume", "build-cache"}
+        if unknown:
+            raise InvalidArgumentError(f"unknown object type: {sorted(unknown)[0]}")
+        return json_response(await self._disk_usage(kinds))
+
+    async def auth(self, request: ApiRequest) -> web.StreamResponse:
+        """Check credentials at a registry."""
+        raise NotImplementedByUsError("checking credentials at a registry is not supported")
+
+
+def _framing(request: ApiRequest) -> tuple[bytes, bytes, str]:
+    """What stands before and after each object, and the content type that says so."""
+    if request.version < (1, 52):
+        return b"", b"\n", "application/json"
+    accepted = [part.partition(";")[0].strip() for part in request.header("Accept").split(",")]
+    content_type = next((kind for kind in accepted if kind in _STREAM_TYPES), _JSONL)
+    return (b"\x1e" if content_type == "application/json-seq" else b""), b"\n", content_type

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's record as the Engine API shows it."""
+
+from typing import Any
+
+import msgspec
+
+from orlop.containerd.client import Client
+from orlop.dockerd import timestamps
+from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.model import ExecRecord, Health, State
+from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.registry import Registry
+from orlop.errdefs import NotFoundError
+
+View = dict[str, Any]
+
+
+class Inspect:
+    """The use case."""
+
+    def __init__(self, registry: Registry, client: Client, paths: Paths) -> None:
+        self._registry = registry
+        self._client = client
+        self._paths = paths
+
+    async def __call__(self, reference: str, *, size: bool = False) -> View:
+        """GET /containers/{id}/json as of the latest API version. Raises NotFoundError."""
+        container = self._registry.get(reference)
+        record = container.record
+        shown: View = {
+            "Id": record.id,
+            "Created": timestamps.rfc3339(record.created),
+            "Path": record.path,
+            "Args": record.args,
+            "State": state_view(record.state),
+            "Image": record.image_id,
+            "ResolvConfPath": self._existing(record.id, "resolv.conf"),
+            "HostnamePath": self._existing(record.id, "hostname"),
+            "HostsPath": self._existing(record.id, "hosts"),
+            "LogPath": record.log_path,
+            "Name": f"/{record.name}",
+            "RestartCount": record.restart_count,
+            "Driver": record.snapshotter,
+            "Platform": record.platform,
+            "MountLabel": "",
+            "ProcessLabel": "",
+            "AppArmorProfile": "",
+            "ExecIDs": [id_ for id_, extra in container.execs.items() if extra.record.running] or None,
+            "HostConfig": msgspec.to_builtins(record.host_config),
+            "Storage": {"RootFS": {"Snapshot": {"Name": record.snapshotter}}},
+            "GraphDriver": {"Name": record.snapshotter, "Data": None},
+            "Mounts": [point.inspect() for point in record.mounts],
+            "Config": config_view(container),
+            "NetworkSettings": network_view(container),
+            "ImageManifestDescriptor": record.image_manifest,
+        }
+        if size:
+            shown["SizeRw"], shown["SizeRootFs"] = await self.sizes(container)
+        return shown
+
+    async def sizes(self, container: Container) -> tuple[int, int]:
+        """Bytes that the container has written, and these plus its image's."""
+        snapshots = self._client.snapshots(container.record.snapshotter)
+        try:
+            written = (await snapshots.usage(container.id)).size
+            total = written
+            key = (await snapshots.stat(container.id)).parent
+            while key:
+                total += (await snapshots.usage(key)).size
+                key = (await snapshots.stat(key)).parent
+        except NotFoundError:
+            return 0, 0  # it is being removed
+        return written, total
+
+    def _existing(self, container_id: str, name: str) -> str:
+        path = self._paths.data(container_id) / name
+        return str(path) if path.exists() else ""
+
+
+def state_view(state: State) -> View:
+    """`State` of inspect."""
+    shown: View = {
+        "Status": state.status,
+        "Running": state.running,
+        "Paused": state.paused,
+        "Restarting": state.restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": state.dead,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": timestamps.rfc3339(state.started_at),
+        "FinishedAt": timestamps.rfc3339(state.finished_at),
+    }
+    if state.health is not None:
+        shown["Health"] = health_view(state.health)
+    return shown
+
+
+def health_view(health: Health) -> View:
+    """`State.Health` of inspect."""
+    return {
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": timestamps.rfc3339(result.start),
+                "End": timestamps.rfc3339(result.end),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            }
+            for result in health.log
+        ],
+    }
+
+
+def config_view(container: Container) -> View:
+    """`Config` of inspect: what is unset and optional is left out, as Docker does."""
+    shown: View = msgspec.to_builtins(container.record.config)
+    for name in ("MacAddress", "NetworkDisabled", "ArgsEscaped", "StopSignal", "ExposedPorts"):
+        if not shown[name]:
+            del shown[name]
+    for name in ("Healthcheck", "StopTimeout", "Shell"):
+        if shown[name] is None:
+            del shown[name]
+    shown["Volumes"] = shown["Volumes"] or None
+    return shown
+
+
+def network_view(container: Container) -> View:
+    """`NetworkSettings` of inspect."""
+    record = container.record
+    return {
+        "SandboxID": record.network.sandbox_id,
+        "SandboxKey": record.network.sandbox_key,
+        "Ports": record.network.ports,
+        "Networks": {name: msgspec.to_builtins(settings) for name, settings in record.endpoints.items()},
+    }
+
+
+def exec_view(record: ExecRecord) -> View:
+    """GET /exec/{id}/json."""
+    config: View = {"tty": record.tty, "entrypoint": record.args[0], "arguments": record.args[1:]}
+    config["privileged"] = record.privileged
+    if record.user:
+        config["user"] = record.user
+    return {
+        "ID": record.id,
+        "Running": record.running,
+        "ExitCode": record.exit_code,
+        "ProcessConfig": config,
+        "OpenStdin": record.open_stdin,
+        "OpenStderr": record.open_stderr,
+        "OpenStdout": record.open_stdout,
+        "CanRemove": record.exit_code is not None,
+        "ContainerID": record.container_id,
+        "DetachKeys": record.detach_keys,
+        "Pid": record.pid,
+    }

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Change the limits and the restart policy of a container."""
+
+import msgspec
+
+from orlop.containerd.client import Client, typeurl
+from orlop.dockerd.containers import restart_policy
+from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.spec import Host, resources_of, validate
+from orlop.engine.types import HostConfig, RestartPolicy
+from orlop.errdefs import ConflictError, InvalidArgumentError
+
+
+class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
+    """Body of POST /containers/{id}/update: zero and absent mean unchanged, as with Docker."""
+
+    blkio_weight: int = 0
+    cpu_shares: int = 0
+    nano_cpus: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpu_realtime_period: int = 0
+    cpu_realtime_runtime: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory: int = 0
+    memory_swap: int = 0
+    memory_reservation: int = 0
+    pids_limit: int | None = None
+    restart_policy: RestartPolicy | None = None
+
+
+class Update:
+    """The use case."""
+
+    def __init__(self, registry: Registry, client: Client, host: Host) -> None:
+        self._registry = registry
+        self._client = client
+        self._host = host
+
+    async def __call__(self, reference: str, request: UpdateRequest) -> list[str]:
+        """Apply at once to a running container, and write down. Raises InvalidArgumentError, ConflictError."""
+        container = self._registry.get(reference)
+        async with container.lock:
+            record = container.record
+            if record.state.removing or record.state.dead:
+                raise ConflictError(f"container {container.id} is marked for removal and cannot be updated")
+            changed = _changed(record.host_config, request)
+            warnings = validate(None, changed, self._host, update=True)
+            restart_policy.check(changed.restart_policy, auto_remove=changed.auto_remove)
+            if record.state.running and not record.state.restarting:
+                resources = typeurl.pack_json(typeurl.LINUX_RESOURCES, resources_of(changed))
+                await self._client.tasks.update(container.id, resources)
+            record.host_config = changed
+            self._registry.save(container)
+        self._registry.publish(container, "update")
+        return warnings
+
+
+def _changed(host_config: HostConfig, request: UpdateRequest) -> HostConfig:
+    changed = msgspec.structs.replace(host_config)
+    if request.nano_cpus and (host_config.cpu_period or host_config.cpu_quota):
+        raise InvalidArgumentError(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set"
+        )
+    if (request.cpu_period or request.cpu_quota) and host_config.nano_cpus:
+        raise InvalidArgumentError(
+            "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set"
+        )
+    for field in msgspec.structs.fields(UpdateRequest):
+        value = getattr(request, field.name)
+        if value:
+            setattr(changed, field.name, value)
+    if changed.memory_swap > 0 and changed.memory > changed.memory_swap:
+        raise InvalidArgumentError(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
+            "same time"
+        )
+    return changed
