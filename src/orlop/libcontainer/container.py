@@ -112,14 +112,16 @@ class Container:
             os.mkdir(container.directory, 0o711)
         except FileExistsError:
             raise AlreadyExistsError("container with given ID already exists") from None
+        made_cgroup = False
         try:
             # Written before anything is made, so that what a crash leaves behind can be deleted.
             write_record(container.directory, record)
             cgroup.create()
+            made_cgroup = True
             cgroup.apply(prepare.effective_resources(spec.linux))
             container._launch(options)
         except BaseException as error:
-            container._discard()
+            container._discard(made_cgroup)
             if isinstance(error, OSError):
                 raise InternalError(f"unable to start container process: {explain(error)}") from error
             if isinstance(error, OrlopError):
@@ -233,15 +235,16 @@ class Container:
         if options.pid_file:
             parent.write_pid_file(options.pid_file, pid)
 
-    def _discard(self) -> None:
-        """Take back what a failed create has made."""
+    def _discard(self, made_cgroup: bool) -> None:
+        """Take back what a failed create has made; a control group that was in use is somebody else's."""
         if self.console is not None:
             os.close(self.console)
             self.console = None
-        try:
-            self._manager().destroy()
-        except (OSError, OrlopError) as error:
-            warn(f"control groups of {self.id} remain: {explain(error)}")
+        if made_cgroup:
+            try:
+                self._manager().destroy()
+            except (OSError, OrlopError) as error:
+                warn(f"control groups of {self.id} remain: {explain(error)}")
         self._remove_directory()
 
     # -- starting ---------------------------------------------------------------------------------
