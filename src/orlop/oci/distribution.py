@@ -81,7 +81,8 @@ def decode_registry_auth(header: str) -> AuthConfig | None:
     if not header:
         return None
     try:
-        raw = base64.urlsafe_b64decode(header.rstrip("=") + "=" * (-len(header.rstrip("=")) % 4))
+        text = header.rstrip("=")
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InvalidArgumentError("invalid X-Registry-Auth header: not base64url") from None
     if not raw.strip() or raw.strip() == b"{}":

@@ -36,8 +36,9 @@ def parse_challenges(headers: list[str]) -> list[Challenge]:
     challenges = []
     for header in headers:
         starts = list(_CHALLENGE.finditer(header))
-        for start, following in zip(starts, [*starts[1:], None], strict=True):
-            text = header[start.end() : following.start() if following else len(header)]
+        ends = [start.start() for start in starts[1:]] + [len(header)]
+        for start, end in zip(starts, ends, strict=False):
+            text = header[start.end() : end]
             parameters = {
                 found[1].lower(): re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]
                 for found in _PARAMETER.finditer(text)

@@ -169,7 +169,8 @@ class Downloads:
     async def _transfer(
         self, client: Client, descriptor: Descriptor, source: Source, labels: Mapping[str, str], report: Report
     ) -> None:
-        report(Progress("waiting", descriptor, 0, descriptor.size))
+        if self._slots.locked():
+            report(Progress("waiting", descriptor, 0, descriptor.size))
         async with self._slots:
             while not await self._attempt(client, descriptor, source, labels, report):
                 pass

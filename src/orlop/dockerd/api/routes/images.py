@@ -93,7 +93,8 @@ class _Handlers:
         if request.version < (1, 52):
             legacy = _CONFIG_BEFORE_1_50 if request.version < (1, 50) else _CONFIG_BEFORE_1_52
             body["Config"] = {**legacy, **body["Config"]}
-            body = {"Parent": "", "Comment": "", "DockerVersion": "", "Author": "", **body}
+            for name in ("Parent", "Comment", "DockerVersion", "Author"):
+                body.setdefault(name, "")
         else:
             del body["GraphDriver"]
         if request.version < (1, 48):

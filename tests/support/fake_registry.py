@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A registry in the test's own loop that misbehaves on demand: cuts, lies, redirects, asks for tokens."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from orlop.oci.build import BuiltImage
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class FakeRegistry:
+    """Serves images under every repository name. Set the attributes to make it misbehave.
+
+    `requests` holds (method, path, headers) of all that came. `cuts` are the numbers of bytes after which the next
+    answers with a blob break off; `failures` the statuses of the next answers under /v2/<name>/;
+    `replaced` other bytes for a digest; `ranges` whether Range is honoured; `redirect` the base of another server
+    to which blobs are redirected; `token` the Bearer token that is asked for, `realm` where it is got;
+    `gate` an event that blobs wait for.
+    """
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.blobs: dict[str, bytes] = {}
+        self.types: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.cuts: list[int] = []
+        self.failures: list[int] = []
+        self.failure_body: bytes = b""
+        self.replaced: dict[str, bytes] = {}
+        self.ranges = True
+        self.redirect = ""
+        self.token = ""
+        self.realm = ""
+        self.challenge_error = ""
+        self.gate: asyncio.Event | None = None
+        self.head = True
+        self.announce = True
+
+    def add(self, image: BuiltImage, tag: str = "latest") -> None:
+        """Offer an image or index."""
+        import json
+
+        for digest, blob in image.blobs.items():
+            self.blobs[digest] = blob
+            with contextlib.suppress(ValueError):
+                document = json.loads(blob)
+                if isinstance(document, dict) and "mediaType" in document:
+                    self.types[digest] = document["mediaType"]
+        self.types[image.target.digest] = image.target.media_type
+        self.tags[tag] = image.target.digest
+
+    def paths(self, method: str = "GET") -> list[str]:
+        """The paths that were asked for."""
+        return [path for asked, path, _ in self.requests if asked == method]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Any request."""
+        self.requests.append((request.method, request.path, dict(request.headers)))
+        path = request.path
+        if path == "/token":
+            return web.json_response({"token": self.token, "expires_in": 300})
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return self._challenge()
+        if path == "/v2/":
+            return web.json_response({})
+        if self.failures and (status := self.failures.pop(0)):
+            return web.Response(status=status, body=self.failure_body)
+        if "/manifests/" in path:
+            return self._manifest(request, path.rpartition("/")[2])
+        if "/blobs/" in path or path.startswith("/storage/"):
+            digest = path.rpartition("/")[2]
+            if self.redirect and not path.startswith("/storage/"):
+                raise web.HTTPTemporaryRedirect(f"{self.redirect}/storage/{digest}?signature=1")
+            return await self._blob(request, digest)
+        return web.Response(status=404)
+
+    def _challenge(self) -> web.Response:
+        value = f'Bearer realm="{self.realm or f"http://{self.host}/token"}",service="test",scope="x"'
+        if self.challenge_error:
+            value += f',error="{self.challenge_error}"'
+        body = {"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}
+        return web.json_response(body, status=401, headers={"WWW-Authenticate": value})
+
+    def _manifest(self, request: web.Request, name: str) -> web.Response:
+        digest = self.tags.get(name, name)
+        if digest not in self.blobs:
+            body = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
+            return web.json_response(body, status=404)
+        if request.method == "HEAD" and not self.head:
+            return web.Response(status=405)
+        data = self.replaced.get(digest, self.blobs[digest])
+        headers = {"Content-Type": self.types[digest]}
+        if self.announce:
+            headers["Docker-Content-Digest"] = digest
+        return web.Response(body=data, headers=headers)
+
+    async def _blob(self, request: web.Request, digest: str) -> web.StreamResponse:
+        if digest not in self.blobs:
+            return web.json_response({"errors": [{"code": "BLOB_UNKNOWN", "message": "blob unknown"}]}, status=404)
+        data = self.replaced.get(digest, self.blobs[digest])
+        start = 0
+        if self.ranges and (asked := request.headers.get("Range")):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        response = web.StreamResponse(status=206 if start else 200)
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        response.content_length = len(data) - start
+        await response.prepare(request)
+        if self.gate:
+            await self.gate.wait()
+        if self.cuts:
+            await response.write(data[start : start + self.cuts.pop(0)])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(data[start:])
+        return response
+
+
+@asynccontextmanager
+async def fake_registry() -> AsyncIterator[FakeRegistry]:
+    """Serve one on a free port of 127.0.0.1."""
+    registry = FakeRegistry()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", registry.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    registry.host = f"{host}:{port}"
+    try:
+        yield registry
+    finally:
+        await runner.cleanup()
