@@ -64,7 +64,7 @@ class Monitor:
         if self._workers:
             await asyncio.wait(self._workers)
 
-    async def resync(self) -> None:
+    async def catch_up(self) -> None:
         """Compare what should run with containerd's tasks; settle the ends that were missed.
 
         Raises OrlopError if containerd goes away meanwhile: the next connection does it again.

@@ -78,6 +78,10 @@ class Registry:
         """Give a name up that was reserved."""
         self._names.pop(name, None)
 
+    def is_reserved(self, container_id: str) -> bool:
+        """Whether a container of that id is being made."""
+        return container_id in self._names.values()
+
     # -- records
 
     def add(self, record: ContainerRecord) -> Container:

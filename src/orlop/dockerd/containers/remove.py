@@ -7,7 +7,6 @@ import shutil
 
 from orlop.containerd.client import Client
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Volumes
 from orlop.dockerd.containers.registry import Registry
@@ -20,14 +19,11 @@ log = logging.getLogger("orlop.dockerd.remove")
 class Remove:
     """The use case."""
 
-    def __init__(
-        self, registry: Registry, client: Client, volumes: Volumes, stop: Stop, kill: Kill, paths: Paths
-    ) -> None:
+    def __init__(self, registry: Registry, client: Client, volumes: Volumes, stop: Stop, paths: Paths) -> None:
         self._registry = registry
         self._client = client
         self._volumes = volumes
         self._stop = stop
-        self._kill = kill
         self._paths = paths
 
     async def __call__(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:

@@ -33,7 +33,8 @@ from orlop.oci.runtime import Spec, User
 
 log = logging.getLogger("orlop.dockerd.start")
 
-_CONTAINER_LABEL = "com.docker/engine.bundle.path"
+CONTAINER_LABEL = "com.docker/engine.bundle.path"
+"""On containerd's records of our containers, as Docker has it."""
 
 
 class Start:
@@ -182,7 +183,7 @@ class Start:
     async def _create_record(self, record: ContainerRecord, runtime: Runtime, spec: Spec) -> None:
         wanted = ContainerdContainer(
             id=record.id,
-            labels={_CONTAINER_LABEL: str(self._paths.volatile(record.id))},
+            labels={CONTAINER_LABEL: str(self._paths.volatile(record.id))},
             image=record.config.image if record.config.image.count("/") > 1 else "",
             runtime=ContainerdContainer.Runtime(name=runtime.name, options=runtime.options),
             spec=typeurl.pack_json(typeurl.SPEC, spec),

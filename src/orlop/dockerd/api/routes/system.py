@@ -14,7 +14,7 @@ from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import json_response, pump, start_stream
 from orlop.dockerd.events import ACCEPTED_FILTERS, Event
 from orlop.dockerd.filters import Filters
-from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+from orlop.errdefs import InvalidArgumentError
 
 _JSONL = "application/jsonl"
 _STREAM_TYPES = (_JSONL, "application/x-ndjson", "application/json-seq")
@@ -56,7 +56,6 @@ class SystemRoutes:
             Route("GET", "/info", self.info),
             Route("GET", "/events", self.events),
             Route("GET", "/system/df", self.df),
-            Route("POST", "/auth", self.auth),
         ]
 
     async def ping(self, request: ApiRequest) -> web.StreamResponse:
@@ -105,10 +104,6 @@ class SystemRoutes:
         if unknown:
             raise InvalidArgumentError(f"unknown object type: {sorted(unknown)[0]}")
         return json_response(await self._disk_usage(kinds))
-
-    async def auth(self, request: ApiRequest) -> web.StreamResponse:
-        """Check credentials at a registry."""
-        raise NotImplementedByUsError("checking credentials at a registry is not supported")
 
 
 def _framing(request: ApiRequest) -> tuple[bytes, bytes, str]:

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""orlopd: read the settings, listen, serve until SIGTERM. Containers go on without it."""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orlop.dockerd.config import DEFAULT_HOST, Config, load
+from orlop.dockerd.flags import parse_flags
+from orlop.errdefs import OrlopError
+
+log = logging.getLogger("orlop.dockerd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns the exit status. One line on standard error says what is wrong."""
+    try:
+        options = parse_flags(sys.argv[1:] if argv is None else argv)
+        config = load(options)
+        if options.validate:
+            sys.stderr.write("configuration OK\n")
+            return 0
+        with contextlib.ExitStack() as held:
+            _prepare(config, held)
+            return asyncio.run(_run(config))
+    except OrlopError as error:
+        sys.stderr.write(f"orlopd: {error}\n")
+    except OSError as error:
+        sys.stderr.write(f"orlopd: {error.filename or ''}: {error.strerror}\n")
+    return 1
+
+
+def _prepare(config: Config, held: contextlib.ExitStack) -> None:
+    """Logging, directories, the lock that keeps a second daemon away from them, the pidfile."""
+    os.umask(0o022)
+    _set_up_logging(config)
+    Path(config.data_root).mkdir(mode=0o700, parents=True, exist_ok=True)
+    Path(config.exec_root).mkdir(mode=0o711, parents=True, exist_ok=True)
+    for name in ("containers", "volumes"):
+        Path(config.data_root, name).mkdir(mode=0o710, exist_ok=True)
+    lock = os.open(f"{config.data_root}/dockerd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OrlopError(f"another orlopd uses {config.data_root}") from None
+    pidfile = Path(config.pidfile or f"{config.exec_root}/orlopd.pid")
+    pidfile.write_text(f"{os.getpid()}\n")
+    held.callback(pidfile.unlink, missing_ok=True)
+
+
+async def _run(config: Config) -> int:
+    from orlop.dockerd.listeners import open_listeners
+    from orlop.dockerd.wiring import build
+
+    sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, os.environ)
+    parts = build(config)
+    background = None
+    try:
+        await parts.start()
+        background = asyncio.ensure_future(parts.run())
+        await parts.server.serve(sockets)
+        # What is loaded by now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        notify("READY=1")
+        log.info("API listens on %s", ", ".join(config.hosts or [DEFAULT_HOST]))
+        await _until_told(background)
+        notify("STOPPING=1")
+        await parts.server.close(_grace(config))
+    finally:
+        if background is not None:
+            background.cancel()
+            await asyncio.wait({background})
+        await parts.close()
+        for listening in sockets:
+            _close_socket(listening, config)
+    return 0
+
+
+async def _until_told(background: "asyncio.Future[None]") -> None:
+    """Wait for SIGTERM or SIGINT; a background task that ends is a defect, which ends the daemon."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def stop() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, _reload)
+    await asyncio.wait({told, background}, return_when=asyncio.FIRST_COMPLETED)
+    if background.done():
+        background.result()
+
+
+def _reload() -> None:
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    log.info("SIGHUP: no setting can be changed while the daemon runs; restart it, containers go on")
+    notify("READY=1")
+
+
+def _grace(config: Config) -> float:
+    """Seconds for requests in progress; streams (logs, events, attach) are cut: they would never end."""
+    return min(float(config.shutdown_timeout), 2.0)
+
+
+def _close_socket(listening: socket.socket, config: Config) -> None:
+    try:
+        path = listening.getsockname()
+    except OSError:
+        path = ""
+    listening.close()
+    if path and f"unix://{path}" in (config.hosts or [DEFAULT_HOST]):
+        Path(path).unlink(missing_ok=True)
+
+
+def _set_up_logging(config: Config) -> None:
+    if config.log_format == "json":
+        form = '{"time":"%(asctime)sZ","level":"%(levelname)s","module":"%(name)s","msg":%(quoted)s}'
+    else:
+        form = "time=%(asctime)sZ level=%(levelname)s module=%(name)s msg=%(quoted)s"
+    formatter = _Formatter(form, "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    levels = {"warn": "WARNING", "fatal": "CRITICAL"}
+    name = "DEBUG" if config.debug else levels.get(config.log_level, config.log_level.upper())
+    logging.getLogger("orlop").setLevel(name)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+
+
+class _Formatter(logging.Formatter):
+    """One line a record, its message quoted, so that no input can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        import json
+
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+            record.exc_info = None
+        record.exc_text = None
+        record.quoted = json.dumps(message, ensure_ascii=False)
+        return super().format(record)
+
+
+def notify(state: str) -> None:
+    """Tell the service manager by sd_notify(3), if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        try:
+            manager.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            log.warning("NOTIFY_SOCKET: %s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

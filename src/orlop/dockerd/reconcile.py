@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""At the daemon's start: what is recorded against what runs, and what the restart policies then want."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from orlop.api.task_types_pb2 import Process, Status
+from orlop.containerd.client import Client
+from orlop.dockerd import timestamps
+from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.create import SNAPSHOT_LABEL
+from orlop.dockerd.containers.exits import LOST_EXIT_CODE, Exits
+from orlop.dockerd.containers.health import HealthMonitor
+from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remove import Remove
+from orlop.dockerd.containers.restart_policy import wants_start
+from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard_task
+from orlop.dockerd.containers.streams import Streams
+from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
+
+log = logging.getLogger("orlop.dockerd.reconcile")
+
+_PARALLEL_STARTS = 8
+
+
+class Networks(Protocol):
+    """What is asked of the networks."""
+
+    def list_networks(self) -> list[dict[str, Any]]: ...
+    def inspect_network(self, reference: str) -> dict[str, Any]: ...
+    async def release(self, container_id: str) -> None: ...
+
+
+class Reconcile:
+    """Runs once, as soon as containerd is there; requests are served meanwhile, each container under its lock."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        client: Client,
+        streams: Streams,
+        exits: Exits,
+        start: Start,
+        remove: Remove,
+        health: HealthMonitor,
+        networks: Networks,
+        paths: Paths,
+        snapshotter: str,
+    ) -> None:
+        self._registry = registry
+        self._client = client
+        self._streams = streams
+        self._exits = exits
+        self._start = start
+        self._remove = remove
+        self._health = health
+        self._networks = networks
+        self._paths = paths
+        self._snapshotter = snapshotter
+        self._known = {container.id for container in registry}
+
+    async def __call__(self) -> None:
+        """Settle everything. Raises OrlopError when containerd goes away; the next connection does it again."""
+        tasks = {task.id: task for task in await self._client.tasks.list()}
+        was_running = {container.id for container in self._registry if container.record.state.running}
+        for container in self._registry:
+            if container.id in self._known:
+                await self._logged(container, self._settle(container, tasks.get(container.id)))
+        await self._remove_orphans()
+        await self._release_networks()
+        await self._start_wanted(was_running)
+
+    # -- containers
+
+    async def _settle(self, container: Container, task: Process | None) -> None:
+        state = container.record.state
+        if state.removing:
+            await self._finish_removal(container, task)
+            return
+        alive = task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING)
+        if task is not None and alive:
+            await self._adopt(container, task)
+        elif state.running and not state.restarting:
+            await self._missed_exit(container, task)
+        elif task is not None:
+            await self._discard(container)
+        elif container.record.host_config.auto_remove and state.status == "exited":
+            await self._remove.auto(container)
+
+    async def _adopt(self, container: Container, task: Process) -> None:
+        """It runs: take it up where it is."""
+        async with container.lock:
+            state = container.record.state
+            if not state.running:
+                # The last daemon died between the start and noting it down.
+                state.started_at, state.finished_at = timestamps.now(), 0
+            state.running, state.restarting = True, False
+            state.paused = task.status in (Status.PAUSED, Status.PAUSING)
+            state.pid = task.pid
+            await container.attach.open(self._streams.again(container.record))
+            for extra in container.execs.values():
+                if extra.record.running:
+                    await extra.attach.open(self._streams.exec_again(container.record, extra.record))
+            self._registry.save(container)
+            self._health.watch(container)
+
+    async def _missed_exit(self, container: Container, task: Process | None) -> None:
+        """It has ended while nobody looked: exit code and time are the task's, if there is one."""
+        if task is None:
+            await self._exits.container_ended(container, 0, LOST_EXIT_CODE, timestamps.now())
+            return
+        ended_at = task.exited_at.ToNanoseconds()
+        await self._exits.container_ended(container, 0, task.exit_status, ended_at)
+
+    async def _discard(self, container: Container) -> None:
+        """A start that was not finished: nobody was told that it had happened."""
+        async with container.lock:
+            await discard_task(self._client, container.id)
+            await _if_there(self._client.containers.delete(container.id))
+
+    async def _finish_removal(self, container: Container, task: Process | None) -> None:
+        if task is not None:
+            await discard_task(self._client, container.id)
+        await _if_there(self._client.containers.delete(container.id))
+        await self._remove.destroy(container, volumes=container.record.host_config.auto_remove)
+
+    async def _start_wanted(self, was_running: set[str]) -> None:
+        limit = asyncio.Semaphore(_PARALLEL_STARTS)
+
+        async def start(container: Container) -> None:
+            async with limit:
+                await self._logged(container, self._start.start(container, by_user=False))
+
+        wanted = []
+        for container in sorted(self._registry, key=lambda item: item.record.created):
+            record = container.record
+            if container.id not in self._known or container.restart is not None:
+                continue
+            if record.state.running and not record.state.restarting:
+                continue
+            if record.state.restarting or wants_start(
+                record.host_config.restart_policy,
+                record.state.exit_code,
+                by_user=record.manually_stopped,
+                was_running=container.id in was_running,
+                attempts=record.restart_count,
+            ):
+                record.state.running = record.state.restarting = True
+                wanted.append(container)
+        await asyncio.gather(*(start(container) for container in wanted))
+
+    async def _logged(self, container: Container, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except NotModifiedError:
+            return
+        except OrlopError as error:
+            log.error("container %s: %s", container.id, error)
+
+    # -- what belongs to no container any more
+
+    async def _remove_orphans(self) -> None:
+        """containerd's records, snapshots and directories of containers that were never, or half, made."""
+        for found in await self._client.containers.list():
+            if CONTAINER_LABEL in found.labels and self._is_orphan(found.id):
+                log.warning("removing what is left of container %s", found.id)
+                await discard_task(self._client, found.id)
+                await _if_there(self._client.containers.delete(found.id))
+        snapshots = self._client.snapshots(self._snapshotter)
+        async for info in snapshots.list(f'labels."{SNAPSHOT_LABEL}"'):
+            if self._is_orphan(info.labels.get(SNAPSHOT_LABEL, "")):
+                await _if_there(snapshots.remove(info.name))
+        for directory in (self._paths.data(""), self._paths.volatile("")):
+            self._remove_directories(directory)
+
+    def _is_orphan(self, container_id: str) -> bool:
+        return (
+            bool(container_id)
+            and container_id not in self._registry
+            and not self._registry.is_reserved(container_id)
+        )
+
+    def _remove_directories(self, parent: Path) -> None:
+        if not parent.is_dir():
+            return
+        for directory in parent.iterdir():
+            if self._is_orphan(directory.name):
+                shutil.rmtree(directory, ignore_errors=True)
+
+    async def _release_networks(self) -> None:
+        running = {container.id for container in self._registry if container.record.state.running}
+        for network in self._networks.list_networks():
+            for container_id in self._networks.inspect_network(network["Id"]).get("Containers") or {}:
+                container = self._registry.find(container_id)
+                if container_id not in running and (container is None or not container.lock.locked()):
+                    await self._networks.release(container_id)
+
+
+async def _if_there(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except NotFoundError:
+        return
+
+
+def once_then(
+    first: Callable[[], Awaitable[None]], later: Callable[[], Awaitable[None]]
+) -> Callable[[], Awaitable[None]]:
+    """A call that does `first` until it has succeeded once, and `later` from then on."""
+    done = False
+
+    async def call() -> None:
+        nonlocal done
+        if not done:
+            await first()
+            done = True
+        else:
+            await later()
+
+    return call
