@@ -145,7 +145,6 @@ class _Parser:
             char = self._text[self._at]
             if char == quote:
                 self._at += 1
-                self._skip_space()
                 return "".join(parts)
             if char == "\n":
                 break
