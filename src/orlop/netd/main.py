@@ -13,11 +13,12 @@ from typing import cast
 
 _DEFAULT_SOCKET = "/run/orlop/netd.sock"
 _USAGE = f"""\
-usage: orlop-netd [--socket PATH] [--detach] [--log PATH]
+usage: orlop-netd [--socket PATH] [--standby | --detach] [--log PATH]
 
 Hold published ports of containers.
 
   --socket PATH  the socket to serve (default: {_DEFAULT_SOCKET})
+  --standby      wait while another one serves the socket, and take over when it ends
   --detach       serve in the background; exit once it is ready
   --log PATH     file for messages of the background process
 """
@@ -26,7 +27,7 @@ Hold published ports of containers.
 def main() -> None:
     """Parse the command line and serve until SIGTERM or SIGINT; exit 0 also if another one serves the socket."""
     try:
-        options, rest = getopt.getopt(sys.argv[1:], "h", ["help", "socket=", "detach", "log="])
+        options, rest = getopt.getopt(sys.argv[1:], "h", ["help", "socket=", "standby", "detach", "log="])
         if rest:
             raise getopt.GetoptError(f"unexpected argument {rest[0]!r}")
     except getopt.GetoptError as error:
@@ -37,7 +38,7 @@ def main() -> None:
     elif "--detach" in given:
         sys.exit(_detach(given.get("--socket", _DEFAULT_SOCKET), given.get("--log", "")))
     else:
-        sys.exit(_run(given.get("--socket", _DEFAULT_SOCKET), None))
+        sys.exit(_run(given.get("--socket", _DEFAULT_SOCKET), None, standby="--standby" in given))
 
 
 def _detach(path: str, log: str) -> int:
@@ -72,14 +73,16 @@ def _redirect(log: str) -> None:
         os.close(target)
 
 
-def _run(path: str, ready: int | None) -> int:
+def _run(path: str, ready: int | None, *, standby: bool = False) -> int:
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if standby else fcntl.LOCK_NB))
     except BlockingIOError:
         _report(ready, "ready")  # the one that has the lock serves, or is about to
         return 0
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
     try:
         listener = _listen(path)
     except OSError as error:
