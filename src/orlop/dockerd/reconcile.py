@@ -15,10 +15,11 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.create import SNAPSHOT_LABEL
 from orlop.dockerd.containers.exits import LOST_EXIT_CODE, Exits
 from orlop.dockerd.containers.health import HealthMonitor
-from orlop.dockerd.containers.paths import Paths
+from orlop.dockerd.containers.paths import SHORT, Paths
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remove import Remove
 from orlop.dockerd.containers.restart_policy import wants_start
+from orlop.dockerd.containers.shared_memory import unmount_shm
 from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard_task
 from orlop.dockerd.containers.streams import Streams
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
@@ -175,22 +176,12 @@ class Reconcile:
         async for info in snapshots.list(f'labels."{SNAPSHOT_LABEL}"'):
             if self._is_orphan(info.labels.get(SNAPSHOT_LABEL, "")):
                 await _if_there(snapshots.remove(info.name))
-        for directory in (self._paths.data(""), self._paths.volatile("")):
-            self._remove_directories(directory)
+        known = self._registry.ids()
+        _remove_directories(self._paths.data(""), known)
+        _remove_directories(self._paths.volatile(""), {container_id[:SHORT] for container_id in known})
 
     def _is_orphan(self, container_id: str) -> bool:
-        return (
-            bool(container_id)
-            and container_id not in self._registry
-            and not self._registry.is_reserved(container_id)
-        )
-
-    def _remove_directories(self, parent: Path) -> None:
-        if not parent.is_dir():
-            return
-        for directory in parent.iterdir():
-            if self._is_orphan(directory.name):
-                shutil.rmtree(directory, ignore_errors=True)
+        return bool(container_id) and container_id not in self._registry.ids()
 
     async def _release_networks(self) -> None:
         running = {container.id for container in self._registry if container.record.state.running}
@@ -199,6 +190,15 @@ class Reconcile:
                 container = self._registry.find(container_id)
                 if container_id not in running and (container is None or not container.lock.locked()):
                     await self._networks.release(container_id)
+
+
+def _remove_directories(parent: Path, known: set[str]) -> None:
+    if not parent.is_dir():
+        return
+    for directory in parent.iterdir():
+        if directory.name not in known:
+            unmount_shm(str(directory / "shm"))
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _if_there(work: Awaitable[object]) -> None:

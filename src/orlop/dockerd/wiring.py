@@ -133,7 +133,7 @@ def build(config: Config) -> Parts:
             if container.record.image_id == image_id
         ]
 
-    # A connection of its own: volumes are worked on in threads, whose statements must not mix with a transaction here.
+    # A connection of its own: volumes are worked on in threads, which must not get into a transaction here.
     volume_connection = store.connect(data_root / "dockerd.db")
     volume_service = VolumeService(data_root / "volumes", lambda: volume_connection, users_of)
     netd = NetdClient(f"{config.exec_root}/netd.sock", _netd_log(config))

@@ -3,6 +3,9 @@
 
 from pathlib import Path
 
+SHORT = 32
+"""Digits of an id in the names of volatile directories."""
+
 
 class Paths:
     """`data_root` is kept, `exec_root` is gone after a boot."""
@@ -16,8 +19,8 @@ class Paths:
         return self.data_root / "containers" / container_id
 
     def volatile(self, container_id: str) -> Path:
-        """The directory with sockets and /dev/shm of a run."""
-        return self.exec_root / "containers" / container_id
+        """The directory with sockets and /dev/shm of a run; its name is cut, for a socket's path has 107 bytes."""
+        return self.exec_root / "containers" / container_id[:SHORT]
 
     def log(self, container_id: str) -> str:
         """The json-file log."""
@@ -28,7 +31,7 @@ class Paths:
         return str(self.volatile(container_id) / "attach.sock")
 
     def exec_socket(self, container_id: str, exec_id: str) -> str:
-        """The attach socket of an extra process; its name is cut, for a socket's path may have 107 bytes only."""
+        """The attach socket of an extra process."""
         return str(self.volatile(container_id) / f"x{exec_id[:16]}")
 
     def shm(self, container_id: str) -> str:

@@ -78,9 +78,9 @@ class Registry:
         """Give a name up that was reserved."""
         self._names.pop(name, None)
 
-    def is_reserved(self, container_id: str) -> bool:
-        """Whether a container of that id is being made."""
-        return container_id in self._names.values()
+    def ids(self) -> set[str]:
+        """Of the containers there are and of those that are being made."""
+        return set(self._by_id) | set(self._names.values())
 
     # -- records
 

@@ -41,6 +41,7 @@ from orlop.dockerd.containers.update import Update, UpdateRequest
 from orlop.dockerd.containers.wait import Wait
 from orlop.engine.types import CreateRequest
 from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.rpc import stdcopy
 
 if TYPE_CHECKING:
     from orlop.dockerd.containers.container import ExitInfo
@@ -260,7 +261,8 @@ class ContainerRoutes:
         except ConnectionError:
             return HijackedResponse()
         except OrlopError as error:
-            stream.write(f"{error}\r\n".encode())
+            text = f"{error}\r\n".encode()
+            stream.write(text if tty else stdcopy.encode(stdcopy.STDERR, text))
         return HijackedResponse()
 
 
