@@ -170,7 +170,9 @@ def test_containers_keep_their_snapshots(graph: Graph) -> None:
     graph.snapshots.prepare("box", "base")
     graph.snapshots.prepare("other", "base")
     holders = [
-        Holder(graph.scope.namespace, "c1", "overlayfs", "box", labels={PREFIX + "ref.content": graph.blob("layer")})
+        Holder(
+            graph.scope.namespace, "c1", "overlayfs", "box", labels={PREFIX + "ref.content": graph.blob("layer")}
+        )
     ]
     graph.local.storage.gc.add_holders(lambda: holders)
     graph.blob("config", bref_container="c1")
@@ -212,5 +214,3 @@ def test_collect_and_wait(local: LocalStorage, scope: Scope) -> None:
         assert os.listdir(f"{local.storage.content.local.root}/trash") == []
 
     asyncio.run(scenario())
-
-

@@ -160,7 +160,10 @@ class TestNamespaces:
         namespaces.create("one", {"a": "1", "b": "2"})
         with pytest.raises(AlreadyExistsError):
             namespaces.create("one", {})
-        assert namespaces.update("one", {"a": "", "c": "3"}, ["labels.a", "labels.c"]).labels == {"b": "2", "c": "3"}
+        assert namespaces.update("one", {"a": "", "c": "3"}, ["labels.a", "labels.c"]).labels == {
+            "b": "2",
+            "c": "3",
+        }
         assert namespaces.update("one", {"d": "4"}, []).labels == {"d": "4"}
         assert [found.name for found in namespaces.list()] == ["one"]
         namespaces.delete("one")

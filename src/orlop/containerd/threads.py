@@ -12,8 +12,8 @@ T = TypeVar("T")
 async def in_thread(workers: Executor, work: Callable[[], T], cancel: Callable[[], None] | None = None) -> T:
     """Run `work` in a worker thread and await it.
 
-    When the caller is cancelled, `cancel` is called, and the cancellation goes on only after the work has ended: so
-    the caller's cleanup never closes a file that a thread still writes.
+    When the caller is cancelled, `cancel` is called, and the cancellation goes on only after the work has ended:
+    so the caller's cleanup never closes a file that a thread still writes.
     """
     future = asyncio.get_running_loop().run_in_executor(workers, work)
     try:

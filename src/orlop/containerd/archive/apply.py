@@ -7,7 +7,8 @@ stands for when it is used is what the descriptor says, so a layer that swaps a 
 members gains nothing.
 
 Deletions: in the upper directory of an overlay they become what overlayfs knows (a character device 0/0, the xattr
-trusted.overlay.opaque); elsewhere the names are removed. Names that the same layer brought are never deleted by it.
+trusted.overlay.opaque); elsewhere the names are removed. Names that the same layer brought are never deleted by
+it.
 """
 
 import errno
@@ -54,10 +55,10 @@ def apply_layer(
 ) -> None:
     """Apply the uncompressed tar stream `chunks` to the directory open at `root`, and read it to its end.
 
-    `overlay`: the directory is an upper directory. `lower` are its lower directories, open, nearest first: a parent
-    that the layer does not bring gets the attributes that it has there. `cancelled` is asked before each member.
-    Raises InvalidArgumentError for a malformed layer, ResourceExhaustedError when the disk is full, InternalError
-    for a member that cannot be made; what was made by then stays.
+    `overlay`: the directory is an upper directory. `lower` are its lower directories, open, nearest first: a
+    parent that the layer does not bring gets the attributes that it has there. `cancelled` is asked before each
+    member. Raises InvalidArgumentError for a malformed layer, ResourceExhaustedError when the disk is full,
+    InternalError for a member that cannot be made; what was made by then stays.
     """
     stream = Stream(chunks)
     reader = TarReader(stream)
@@ -284,19 +285,19 @@ class _Extractor:
                 f"invalid layer: {show(entry.name)} is a hard link to {show(entry.linkname)}"
             )
         above_path, _, target_name = target.rpartition(b"/")
-        above = self._resolve(above_path)
         try:
+            above = self._resolve(above_path)
             try:
                 self._link(target_name, above, name, parent)
             except FileExistsError:
                 self._remove(path, parent)
                 self._link(target_name, above, name, parent)
+            finally:
+                os.close(above)
         except (FileNotFoundError, NotADirectoryError):
             raise InvalidArgumentError(
                 f"invalid layer: {show(entry.name)} is a hard link to {show(entry.linkname)}, which is not there"
             ) from None
-        finally:
-            os.close(above)
         self._set_by_name(name, parent, entry)
 
     @staticmethod

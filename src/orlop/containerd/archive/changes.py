@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a layer: walk two trees and write what makes one into the other as a tar stream.
 
-The trees are read through descriptors and no link is followed. For an overlay whose lower directories are the other
-tree, only what its upper directory names is looked at: everything else is the same by construction.
+The trees are read through descriptors and no link is followed. For an overlay whose lower directories are the
+other tree, only what its upper directory names is looked at: everything else is the same by construction.
 """
 
 import os

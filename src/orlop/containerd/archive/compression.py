@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import zstandard
 from isal import igzip_lib, isal_zlib
@@ -152,7 +152,8 @@ class _Reader:
 
 def _unzstd(read: Read) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    reader = decompressor.stream_reader(_Reader(read), read_size=CHUNK, read_across_frames=True)  # type: ignore[arg-type]
+    source: Any = _Reader(read)  # its stubs ask for a whole file object
+    reader = decompressor.stream_reader(source, read_size=CHUNK, read_across_frames=True)
     while True:
         try:
             plain = reader.read(CHUNK)

@@ -91,9 +91,9 @@ class Writer(Protocol):
 class ContentStore(Protocol):
     """Blobs and ingests of one scope.
 
-    Vocabulary: a *blob* is content whose digest is known and verified. An *ingest* is content being written; it has
-    a *ref*, a free name, and survives the connection that wrote it: who opens a writer for the same ref goes on at
-    `status().offset`. Lifecycle:
+    Vocabulary: a *blob* is content whose digest is known and verified. An *ingest* is content being written; it
+    has a *ref*, a free name, and survives the connection that wrote it: who opens a writer for the same ref goes
+    on at `status().offset`. Lifecycle:
 
         writer = store.writer("layer-1", total=3, expected=digest)   # the ingest exists, and is locked
         writer.write(b"abc")

@@ -21,8 +21,8 @@ class Differ(Protocol):
     """Applies and makes layers.
 
     A layer is a tar stream, plain or compressed, in which `.wh.<name>` deletes a name of the layers below and
-    `.wh..wh..opq` everything that they have in a directory (OCI image specification, layer.md). Both methods work in
-    threads and leave the event loop free.
+    `.wh..wh..opq` everything that they have in a directory (OCI image specification, layer.md). Both methods work
+    in threads and leave the event loop free.
     """
 
     async def apply(
@@ -49,7 +49,7 @@ class Differ(Protocol):
         """Write the layer that turns `lower` into `upper` into the content store.
 
         `media_type` is an OCI or Docker layer type, by default tar+gzip; `ref` names the ingest; `epoch`
-        (nanoseconds) is the latest modification time that the layer may show. Raises InvalidArgumentError for mounts
-        that cannot be read, NotImplementedByUsError for another media type.
+        (nanoseconds) is the latest modification time that the layer may show. Raises InvalidArgumentError for
+        mounts that cannot be read, NotImplementedByUsError for another media type.
         """
         ...

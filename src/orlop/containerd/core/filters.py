@@ -61,7 +61,8 @@ def parse_all(texts: Iterable[str]) -> Filter:
 def adapt(fields: Mapping[str, str | None], maps: Mapping[str, Mapping[str, str]]) -> Adaptor:
     """An adaptor over flat fields (`name`, or `target.digest`) and maps of strings (`labels`).
 
-    A field that is None counts as absent. Map keys may hold dots: `labels.io.example.role` finds `io.example.role`.
+    A field that is None counts as absent. Map keys may hold dots: `labels.io.example.role` finds
+    `io.example.role`.
     """
 
     def lookup(path: Sequence[str]) -> str | None:

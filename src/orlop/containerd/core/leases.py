@@ -16,7 +16,7 @@ class Lease(NamedTuple):
 
 
 class Resource(NamedTuple):
-    """Something that a lease holds: type `content`, `ingests`, `images` or `snapshots/<snapshotter>`, and its id."""
+    """What a lease holds: a type (`content`, `ingests`, `images` or `snapshots/<snapshotter>`) and an id."""
 
     type: str
     id: str

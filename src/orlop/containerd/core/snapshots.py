@@ -37,9 +37,9 @@ class Usage(NamedTuple):
 class Snapshotter(Protocol):
     """The snapshots of one scope in one snapshotter.
 
-    Vocabulary: a snapshot is a file system tree that is a change to its *parent*, or to nothing. An *active* one is
-    writable and has a *key*; `commit` turns it into a *committed* one, which has a *name*, never changes and can be
-    a parent. A *view* is a read-only active one, which cannot be committed. Keys and names share one space.
+    Vocabulary: a snapshot is a file system tree that is a change to its *parent*, or to nothing. An *active* one
+    is writable and has a *key*; `commit` turns it into a *committed* one, which has a *name*, never changes and
+    can be a parent. A *view* is a read-only active one, which cannot be committed. Keys and names share one space.
 
         mounts = snapshotter.prepare("layer-1", parent="")     # unpack a layer onto the mounts …
         snapshotter.commit("sha256:…", "layer-1")              # … the key is gone, the name exists
@@ -50,8 +50,8 @@ class Snapshotter(Protocol):
     immediate in the metadata; the directory is deleted afterwards, and at the latest by `cleanup` or at the next
     start. Labels `containerd.io/gc.root` and `containerd.io/gc.ref.snapshot.<snapshotter>` are the collector's.
 
-    All methods run in the thread of the event loop; `usage` of an active snapshot and `commit` walk the tree unless
-    they are given what `measure` found in a worker thread.
+    All methods run in the thread of the event loop; `usage` of an active snapshot and `commit` walk the tree
+    unless they are given what `measure` found in a worker thread.
     """
 
     def stat(self, key: str) -> Info:

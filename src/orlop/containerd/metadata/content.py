@@ -50,8 +50,8 @@ class MetadataContent:
     """All content; `bind` gives the `ContentStore` of a scope.
 
     The bytes of a blob are stored once, however many namespaces have it. A namespace sees a blob only after it has
-    written it itself. A writer that names an `expected` digest whose bytes are there needs to write nothing (policy
-    "shared", as containerd's default): its ingest stands at the full offset at once and can be committed.
+    written it itself. A writer that names an `expected` digest whose bytes are there needs to write nothing
+    (policy "shared", as containerd's default): its ingest stands at the full offset at once and can be committed.
     """
 
     def __init__(
@@ -103,7 +103,10 @@ class MetadataContent:
             self.local.discard_ingest(number)
 
     def shareable(self, digest: str) -> int | None:
-        """The size of the blob whose bytes any namespace may commit without writing them; None if there are none."""
+        """The size of the blob whose bytes any namespace may commit without writing them;
+
+        None if there are none.
+        """
         if self.db.row("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None:
             return None
         return self.local.size(digest)

@@ -6,10 +6,10 @@ call is synchronous and short (tens of microseconds), so there is neither a lock
 between two `await`s is atomic against everybody else. Work on files that may block goes to worker threads, which
 never touch the database.
 
-Durability. WAL with synchronous=NORMAL: a commit is a write to the log and costs no fsync, so none when a container
-is created. SQLite syncs the log and the file only at a checkpoint (each 1000 pages of log, about 4 MiB). When the
-process dies nothing is lost; when the machine loses its power, the last commits may be, never the consistency.
-Files that a commit speaks of are reconciled with it at the next start.
+Durability. WAL with synchronous=NORMAL: a commit is a write to the log and costs no fsync, so none when a
+container is created. SQLite syncs the log and the file only at a checkpoint (each 1000 pages of log, about 4 MiB).
+When the process dies nothing is lost; when the machine loses its power, the last commits may be, never the
+consistency. Files that a commit speaks of are reconciled with it at the next start.
 
 Schema. Each module owns its tables and gives the list of its migrations, which only grows:
 
@@ -104,7 +104,10 @@ class Database:
         return self._connection.execute(sql, parameters).fetchall()
 
     def skip_numbers(self, table: str, used: int) -> None:
-        """Give no row of an AUTOINCREMENT table a number up to `used`: files of those numbers may still be there."""
+        """Give no row of an AUTOINCREMENT table a number up to `used`:
+
+        Files of those numbers may still be there.
+        """
         with self.transaction():
             changed = self.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (used, table))
             if changed.rowcount == 0:
@@ -119,7 +122,7 @@ class Database:
         version = int(row["version"]) if row else 0
         if version > len(migrations):
             raise FailedPreconditionError(
-                f"metadata of {owner} has version {version}, newer than {len(migrations)}, which this version reads"
+                f"metadata of {owner} has version {version}, newer than the {len(migrations)} that is known"
             )
         for number, script in enumerate(migrations[version:], version + 1):
             with self.transaction():

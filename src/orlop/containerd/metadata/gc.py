@@ -111,7 +111,10 @@ class GarbageCollector:
             self.schedule()
 
     def schedule(self, delay: float = 0.0) -> None:
-        """Collect after `delay` seconds, or later if the last collection was long. Without a running loop: never."""
+        """Collect after `delay` seconds, or later if the last collection was long.
+
+        Without a running loop: never.
+        """
         if self._closed or self._timer is not None:
             return
         try:

@@ -42,7 +42,10 @@ class MetadataLeases:
         return BoundLeases(self._db, self._namespaces, scope)
 
     def hold(self, scope: Scope, type: str, id: str) -> bool:
-        """Add a resource to the lease of the request; False when it has none. Raises NotFoundError for the lease."""
+        """Add a resource to the lease of the request; False when it has none.
+
+        Raises NotFoundError for the lease.
+        """
         if not scope.lease:
             return False
         if self._db.row("SELECT 1 FROM leases WHERE namespace = ? AND id = ?", scope) is None:

@@ -246,8 +246,8 @@ class BoundSnapshots:
                 usage = self._driver.usage(row["number"])
             time = now()
             self._db.execute(
-                "UPDATE snapshots SET key = ?, kind = ?, created = ?, updated = ?, labels = ?, size = ?, inodes = ? "
-                "WHERE number = ?",
+                "UPDATE snapshots SET key = ?, kind = ?, created = ?, updated = ?, labels = ?, size = ?, "
+                "inodes = ? WHERE number = ?",
                 (
                     name,
                     int(Kind.COMMITTED),
@@ -304,7 +304,10 @@ class BoundSnapshots:
         return row
 
     def _refuse_taken(self, target: str, key: str) -> None:
-        """Raise AlreadyExistsError for a key, or a target, that is there; the lease of the request holds it then."""
+        """Raise AlreadyExistsError for a key, or a target, that is there;
+
+        The lease of the request holds it then.
+        """
         for what, name in (("target snapshot", target), ("snapshot", key)):
             if name and self._db.row(
                 "SELECT 1 FROM snapshots WHERE namespace = ? AND snapshotter = ? AND key = ?",

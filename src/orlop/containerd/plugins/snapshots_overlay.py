@@ -5,8 +5,8 @@
     <root>/snapshots/<number>/work    overlayfs's work directory, of active snapshots
 
 A snapshot without a parent is a bind mount of its `fs`, a view of a single layer a read-only bind mount of that
-layer: overlayfs needs a lower directory. `index=off`, because an upper directory may be mounted again while a lazily
-unmounted overlay still holds it.
+layer: overlayfs needs a lower directory. `index=off`, because an upper directory may be mounted again while a
+lazily unmounted overlay still holds it.
 """
 
 import os
