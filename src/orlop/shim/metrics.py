@@ -116,7 +116,7 @@ def _copy_memory_v1(stat: dict[str, int], target: Any) -> None:
     known = target.DESCRIPTOR.fields_by_name
     for key, value in stat.items():
         name = special.get(key, key)
-        if name in known:
+        if name in known and known[name].message_type is None:  # newer kernels count "swap", a message here
             setattr(target, name, value)
 
 
