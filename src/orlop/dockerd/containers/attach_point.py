@@ -47,8 +47,8 @@ class Source(Protocol):
         """Join: all output from now on reaches the stream. Raises OrlopError."""
         ...
 
-    async def finish(self) -> None:
-        """The process has ended: take in what is left of its output, and let go of everything."""
+    async def finish(self, *, drain: bool = True) -> None:
+        """The process has ended: take in what is left of its output (if `drain`), and let go of everything."""
         ...
 
 
@@ -94,7 +94,9 @@ class AttachPoint:
         for _, future in waiting:
             if not future.done():
                 future.set_result(None)
-        await self.finish()
+        source, self._source = self._source, None
+        if source is not None:
+            await source.finish(drain=False)
 
 
 async def _join(source: Source, wanted: Wanted, future: "asyncio.Future[Stream | None]") -> None:
@@ -135,7 +137,7 @@ class AttachSocket:
             writer.write_eof()
         return _SocketStream(reader, writer)
 
-    async def finish(self) -> None:
+    async def finish(self, *, drain: bool = True) -> None:
         """Nothing: the shim ends every connection itself once the output is drained."""
 
 

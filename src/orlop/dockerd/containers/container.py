@@ -87,8 +87,9 @@ class Container:
 
     async def tell_removed(self) -> None:
         """Wake everybody: nothing more will happen to this container."""
-        _resolve(self._stopped, self.last_exit)
-        _resolve(self._removed, self.last_exit)
+        info = ExitInfo(self.record.state.exit_code)
+        _resolve(self._stopped, info)
+        _resolve(self._removed, info)
         await self.attach.abandon()
 
     def check_running(self) -> None:

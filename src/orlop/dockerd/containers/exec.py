@@ -196,7 +196,7 @@ class Execs:
             await self._client.tasks.delete_process(container.id, extra.record.id)
         except NotFoundError:
             pass  # the shim has let it go itself
-        await extra.attach.finish()
+        await extra.attach.abandon()
 
     def _failed(self, extra: Exec, error: BaseException) -> None:
         code = classify(error)[0] if isinstance(error, OrlopError) else EXIT_CANNOT_INVOKE

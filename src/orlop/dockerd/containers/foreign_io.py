@@ -80,14 +80,13 @@ class ForeignIO:
             client.end()
         return client
 
-    async def finish(self) -> None:
+    async def finish(self, *, drain: bool = True) -> None:
         """Copy what is left, then remove the FIFOs."""
-        try:
-            await asyncio.wait_for(asyncio.shield(self._end_of_output), _DRAIN_SECONDS)
-        except TimeoutError:
-            for name, fd in list(self._readers.items()):
-                self._copy(name, fd)
-                self._end(name)
+        if drain:
+            await asyncio.wait({self._end_of_output}, timeout=_DRAIN_SECONDS)
+        for name, fd in list(self._readers.items()):
+            self._copy(name, fd)
+            self._end(name)
         self._close_stdin_fd()
         for path in self._paths.values():
             Path(path).unlink(missing_ok=True)

@@ -84,7 +84,9 @@ class Start:
             failure = await self._try(container)
         if failure is None:
             return
-        if by_user and container.record.host_config.auto_remove:
+        if not by_user:
+            container.tell_stopped()
+        elif container.record.host_config.auto_remove:
             await self._remove(container)
         raise failure
 
@@ -246,7 +248,6 @@ class Start:
             except OrlopError as left:
                 log.warning("container %s: after its failed start: %s", record.id, left)
         self._registry.save(container)
-        container.tell_stopped()
 
 
 def _reset_restarts(container: Container) -> None:
