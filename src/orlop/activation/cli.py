@@ -14,7 +14,7 @@ from typing import Any
 from orlop.activation import components, control, main, process, systemd
 from orlop.activation.control import Row
 from orlop.activation.layout import Layout, resolve
-from orlop.errdefs import InvalidArgumentError, OrlopError, UnavailableError
+from orlop.errdefs import InvalidArgumentError, OrlopError
 
 NOT_RUNNING = 3
 """The exit status of `status` where something does not run (LSB init scripts, systemctl)."""
@@ -93,16 +93,13 @@ def _parse(words: list[str]) -> tuple[str, str]:
 def _perform(layout: Layout, operation: str, component: str) -> list[Row]:
     message: dict[str, Any] = {"op": operation, "component": component}
     with _one_at_a_time(layout, operation):
-        try:
-            answer = control.request(layout.control_socket, message)
-        except UnavailableError:
+        if not control.serves(layout.control_socket):
             if operation not in ("start", "restart") and not _left_behind(layout):
                 return _stopped(layout)
             main.start(layout)
-            answer = control.request(layout.control_socket, message)
-        if operation == "stop" and component == control.ALL:
-            main.wait_for_end(layout)
-    rows: list[Row] = answer["rows"]
+        ends = operation == "stop" and component == control.ALL
+        with control.ending(layout.control_socket) if ends else contextlib.nullcontext():
+            rows: list[Row] = control.request(layout.control_socket, message)["rows"]
     return rows
 
 

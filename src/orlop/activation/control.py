@@ -11,12 +11,18 @@ An answer is {"ok": true, "rows": [<row>, …]} or {"error": "<text>"}.
 
 import contextlib
 import json
+import os
+import select
 import socket
+import struct
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 from orlop.errdefs import InternalError, UnavailableError
 
 ALL = "all"
+_END_SECONDS = 10.0
+_UCRED = struct.Struct("=iII")
 OPERATIONS = ("start", "stop", "restart", "status")
 
 
@@ -41,6 +47,30 @@ def decode(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ValueError("not an object")
     return message
+
+
+def serves(path: str) -> bool:
+    """Whether a supervisor answers at `path`."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        try:
+            client.connect(path)
+        except (FileNotFoundError, ConnectionError):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def ending(path: str) -> Iterator[None]:
+    """Wait, at the end of the block, until the supervisor's process, which the block told to end, is gone."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        client.connect(path)
+        raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pidfd = os.pidfd_open(_UCRED.unpack(raw)[0])
+    try:
+        yield
+        select.select([pidfd], [], [], _END_SECONDS)
+    finally:
+        os.close(pidfd)
 
 
 def request(path: str, message: dict[str, Any], timeout: float = 60.0) -> dict[str, Any]:

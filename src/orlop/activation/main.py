@@ -35,12 +35,6 @@ def start_as(argv: tuple[str, ...], layout: Layout) -> None:
         raise UnavailableError(f"cannot start the supervisor: {text}")
 
 
-def wait_for_end(layout: Layout) -> None:
-    """Wait until the supervisor of a layout, which was told to end, has done so."""
-    with open(os.path.join(layout.daemon_dir, "lock"), "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-
 def prepare_directories(layout: Layout) -> None:
     """Make the directories of a layout. Raises OSError."""
     os.makedirs(layout.run_dir, mode=0o711, exist_ok=True)
@@ -58,16 +52,14 @@ def serve(layout: Layout, table: tuple[Component, ...]) -> int:
         os.close(process.LISTEN_FD)
 
     os.set_inheritable(process.LISTEN_FD, False)
+    # never closed: another one may begin when this process is gone
     lock = os.open(os.path.join(layout.daemon_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         report(b"another one is running or ending")
         return 1
-    try:
-        Supervisor(layout, table).serve(lambda: report(_READY))
-    finally:
-        os.close(lock)
+    Supervisor(layout, table).serve(lambda: report(_READY))
     return 0
 
 

@@ -140,7 +140,7 @@ class Supervisor:
 
     def _connected(self) -> None:
         """Somebody waits on the API socket, and no dockerd does."""
-        self._activated.want()
+        self._ask_for(self._activated)
 
     def _exited(self, daemon: Daemon) -> None:
         assert daemon.process is not None
@@ -164,9 +164,13 @@ class Supervisor:
         self._watch_listener()
         self._save()
 
-    def _needs_met(self, daemon: Daemon) -> bool:
-        for name in daemon.component.brings:
+    def _ask_for(self, daemon: Daemon) -> None:
+        """Have a daemon run, with all that goes with it; what was given up is tried again."""
+        for name in (*daemon.component.needs, *daemon.component.brings):
             self._daemons[name].want()
+        daemon.want()
+
+    def _needs_met(self, daemon: Daemon) -> bool:
         needs = [self._daemons[name] for name in daemon.component.needs]
         for needed in needs:
             if needed.failure and not needed.wanted:  # given up: then this one is, too
@@ -260,7 +264,7 @@ class Supervisor:
         def begin() -> None:
             if daemon.component.activated:
                 self._open_listener()
-            daemon.want()
+            self._ask_for(daemon)
 
         def done() -> bool:
             if daemon.failure and (daemon.failures >= _START_FAILURES or not daemon.wanted):
