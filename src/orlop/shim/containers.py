@@ -117,6 +117,7 @@ class Container:
         await self.runtime.start()
         if init.status == CREATED:
             init.status = RUNNING
+        init.streams.running()
 
     async def start_exec(self, process: Exec) -> None:
         """Run an exec; `watch_exec` must follow once the event has been published."""
@@ -134,6 +135,7 @@ class Container:
             raise
         process.begun(started)
         process.status = RUNNING
+        process.streams.running()
 
     def watch_exec(self, process: Exec) -> None:
         """Hear of an exec's exit."""

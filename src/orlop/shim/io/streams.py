@@ -3,10 +3,12 @@
 
 import fcntl
 import os
+import stat
 import struct
 import termios
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotFoundError, OrlopError
+from orlop.shim import log
 from orlop.shim.io.attach import AttachServer
 from orlop.shim.io.jsonlog import JsonLog
 from orlop.shim.io.logger import Logger
@@ -22,7 +24,7 @@ LINGER = 2.0
 
 class Streams:
     """Life: `open`, then the runtime starts the process on `child` (or returns a terminal for `console`), then
-    `started`, `exited`, `close`. `drained` is settled when everything the process wrote has been handed on.
+    `started`, `running`, `exited`, `close`. `drained` is settled when everything the process wrote has been handed on.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Streams:
         self._parents: list[int] = []  # our ends of pipes until they have an owner
         self._linger: Timer | None = None
         self._exited = False
+        self._input_over = False
 
     async def open(self, container_id: str, namespace: str) -> None:
         """Open logs, sockets, FIFOs and pipes: from now on clients can attach.
@@ -75,6 +78,8 @@ class Streams:
             raise
 
     def _open_sinks(self) -> None:
+        if isinstance(self._input, Fifo) and not stat.S_ISFIFO(os.stat(self._input.path).st_mode):
+            raise InvalidArgumentError(f"stdin {self._input.path} is no FIFO")
         targets: list[tuple[Output, tuple[int, ...]]] = []
         if self._stdout is not None:
             targets.append((self._stdout, (1, 2) if self._stdout == self._stderr else (1,)))
@@ -151,8 +156,6 @@ class Streams:
         self._stdin = Stdin(self._loop, fd)
         if isinstance(self._input, Attach) and self._attach is not None:
             self._attach.feed(self._stdin, self._input.once and not self.terminal)
-        elif isinstance(self._input, Fifo):
-            self._fifo_input = FifoInput(self._loop, self._input.path, self._stdin)
 
     def console(self, master: int) -> None:
         """Take the master of the process's terminal, which the streams own from now on."""
@@ -160,17 +163,27 @@ class Streams:
         # Its own descriptor each: epoll knows a descriptor once only.
         self._sources.append(Source(self._loop, _duplicate(master), 1, self._sinks, self._eof))
         if self._input is not None:
-            try:
-                self._feed(_duplicate(master))
-            except OSError as error:
-                raise _named(error) from None
-        self._sources[0].start()
+            self._feed(_duplicate(master))
 
     def started(self) -> None:
         """The process has its ends: close ours of them and begin to read."""
         self._close_child()
         for source in self._sources:
             source.start()
+
+    def running(self) -> None:
+        """The user's program runs: take input from the client's FIFO.
+
+        Not before: containerd's clients can say that their input is over only once they know the task.
+        """
+        if isinstance(self._input, Fifo) and self._stdin is not None and not self._exited:
+            try:
+                self._fifo_input = FifoInput(self._loop, self._input.path, self._stdin)
+                if self._input_over:
+                    self._fifo_input.close_io()
+            except OSError as error:
+                log.error(f"stdin {self._input.path}: {error.strerror}")
+                self._stdin.close()
 
     def _close_child(self) -> None:
         for fd in self.child:
@@ -222,8 +235,10 @@ class Streams:
 
     def close_stdin(self) -> None:
         """No more input will come: the process reads end of file after what has been sent."""
-        if self._fifo_input is not None:
-            self._fifo_input.close_io()
+        if isinstance(self._input, Fifo):
+            self._input_over = True
+            if self._fifo_input is not None:
+                self._fifo_input.close_io()
         elif self._stdin is not None and not self.terminal:
             self._stdin.close()
 
