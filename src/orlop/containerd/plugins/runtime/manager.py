@@ -205,20 +205,20 @@ class TaskManager:
     async def _discard(self, shim: Shim) -> None:
         """Undo a creation that failed half way, silently: nobody was told of the task."""
         shim.released = True
-        died = not shim.connected
-        if not died:
-            try:
-                await shim.call("Delete", timeout=self._timeouts.cleanup)
-            except NotFoundError:
-                pass  # the usual case: the shim has undone its part
-            except OrlopError as error:
-                log.warning("delete the failed task %s: %s", shim.id, error)
-                died = True
+        # Go's shim forgets a container whose creation failed late, and runc keeps it.
+        thorough = not is_orlop(shim.program)
+        try:
+            await shim.call("Delete", timeout=self._timeouts.cleanup)
+        except NotFoundError:
+            pass  # the usual case: the shim has undone its part
+        except OrlopError as error:
+            log.warning("delete the failed task %s: %s", shim.id, error)
+            thorough = True
         try:
             await shim.shutdown(self._timeouts.shutdown)
         except OrlopError as error:
             log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
-        if died:
+        if thorough:
             await self._delete_by_binary(shim.bundle, shim.program)
         self._remove_bundle(shim.bundle)
 

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ctr images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from orlop.api.images_pb2 import Image
+from orlop.containerd.client import DEFAULT_SNAPSHOTTER, Client
+from orlop.ctr import table
+from orlop.ctr.flags import Flag, Values
+from orlop.ctr.labels import label_arguments
+from orlop.ctr.main import Command
+from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orlop.containerd.client.archive import ImportedImage
+    from orlop.oci.distribution import AuthConfig
+    from orlop.oci.image import Platform
+
+_SNAPSHOTTER = Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER")
+
+
+async def _list(client: Client, values: Values) -> None:
+    images = await client.images.list(*values.arguments)
+    if values["quiet"]:
+        print("".join(f"{image.name}\n" for image in images), end="")
+        return
+    rows = [("REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS")]
+    for image in images:
+        size, platforms = await _describe(client, image)
+        labels = table.label_text(image.labels)
+        rows.append((image.name, image.target.media_type, image.target.digest, size, platforms, labels))
+    print(table.lines(rows, padding=1, minimum=1), end="")
+
+
+async def _describe(client: Client, image: Image) -> tuple[str, str]:
+    """The size of what is here of an image for this machine, and the platforms it is for."""
+    from orlop.codec import decode
+    from orlop.containerd.client.unpack import from_proto, read_image
+    from orlop.oci.image import INDEX_TYPES, Index
+    from orlop.oci.platforms import host_platform
+
+    try:
+        content = await read_image(client, from_proto(image.target), host_platform())
+        sizes = [content.manifest_descriptor.size, content.config_descriptor.size]
+        size = table.size_text(sum(sizes) + sum(layer.size for layer in content.layers))
+        if image.target.media_type not in INDEX_TYPES:
+            return size, _platform_text(content.image.platform)
+        index = decode(await client.content.read_blob(image.target.digest), Index)
+    except (NotFoundError, InvalidArgumentError):
+        return "-", "-"
+    names = {_platform_text(each.platform) for each in index.manifests if each.platform is not None}
+    return size, ",".join(sorted(names)) or "-"
+
+
+def _platform_text(platform: Platform) -> str:
+    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+
+
+async def _pull(client: Client, values: Values) -> None:
+    from orlop.containerd.client.pull import pull
+    from orlop.oci import reference
+    from orlop.oci.platforms import parse_platform
+    from orlop.registry import RegistryConfig
+
+    (name,) = values.need("ref")
+    ref = reference.parse(name)
+    insecure = [ref.domain] if values["plain-http"] or values["skip-verify"] else []
+    image = await pull(
+        client,
+        ref,
+        platform=parse_platform(values["platform"]) if values["platform"] else None,
+        auth=_auth(values["user"], ref.domain),
+        snapshotter=values["snapshotter"],
+        config=RegistryConfig(insecure=insecure),
+    )
+    labels = label_arguments(values["label"])
+    if labels:
+        change = Image(name=image.name, labels=labels)
+        await client.images.update(change, *(f"labels.{key}" for key in labels))
+    print(f"{image.name}: {image.target.digest}")
+
+
+def _auth(text: str, domain: str) -> AuthConfig | None:
+    from orlop.oci.distribution import AuthConfig
+
+    if not text:
+        return None
+    user, _, password = text.partition(":")
+    if not password:
+        import getpass
+
+        password = getpass.getpass("Password: ")
+    return AuthConfig(username=user, password=password, serveraddress=domain)
+
+
+async def _import(client: Client, values: Values) -> None:
+    from orlop.containerd.client.archive import import_archive
+    from orlop.containerd.client.unpack import to_proto
+    from orlop.oci.platforms import parse_platform
+
+    (path,) = values.need("in")
+    labels = label_arguments(values["label"])
+    base = values["base-name"]
+
+    async def name(image: ImportedImage) -> None:
+        made = image.name or (f"{base}@{image.target.digest}" if base else "")
+        if not made or (base and not made.startswith(base)):
+            return
+        await _set_image(client, Image(name=made, target=to_proto(image.target), labels=labels))
+        print(f"{made}: {image.target.digest}")
+
+    await import_archive(
+        client,
+        _chunks(path),
+        name,
+        snapshotter="" if values["no-unpack"] else values["snapshotter"],
+        platform=parse_platform(values["platform"]) if values["platform"] else None,
+    )
+
+
+async def _chunks(path: str) -> AsyncIterator[bytes]:
+    file = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - closed below unless it is stdin
+    try:
+        while data := file.read(1 << 20):
+            yield data
+    finally:
+        if path != "-":
+            file.close()
+
+
+async def _set_image(client: Client, image: Image) -> None:
+    """Create the image, or make the name mean this one."""
+    try:
+        await client.images.create(image.name, image.target, image.labels)
+    except AlreadyExistsError:
+        await client.images.update(image, "target", *(f"labels.{key}" for key in image.labels))
+
+
+async def _export(client: Client, values: Values) -> None:
+    from orlop.containerd.client.archive import ExportedImage, export_archive
+    from orlop.containerd.client.unpack import from_proto, read_image
+    from orlop.oci.platforms import host_platform, parse_platform
+    from orlop.oci.reference import parse
+
+    path, *_ = values.need("out", "image")
+    platform = parse_platform(values["platform"]) if values["platform"] else host_platform()
+    images = []
+    for name in values.arguments[1:]:
+        image = await client.images.get(name)
+        content = await read_image(client, from_proto(image.target), platform)
+        images.append(ExportedImage([(parse(name).familiar, name)], content))
+    output = sys.stdout.buffer if path == "-" else open(path, "wb")  # noqa: SIM115 - closed below unless it is stdout
+    try:
+        async for data in export_archive(client, images):
+            output.write(data)
+    except BaseException:
+        if path != "-":
+            os.unlink(path)
+        raise
+    finally:
+        output.flush()
+        if path != "-":
+            output.close()
+
+
+async def _delete(client: Client, values: Values) -> None:
+    values.need("ref")
+    for number, name in enumerate(values.arguments, 1):
+        await client.images.delete(name, sync=values["sync"] and number == len(values.arguments))
+        print(name)
+
+
+async def _tag(client: Client, values: Values) -> None:
+    source, _ = values.need("source ref", "target ref")
+    image = await client.images.get(source)
+    for name in values.arguments[1:]:
+        made = Image(name=name, target=image.target, labels=image.labels)
+        if values["force"]:
+            await _set_image(client, made)
+        else:
+            await client.images.create(made.name, made.target, made.labels)
+        print(name)
+
+
+async def _label(client: Client, values: Values) -> None:
+    (name,) = values.need("name")
+    labels = label_arguments(values.arguments[1:])
+    paths = ["labels"] if values["replace-all"] else [f"labels.{key}" for key in labels]
+    image = await client.images.update(Image(name=name, labels=labels), *paths)
+    print(table.label_text(image.labels, ""))
+
+
+COMMANDS = {
+    "delete": Command(
+        _delete,
+        "remove one or more images by reference",
+        "[flags] <ref> [<ref>, ...]",
+        (Flag("sync", bool, help="synchronously remove image and all associated resources"),),
+    ),
+    "export": Command(
+        _export,
+        "export images",
+        "[flags] <out> <image> ...",
+        (Flag("platform", help="export content of a specific platform"),),
+    ),
+    "import": Command(
+        _import,
+        "import images",
+        "[flags] <in>",
+        (
+            Flag("base-name", help="only import images of that name, and give it to unnamed ones"),
+            Flag("label", list, help="labels to attach to the image"),
+            Flag("no-unpack", bool, help="skip unpacking the images"),
+            Flag("platform", help="unpack for a specific platform"),
+            _SNAPSHOTTER,
+        ),
+    ),
+    "label": Command(
+        _label,
+        "set and clear labels for an image",
+        "[flags] <name> [<key>=<value>, ...]",
+        (Flag("replace-all r", bool, help="replace all labels"),),
+    ),
+    "list": Command(
+        _list,
+        "list images known to containerd",
+        "[flags] [<filter>, ...]",
+        (Flag("quiet q", bool, help="print only the image refs"),),
+    ),
+    "pull": Command(
+        _pull,
+        "pull an image from a remote",
+        "[flags] <ref>",
+        (
+            Flag("user u", help="user[:password] Registry user and password"),
+            Flag("plain-http", bool, help="allow connections using plain HTTP"),
+            Flag("skip-verify k", bool, help="skip SSL certificate validation"),
+            Flag("platform", help="pull content from a specific platform"),
+            Flag("label", list, help="labels to attach to the image"),
+            _SNAPSHOTTER,
+        ),
+    ),
+    "tag": Command(
+        _tag,
+        "tag an image",
+        "[flags] <source_ref> <target_ref> [<target_ref>, ...]",
+        (Flag("force", bool, help="force target_ref to be created, regardless if it already exists"),),
+    ),
+}

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ctr plugins."""
+
+from __future__ import annotations
+
+from orlop.api.introspection_pb2 import Plugin
+from orlop.containerd.client import Client
+from orlop.ctr import table
+from orlop.ctr.flags import Flag, Values
+from orlop.ctr.main import Command
+
+
+async def _list(client: Client, values: Values) -> None:
+    plugins = await client.system.plugins(*values.arguments)
+    if values["quiet"]:
+        print("".join(f"{plugin.id}\n" for plugin in plugins), end="")
+        return
+    if values["detailed"]:
+        for plugin in plugins:
+            print(_details(plugin))
+        return
+    rows = [("TYPE", "ID", "PLATFORMS", "STATUS")]
+    rows += [(plugin.type, plugin.id, _platforms(plugin) or "-", _status(plugin)) for plugin in plugins]
+    print(table.lines(rows), end="")
+
+
+def _platforms(plugin: Plugin) -> str:
+    return ",".join(
+        "/".join(part for part in (each.os, each.architecture, each.variant) if part) for each in plugin.platforms
+    )
+
+
+def _status(plugin: Plugin) -> str:
+    if not plugin.init_err.code:
+        return "ok"
+    return "skip" if "skip plugin" in plugin.init_err.message else "error"
+
+
+def _details(plugin: Plugin) -> str:
+    rows = [("Type:", plugin.type), ("ID:", plugin.id)]
+    if plugin.requires:
+        rows += [("Requires:", ""), *(("", required) for required in plugin.requires)]
+    if plugin.platforms:
+        rows.append(("Platforms:", _platforms(plugin)))
+    if plugin.exports:
+        rows += [("Exports:", ""), *(("", f"{key}  {value}") for key, value in sorted(plugin.exports.items()))]
+    if plugin.capabilities:
+        rows.append(("Capabilities:", ",".join(plugin.capabilities)))
+    if plugin.init_err.code:
+        rows.append(("Error:", plugin.init_err.message))
+    return table.lines(rows, trail=False)
+
+
+COMMANDS = {
+    "list": Command(
+        _list,
+        "lists containerd plugins",
+        "[flags] [<filter>, ...]",
+        (
+            Flag("quiet q", bool, help="print only the plugin ids"),
+            Flag("detailed d", bool, help="print detailed information about each plugin"),
+        ),
+    ),
+}
