@@ -204,16 +204,21 @@ def _seconds(stamp: str) -> int:
 
 @cache
 def multi_platform() -> BuiltImage:
-    """An index: busybox for the host, and a small image that says it is for linux/arm64/v8 and linux/arm/v7."""
-    foreign = []
-    for platform in (
-        Platform(os="linux", architecture="arm64", variant="v8"),
-        Platform(os="linux", architecture="arm", variant="v7"),
-    ):
-        layer = LayerBuilder()
-        layer.file("platform", str(platform).encode())
-        foreign.append(build_image([layer.finish()], ImageConfig(cmd=["/none"]), platform=platform))
-    return build_index([*foreign, busybox()])
+    """An index: busybox for the host, and small images that say they are for linux/arm64/v8 and linux/arm/v7."""
+    return build_index([_foreign("arm64", "v8"), _foreign("arm", "v7"), busybox()])
+
+
+@cache
+def foreign_platform() -> BuiltImage:
+    """A small image for linux/arm64/v8, to put beside others in an index."""
+    return _foreign("arm64", "v8")
+
+
+def _foreign(architecture: str, variant: str) -> BuiltImage:
+    platform = Platform(os="linux", architecture=architecture, variant=variant)
+    layer = LayerBuilder()
+    layer.file("platform", str(platform).encode())
+    return build_image([layer.finish()], ImageConfig(cmd=["/none"]), platform=platform)
 
 
 @cache
@@ -328,6 +333,7 @@ __all__ = [
     "digest_of",
     "docker_schema2",
     "encode",
+    "foreign_platform",
     "layers",
     "multi_platform",
     "sized",
