@@ -63,6 +63,7 @@ class Program(msgspec.Struct):
     preserve_fds: int
     capabilities: CapabilitySets
     filter: Filter | None
+    late_rlimits: list[Rlimit] = []
     set_rlimits: bool = True  # False: the parent does it, being in the user namespace that may
 
 
@@ -183,12 +184,11 @@ def become_user(channel: Channel, program: Program) -> str:
     if "HOME" not in program.environment:
         program.environment["HOME"] = home_of(user.uid)
     entered = _change_directory(process.cwd, may_fail=True)
+    raise_rlimits(channel, program)
     if program.filter is not None and not process.no_new_privileges:
-        # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
+        # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go. It may forbid prlimit(2).
+        lower_rlimits(program)
         load_filter(channel, program.filter)
-    if program.set_rlimits:
-        for warning in set_rlimits(0, process.rlimits):
-            channel.send(WARNING, warning.encode())
     capabilities.drop_bounding()
     proc.prctl(proc.PR_SET_KEEPCAPS, 1)
     _set_groups(user.additional_gids)
@@ -208,6 +208,30 @@ def become_user(channel: Channel, program: Program) -> str:
     if program.filter is not None and program.filter.flags & _NEW_LISTENER:
         load_filter(channel, program.filter)
     return executable
+
+
+def raise_rlimits(channel: Channel, program: Program) -> None:
+    """The limits above the present ones, while there is still CAP_SYS_RESOURCE.
+
+    Those below wait for `lower_rlimits`: they would starve this interpreter rather than the program.
+    """
+    if not program.set_rlimits:
+        return
+    lower: list[Rlimit] = []
+    for limit in program.process.rlimits:
+        _, hard = proc.get_rlimit(0, rlimit_number(limit.type))
+        if limit.hard <= hard:
+            lower.append(limit)
+        else:
+            for warning in set_rlimits(0, [limit]):
+                channel.send(WARNING, warning.encode())
+    program.late_rlimits = lower
+
+
+def lower_rlimits(program: Program) -> None:
+    """The rest of the limits; nothing that needs memory or descriptors may come after."""
+    set_rlimits(0, program.late_rlimits)
+    program.late_rlimits = []
 
 
 def set_rlimits(pid: int, limits: list[Rlimit]) -> list[str]:
@@ -253,6 +277,7 @@ def execute(channel: Channel, program: Program, executable: str) -> None:
     for fd in range(3, 3 + program.preserve_fds):
         os.set_inheritable(fd, True)
     filter_ = program.filter
+    lower_rlimits(program)
     # As late as can be: the fewer system calls follow, the fewer the filter has to allow.
     if filter_ and process.no_new_privileges and not filter_.flags & _NEW_LISTENER:
         load_filter(channel, filter_)
