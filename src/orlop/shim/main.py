@@ -91,7 +91,7 @@ def _start(flags: dict[str, str]) -> None:
     start = bootstrap.read_params(
         raw, flags["namespace"], _id(flags), flags.get("address", ""), flags.get("debug", "") == "true"
     )
-    group = bootstrap.group_of(_annotations(), start.id)
+    group = bootstrap.group_of(bootstrap.annotations("."), start.id)
     path = bootstrap.socket_address(start, group)
     listener = bootstrap.bind(path)
     if listener is not None:
@@ -106,24 +106,15 @@ def _start(flags: dict[str, str]) -> None:
     _print(bootstrap.answer(start, address))
 
 
-def _annotations() -> dict[str, str]:
-    import json
-
-    try:
-        with open("config.json", "rb") as file:
-            found = json.load(file).get("annotations") or {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InvalidArgumentError(f"config.json: {error}") from None
-    return {str(key): str(value) for key, value in found.items()}
-
-
 def _serve(flags: dict[str, str]) -> None:
     """The server: the listening socket is descriptor 3, or is made at -socket."""
     import socket
 
     from orlop.shim import bootstrap
     from orlop.shim.server import serve, settle_in
+    from orlop.unix.process import close_range
 
+    close_range(4)  # whatever else the caller had open
     start = bootstrap.read_params(
         b"", flags["namespace"], _id(flags), flags.get("address", ""), flags.get("debug", "") == "true"
     )

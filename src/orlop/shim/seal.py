@@ -55,7 +55,7 @@ def execute(module: str, args: list[str], env: Mapping[str, str]) -> NoReturn:
     """Replace this process with `python -m module args…`, run from a sealed copy. Raises OSError."""
     interpreter = sealed_interpreter()
     # argv[0] is the real path: the interpreter finds its prefix and virtual environment from it.
-    os.execve(interpreter, [sys.executable, "-m", module, *args], dict(env))
+    os.execve(interpreter, [sys.executable, "-P", "-m", module, *args], dict(env))
 
 
 def start_server(listener: socket.socket, start: "Start") -> int:

@@ -24,25 +24,32 @@ _FLUSH = 3.0
 SERVICES = (shim_v2_pb2.DESCRIPTOR.services_by_name["Task"], shim_v3_pb2.DESCRIPTOR.services_by_name["Task"])
 
 
-def settle_in(bundle: str) -> None:
+def settle_in(bundle: str, log_fd: int = -1) -> None:
     """Become a daemon: own session, quiet standard streams, orphans' new parent, first to go when memory is short.
 
-    Standard error becomes the bundle's `log` fifo, which containerd reads.
+    Standard error becomes the bundle's `log` fifo, which containerd reads: `log_fd`, or what is there by name.
     """
     os.chdir(bundle)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    try:  # for reading too: then it may be reopened by the next containerd, and never raises EPIPE
-        fifo = os.open("log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        fifo = os.dup(null)
-    os.dup2(fifo, 2)
-    os.close(fifo)
-    os.close(null)
+    if log_fd < 0:
+        log_fd = _open_log(null)
+    os.dup2(log_fd, 2)
+    os.set_blocking(2, False)
+    for fd in (log_fd, null):
+        if fd > 2:
+            os.close(fd)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _raise_oom_score()
+
+
+def _open_log(fallback: int) -> int:
+    try:  # for reading too: then the next containerd can go on reading, and there is never an EPIPE
+        return os.open("log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fallback)
 
 
 def _raise_oom_score() -> None:

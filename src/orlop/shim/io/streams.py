@@ -24,7 +24,8 @@ LINGER = 2.0
 
 class Streams:
     """Life: `open`, then the runtime starts the process on `child` (or returns a terminal for `console`), then
-    `started`, `running`, `exited`, `close`. `drained` is settled when everything the process wrote has been handed on.
+    `started`, `running`, `exited`, `close`. `drained` is settled when everything that the process
+    wrote has been handed on.
     """
 
     def __init__(

@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Runtime driver on libcontainer: the shim forks the container's processes itself."""
+"""The Runtime driver on libcontainer: the shim forks the container's processes itself.
+
+What keeps a container or process from starting is an InternalError here, whatever its kind below: clients know the
+runtime's failures by their text, and a NOT_FOUND would speak of the task.
+"""
 
 from typing import TYPE_CHECKING
 
-from orlop.errdefs import FailedPreconditionError, NotFoundError, NotImplementedByUsError, OrlopError
+from orlop.errdefs import (
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    NotImplementedByUsError,
+    OrlopError,
+)
 from orlop.libcontainer import Container, CreateOptions, ExecOptions, Stdio
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.shim import log
@@ -42,7 +52,7 @@ class InProcessRuntime:
         try:
             container = Container.create(self._options.root, self._id, self._bundle, self._spec, options)
         except OrlopError as error:
-            raise type(error)(f"OCI runtime create failed: runc create failed: {error}") from error
+            raise InternalError(f"OCI runtime create failed: runc create failed: {error}") from error
         self._container = container
         self._spec = None
         console, container.console = container.console, None
@@ -53,7 +63,7 @@ class InProcessRuntime:
         try:
             self._known().start()
         except OrlopError as error:
-            raise type(error)(f"OCI runtime start failed: {error}") from error
+            raise InternalError(f"OCI runtime start failed: {error}") from error
 
     async def exec(self, exec_id: str, process: "Process", raw: bytes, stdio: tuple[int, int, int]) -> Started:
         """Container.exec."""
@@ -61,7 +71,7 @@ class InProcessRuntime:
         try:
             result = self._known().exec(process, options)
         except OrlopError as error:
-            raise type(error)(f"OCI runtime exec failed: exec failed: {error}") from error
+            raise InternalError(f"OCI runtime exec failed: exec failed: {error}") from error
         return Started(result.pid, result.console)
 
     async def kill(self, signal: int, all_processes: bool) -> None:

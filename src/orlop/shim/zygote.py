@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forks ready-made shims: one warm process that has imported everything, asked over descriptor 3.
+
+The protocol is seam 2 of docs/architecture.md. A shim is a plain child: it makes its own session, the zygote lets
+the kernel reap it, and when the zygote ends it falls to init. The zygote ends when the other end closes.
+
+Memory: what the zygote has touched is shared by all shims until they write to it. So everything is imported and
+used once before the first fork, the garbage collector leaves these objects alone (gc.freeze) and is off in shims,
+which are small and free of cycles on their paths; malloc has one arena.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.shim import seal
+
+if TYPE_CHECKING:
+    from orlop.shim.bootstrap import Start
+
+_MODULE = "orlop.shim.zygote"
+_FD = 3
+_MAX_REQUEST = 65536
+
+
+def main() -> NoReturn:
+    """Run from a sealed copy of the interpreter, warm up, and fork until descriptor 3 closes."""
+    if not seal.is_sealed():
+        try:
+            seal.execute(_MODULE, [], dict(os.environ) | seal.ENVIRONMENT)
+        except OSError as error:
+            sys.stderr.write(f"zygote: cannot run from a sealed copy: {error.strerror}\n")
+            sys.exit(1)
+    channel = socket.socket(fileno=_FD)
+    channel.set_inheritable(False)
+    _warm_up()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at containerd's terminal is not for containers
+    while True:
+        packet, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            os._exit(0)
+        answer = _answer(channel, packet, fds)
+        try:
+            channel.send(json.dumps(answer).encode())
+        except OSError:
+            os._exit(0)
+
+
+def _warm_up() -> None:
+    from orlop.shim.warm import warm_up
+
+    warm_up()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _answer(channel: socket.socket, packet: bytes, fds: list[int]) -> dict[str, object]:
+    try:
+        address, pid = _fork(channel, packet, fds)
+    except OrlopError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        return {"error": f"start a shim: {error.strerror or error}"}
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return {"address": address, "pid": pid}
+
+
+def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, int]:
+    from orlop.shim import bootstrap
+
+    start, bundle = _parse(packet)
+    path = bootstrap.socket_address(start, bootstrap.group_of(bootstrap.annotations(bundle), start.id))
+    listener = bootstrap.bind(path)
+    if listener is None:
+        return f"unix://{path}", _pid_behind(path)
+    try:
+        pid = os.fork()
+    except OSError:
+        os.unlink(path)
+        raise
+    if pid == 0:
+        _become_shim(channel, listener, start, path, bundle, fds[0] if fds else -1)
+    listener.close()
+    return f"unix://{path}", pid
+
+
+def _become_shim(
+    channel: socket.socket, listener: socket.socket, start: "Start", path: str, bundle: str, log_fd: int
+) -> NoReturn:
+    from orlop.shim import log
+    from orlop.shim.server import serve, settle_in
+
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        channel.close()
+        os.setsid()
+        settle_in(bundle, log_fd)
+        serve(listener, start, path)
+    except BaseException as error:  # noqa: BLE001 - never back into the zygote's loop
+        log.exception("the shim ends", error)
+        os._exit(1)
+
+
+def _parse(packet: bytes) -> "tuple[Start, str]":
+    from orlop.shim.bootstrap import SOCKET_DIR, Start
+
+    try:
+        request = json.loads(packet)
+    except ValueError:
+        raise InvalidArgumentError("the request is no JSON") from None
+    if not isinstance(request, dict):
+        raise InvalidArgumentError("the request is no JSON object")
+    for name in ("id", "namespace", "bundle", "address"):
+        if not isinstance(request.get(name), str) or not request[name]:
+            raise InvalidArgumentError(f"the request's {name} must be a string that is not empty")
+    start = Start(
+        namespace=request["namespace"],
+        id=request["id"],
+        address=request["address"],
+        ttrpc_address=str(request.get("ttrpc_address") or f"{request['address']}.ttrpc"),
+        socket_dir=str(request.get("socket_dir") or SOCKET_DIR),
+        debug=bool(request.get("debug")),
+        modern=True,
+    )
+    return start, request["bundle"]
+
+
+def _pid_behind(path: str) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        pid, _, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
+
+
+if __name__ == "__main__":
+    main()
