@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from orlop import codec
@@ -149,16 +150,15 @@ def signal_number(text: str) -> int:
         raise InvalidArgumentError(f"signal: unknown signal {text!r}") from None
 
 
-async def _delete(client: Client, values: Values) -> int:
+async def _delete(client: Client, values: Values) -> None:
     values.need("container id")
-    status = 0
     for id in values.arguments:
         if values["exec-id"]:
             gone = await client.tasks.delete_process(id, values["exec-id"])
         else:
             gone = await _delete_one(client, id, force=values["force"])
-        status = status or gone.exit_status
-    return status
+        if gone.exit_status:
+            print(f"ctr: task {id} exit with non-zero exit code {gone.exit_status}", file=sys.stderr)
 
 
 async def _delete_one(client: Client, id: str, *, force: bool) -> Any:
