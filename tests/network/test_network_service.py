@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network service against the kernel, in network namespaces of the test's own."""
 
+import asyncio
 import errno
 import os
 import re
@@ -311,3 +312,84 @@ async def test_wishes_are_checked(host: Host) -> None:
     assert host.pins() == []
     own = await host.connect("one", mac_address="02:00:00:00:00:07")
     assert own.netns_path and "02:00:00:00:00:07" in run(own.netns_path, "ip", "link", "show", "eth0").stdout
+
+
+def table_is(expected: str) -> bool:
+    """Whether the table is there and as expected."""
+    return "table ip orlop\n" in command("nft", "list", "tables") and nft() == expected
+
+
+async def restored(expected: str) -> None:
+    async with asyncio.timeout(5):
+        while not table_is(expected):  # noqa: ASYNC110 - the kernel's rules give the test no event
+            await asyncio.sleep(0.02)
+
+
+async def test_rules_come_back_when_they_are_flushed(host: Host, neighbour: Neighbour) -> None:
+    """CVE-2025-54388 and -54410: a reload of the host's firewall opens nothing, and closes nothing for ever."""
+    public = await host.connect("public", port_bindings=binding("8080"))
+    before = nft()
+    command("nft", "flush", "ruleset")
+    await restored(before)
+    listing = command("nft", "-a", "list", "chain", "ip", "orlop", "into_bridge")
+    handle = re.findall(r"drop # handle (\d+)", listing)[0]
+    command("nft", "delete", "rule", "ip", "orlop", "into_bridge", "handle", handle)
+    await restored(before)
+    # also for a port that is published in between, and for one that is withdrawn
+    command("nft", "flush", "ruleset")
+    await host.connect("other", port_bindings=binding("8081"))
+    assert "tcp . 8081" in nft()
+    command("nft", "flush", "ruleset")
+    await host.service.release("other")
+    await restored(before)
+    assert public.netns_path
+    with serving(public.netns_path, 80), serving(public.netns_path, 81):
+        assert echo(HOST_ADDRESS, 8080, b"in", neighbour.netns) == b"in"
+        assert echo("172.17.0.2", 81, b"x", neighbour.netns) == b""
+
+
+async def test_late_iptables_policy_is_passed(host: Host, neighbour: Neighbour) -> None:
+    """Another container engine that starts after us sets the FORWARD policy to drop."""
+    sandbox = await host.connect("one")
+    command("iptables", "-P", "FORWARD", "DROP")
+    async with asyncio.timeout(5):
+        while "orlop0" not in command("nft", "list", "chain", "ip", "filter", "FORWARD"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert sandbox.netns_path
+    with serving(neighbour.netns, 80):
+        assert echo(NEIGHBOUR_ADDRESS, 80, b"out", sandbox.netns_path) == b"out"
+
+
+async def test_many_at_once(host: Host) -> None:
+    names = [f"c{number}" for number in range(30)]
+    ports: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding()]}
+    sandboxes = await asyncio.gather(*(host.connect(name, port_bindings=ports) for name in names))
+    assert len({sandbox.endpoints["bridge"].ip_address for sandbox in sandboxes}) == 30
+    assert len({(sandbox.ports["80/tcp"] or [])[0].host_port for sandbox in sandboxes}) == 30
+    await asyncio.gather(*(host.service.release(name) for name in names))
+    assert await host.netd.held() == {} and host.pins() == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0005, 0.001, 0.002])
+async def test_cancelled_connect_leaves_nothing(host: Host, delay: float) -> None:
+    await host.connect("warm", port_bindings=binding("8081"))
+    before = nft()
+    task = asyncio.create_task(host.connect("one", port_bindings=binding("8080")))
+    await asyncio.sleep(delay)
+    if task.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(host.pins()) == 1 and nft() == before and list(await host.netd.held()) == ["warm"]
+        await host.connect("one", port_bindings=binding("8080"))
+
+
+async def test_no_default_bridge(netns: None, tmp_path: Path) -> None:
+    machine = Host(tmp_path, bridge="none")
+    await machine.service.start()
+    try:
+        assert [network["Name"] for network in machine.service.list_networks()] == ["host", "none"]
+        with pytest.raises(NotFoundError, match="network bridge not found"):
+            await machine.connect("one")
+        await machine.connect("one", mode="none")
+    finally:
+        await machine.close(["one"])

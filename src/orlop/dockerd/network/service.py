@@ -1,27 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network service: gives each container its network sandbox and takes it away again."""
 
-import contextlib
 import datetime
-import logging
 import os
 import secrets
 import sqlite3
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
-from orlop.dockerd.network import bridge, describe, files, firewall, ipam, netns, ports
+from orlop.dockerd.network import bridge, describe, files, ipam, netns, ports, requests
 from orlop.dockerd.network.bridge import BridgeState
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.leaving import LeavingLinks, delete_link
 from orlop.dockerd.network.publisher import Publisher
+from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import (
     Description,
     Endpoint,
     Network,
     NetworkConfig,
-    PortMapping,
     Sandbox,
     SandboxRequest,
 )
@@ -30,7 +28,6 @@ from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError, Or
 from orlop.netd.client import NetdClient
 from orlop.unix.nftables import NftablesError
 
-_log = logging.getLogger(__name__)
 _RESOLV_CONF = "/etc/resolv.conf"
 _HOSTS = "/etc/hosts"
 _IPV6 = "/proc/sys/net/ipv6"
@@ -61,7 +58,8 @@ class NetworkService:
         self._leaving = LeavingLinks(self._thread)
         self._publisher = Publisher(netd, config, self._live_endpoints)
         table = "orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}"
-        self._firewall = Firewall(table, config.userland_proxy)
+        plan = Firewall(table, config.userland_proxy)
+        self._rules = Rules(self._thread, plan) if config.iptables else None
         self._networks: dict[str, Network] = {}
         self._bridge: BridgeState | None = None
 
@@ -75,12 +73,15 @@ class NetworkService:
         await self._start_networks()
         await self._drop_dead_endpoints()
         await self._drop_unknown_leftovers()
-        if self._config.iptables:
-            await self._thread.call(_install_rules, self._firewall, *self._firewall_plan())
+        if self._rules is not None:
+            bridges = [bridge.rules(each, self._config) for each in self._networks.values() if each.bridge]
+            await self._rules.start(bridges, [port for each in self._live_endpoints() for port in each.ports])
         await self._publisher.start()
 
     async def close(self) -> None:
         """Let go of sockets and threads; networks and sandboxes stay."""
+        if self._rules is not None:
+            await self._rules.close()
         await self._leaving.close()
         await self._thread.close()
 
@@ -92,10 +93,10 @@ class NetworkService:
         such network), InvalidArgumentError (names the field), InternalError for ports in Docker's words.
         """
         if request.mode.startswith("container:"):
-            return _joined(request)
-        network = self._network(_network_name(request.mode))
-        asked = _asked(request, network)
-        extra = self._extra_hosts(request)
+            return requests.joined(request)
+        network = self._network(requests.network_name(request.mode))
+        asked = requests.wishes(request, network)
+        extra = requests.extra_hosts(request, self._host_gateway())
         wanted = self._wanted_ports(request) if network.driver == "bridge" else []
         await self.release(request.container_id)
         endpoint = self._allocate(request, network, asked)
@@ -142,15 +143,20 @@ class NetworkService:
 
     async def _start_networks(self) -> None:
         recorded = {network.name: network for network in self._store.networks()}
-        state = await self._thread.call(bridge.set_up, self._config.bridge, self._config, recorded.get("bridge"))
-        self._bridge = state
-        for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
+        names = {"bridge": "bridge", "host": "host", "none": "null"}
+        if self._config.bridge == "none":  # the administrator wants no default bridge
+            del names["bridge"]
+        else:
+            self._bridge = await self._thread.call(
+                bridge.set_up, self._config.bridge, self._config, recorded.get("bridge")
+            )
+        for name, driver in names.items():
             network = recorded.get(name) or Network(
                 id=secrets.token_hex(32), name=name, driver=driver, created=_now()
             )
-            if driver == "bridge":
+            if self._bridge is not None and driver == "bridge":
                 network.bridge = self._config.bridge
-                network.subnet, network.gateway = str(state.subnet), str(state.gateway)
+                network.subnet, network.gateway = str(self._bridge.subnet), str(self._bridge.gateway)
                 network.ip_range = self._config.fixed_cidr
                 network.options = describe.bridge_options(self._config)
             self._store.put_network(network)
@@ -171,12 +177,8 @@ class NetworkService:
         for name in os.listdir(self._directory):
             if name not in pins:
                 netns.remove(os.path.join(self._directory, name))
-        assert self._bridge is not None
-        await self._thread.call(bridge.attach_known, self._bridge, {endpoint.veth for endpoint in live})
-
-    def _firewall_plan(self) -> tuple[list[firewall.BridgeRules], list[PortMapping]]:
-        bridges = [bridge.rules(each, self._config) for each in self._networks.values() if each.bridge]
-        return bridges, [port for endpoint in self._live_endpoints() for port in endpoint.ports]
+        if self._bridge is not None:
+            await self._thread.call(bridge.attach_known, self._bridge, {endpoint.veth for endpoint in live})
 
     def _live_endpoints(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._store.endpoints() if endpoint.ready]
@@ -227,14 +229,14 @@ class NetworkService:
             assert self._bridge is not None
             interface = bridge.interface_plan(self._bridge, endpoint, self._config)
         netns.create(endpoint.netns, interface, kernel.route)
-        if self._config.iptables and (commands := self._firewall.publish(endpoint.ports)):
-            kernel.nft.run(commands)
+        if self._rules is not None:
+            self._rules.publish(kernel, endpoint.ports)
 
     async def _undo(self, endpoint: Endpoint) -> None:
         """Take an endpoint away; its record goes last, so that a failure in between is settled later."""
         if endpoint.veth:
             self._leaving.expect(endpoint.veth, endpoint.address)
-        await self._thread.call(_dismantle, endpoint, self._firewall if self._config.iptables else None)
+        await self._thread.call(_dismantle, endpoint, self._rules)
         await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
         self._store.delete_endpoint(endpoint.id)
 
@@ -263,17 +265,8 @@ class NetworkService:
             default_ips=(default, "::") if both else (default,),
         )
 
-    def _extra_hosts(self, request: SandboxRequest) -> list[tuple[str, str]]:
-        gateway = self._config.host_gateway_ip or (str(self._bridge.gateway) if self._bridge else "")
-        found = files.parse_extra_hosts(request.extra_hosts, gateway)
-        for link in request.links:
-            name, _, alias = link.partition(":")
-            address = request.link_addresses.get(name.removeprefix("/"), "")
-            if not address:
-                raise InvalidArgumentError(f"cannot link to {name}: it has no address")
-            names = dict.fromkeys((alias or name, name.removeprefix("/")))
-            found.append((" ".join(names), address))
-        return found
+    def _host_gateway(self) -> str:
+        return self._config.host_gateway_ip or (str(self._bridge.gateway) if self._bridge else "")
 
     def _sandbox(
         self,
@@ -313,31 +306,10 @@ class NetworkService:
         return endpoint.netns or os.path.join(self._directory, "default")
 
 
-def _install_rules(
-    kernel: Kernel, plan: Firewall, bridges: list[firewall.BridgeRules], published: list[PortMapping]
-) -> None:
-    """In the kernel's thread: our table, and passage through iptables' FORWARD chain where the host has one."""
-    try:
-        kernel.nft.run(plan.install(bridges, published))
-    except OSError as error:
-        raise InternalError(f"cannot install the firewall rules: {error.strerror}") from None
-    try:
-        listing = kernel.nft.run(firewall.FOREIGN_FORWARD)
-    except NftablesError:
-        return  # no iptables here
-    for each in bridges:
-        if commands := firewall.foreign_accept(listing, each.name):
-            kernel.nft.run(commands)
-
-
-def _dismantle(kernel: Kernel, endpoint: Endpoint, rules: Firewall | None) -> None:
+def _dismantle(kernel: Kernel, endpoint: Endpoint, rules: Rules | None) -> None:
     """In the kernel's thread: stop redirecting to an endpoint, and let its namespace go."""
-    if rules is not None and (commands := rules.unpublish(endpoint.ports)):
-        try:
-            kernel.nft.run(commands)
-        except NftablesError as error:
-            # the table was taken away by somebody else: then nothing is redirected any more
-            _log.warning("cannot remove published ports of %s: %s", endpoint.container_name, error.strerror)
+    if rules is not None:
+        rules.unpublish(kernel, endpoint.ports)
     if endpoint.netns:
         netns.remove(endpoint.netns)
 
@@ -347,60 +319,6 @@ def _not_published(endpoint: Endpoint, error: Exception) -> OrlopError:
     return InternalError(
         "driver failed programming external connectivity on endpoint "
         f"{endpoint.container_name} ({endpoint.id}): {text}"
-    )
-
-
-def _network_name(mode: str) -> str:
-    return "bridge" if mode in ("", "default") else mode
-
-
-def _asked(request: SandboxRequest, network: Network) -> EndpointSettings:
-    """The container's wishes for its endpoint, checked."""
-    names = (network.name, network.id, "default") if network.name == "bridge" else (network.name, network.id)
-    settings = next((request.endpoints[name] for name in names if name in request.endpoints), EndpointSettings())
-    wish = settings.ipam_config
-    if wish is not None and (wish.ipv4_address or wish.ipv6_address):
-        raise InvalidArgumentError("user specified IP address is supported on user defined networks only")
-    mac = settings.mac_address
-    with contextlib.suppress(ValueError):
-        # settings that were filled in by an earlier connect: not a wish but the MAC of the address it had
-        if settings.ip_address and mac == ipam.mac_of(IPv4Address(settings.ip_address)):
-            mac = ""
-    mac = (mac or request.mac_address).lower().replace("-", ":")
-    if mac and not _is_mac(mac):
-        raise InvalidArgumentError(f"invalid MAC address: {mac!r}")
-    return EndpointSettings(
-        ipam_config=wish,
-        links=settings.links,
-        aliases=settings.aliases,
-        driver_opts=settings.driver_opts,
-        gw_priority=settings.gw_priority,
-        mac_address=mac,
-    )
-
-
-def _is_mac(text: str) -> bool:
-    parts = text.split(":")
-    try:
-        raw = bytes.fromhex("".join(parts))
-    except ValueError:
-        return False
-    return len(parts) == len(raw) == 6 and all(len(part) == 2 for part in parts) and not raw[0] & 1 and any(raw)
-
-
-def _joined(request: SandboxRequest) -> Sandbox:
-    if not request.netns_path:
-        raise InvalidArgumentError(
-            f"cannot join the network of {request.mode.partition(':')[2]}: it is not running"
-        )
-    return Sandbox(
-        sandbox_id="",
-        sandbox_key="",
-        netns_path=request.netns_path,
-        endpoints={},
-        ports={},
-        resolv_conf="",
-        hosts="",
     )
 
 
