@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from orlop.codec import decode, encode
-from orlop.containerd.client.fetch import children_labels, set_labels, store_small
+from orlop.containerd.client.fetch import children_labels, ingestion, set_labels, store_small
 from orlop.containerd.client.leases import leased
 from orlop.containerd.client.tarstream import END, TarReader, member_header, padding
 from orlop.containerd.client.unpack import ImageContent, read_image, unpack
@@ -179,11 +179,10 @@ class _Archive:
         return found
 
     async def _store(self, reader: TarReader, size: int, expected: str) -> _Stored:
-        content = self._client.content
         ref = f"import-{secrets.token_hex(8)}"
         head = b""
         try:
-            async with content.writer(ref, size=size, expected=expected) as writer:
+            async with ingestion(self._client, ref, size=size, expected=expected) as writer:
                 async for chunk in reader.data():
                     head = head or chunk[:8]
                     await writer.write(chunk)

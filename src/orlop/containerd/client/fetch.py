@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.api import content_pb2
-from orlop.containerd.client.leases import EXPIRES
 from orlop.errdefs import (
     AlreadyExistsError,
     DataLossError,
@@ -23,6 +22,7 @@ from orlop.oci.image import CONFIG_TYPES, INDEX_TYPES, MANIFEST_TYPES, Descripto
 
 if TYPE_CHECKING:
     from orlop.containerd.client.client import Client
+    from orlop.containerd.client.content import Writer
 
 GC_CONTENT = "containerd.io/gc.ref.content."
 DISTRIBUTION_SOURCE = "containerd.io/distribution.source."
@@ -33,8 +33,6 @@ LOCK_POLL = (
 Source = Callable[[int], AsyncGenerator[bytes, None]]
 """Opens a blob's bytes from an offset on."""
 Report = Callable[["Progress"], None]
-
-__all__ = ["EXPIRES", "Downloads", "Progress", "Report", "Source", "children_labels", "ingest_ref", "store_small"]
 
 
 class Progress(NamedTuple):
@@ -215,6 +213,24 @@ async def _copy(
             await write(chunk)  # type: ignore[misc]
             done += len(chunk)
             report(Progress("downloading", descriptor, done, descriptor.size))
+
+
+@asynccontextmanager
+async def ingestion(client: Client, ref: str, *, size: int = 0, expected: str = "") -> AsyncIterator[Writer]:
+    """Open an ingestion that nobody will resume: what is left of it when the block fails is thrown away."""
+    try:
+        async with client.content.writer(ref, size=size, expected=expected) as writer:
+            yield writer
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(_discard(client, ref)))
+        raise
+
+
+async def _discard(client: Client, ref: str) -> None:
+    try:
+        await client.content.abort(ref)
+    except OrlopError:
+        pass  # it is gone already, or the daemon is; the error that brought us here says more
 
 
 async def _until_unlocked(error: UnavailableError) -> None:

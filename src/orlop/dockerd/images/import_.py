@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from orlop.codec import encode
 from orlop.containerd.client import Client
-from orlop.containerd.client.fetch import children_labels, store_small
+from orlop.containerd.client.fetch import children_labels, ingestion, store_small
 from orlop.containerd.client.leases import leased
 from orlop.containerd.client.tarstream import decompressed
 from orlop.containerd.client.unpack import ImageContent, unpack
@@ -78,7 +78,7 @@ class ImportImage:
         hasher = hashlib.sha256()
         size = 0
         try:
-            async with client.content.writer(f"import-{secrets.token_hex(8)}") as writer:
+            async with ingestion(client, f"import-{secrets.token_hex(8)}") as writer:
                 async for chunk in decompressed(tar):
                     hasher.update(chunk)
                     size += len(chunk)
