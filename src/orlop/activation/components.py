@@ -25,6 +25,7 @@ class Component(NamedTuple):
     brings: tuple[str, ...] = ()
     activated: bool = False
     lock: str = ""
+    environ: tuple[tuple[str, str], ...] = ()
     stop_seconds: float = 10.0
 
 
@@ -48,6 +49,7 @@ def table(layout: Layout, dockerd_arguments: tuple[str, ...] = ()) -> tuple[Comp
             needs=("containerd",),
             brings=("netd",),
             activated=True,
+            environ=(("ORLOP_NETD_SUPERVISED", "1"),),
             stop_seconds=20.0,
         ),
         Component(

@@ -156,8 +156,9 @@ class Supervisor:
         """Do whatever brings the daemons closer to what is wanted of them."""
         now = time.monotonic()
         for daemon in self._daemons.values():
-            if not daemon.wanted or self._ending:
-                daemon.begin_stop(now)
+            if not daemon.wanted:
+                if not self._ending or not self._has_users(daemon):
+                    daemon.begin_stop(now)
                 daemon.insist(now)
             elif daemon.process is None and now >= daemon.retry_at and self._needs_met(daemon):
                 self._start(daemon)
@@ -181,12 +182,18 @@ class Supervisor:
             needed.want()
         return all(needed.ready for needed in needs)
 
+    def _has_users(self, daemon: Daemon) -> bool:
+        """Whether a daemon still runs that works with this one: it ends first."""
+        name = daemon.component.name
+        others = [other for other in self._daemons.values() if other.process is not None]
+        return any(name in (*other.component.needs, *other.component.brings) for other in others)
+
     def _start(self, daemon: Daemon) -> None:
         component = daemon.component
         if component.activated:
             self._open_listener()
         listener = self._listener.fileno() if component.activated and self._listener else -1
-        environ = {"NOTIFY_SOCKET": self._notify_path}
+        environ = {"NOTIFY_SOCKET": self._notify_path, **dict(component.environ)}
         daemon.started(spawn(component.argv, self._layout.log(component.name), environ, listener))
         self._watch(daemon)
 

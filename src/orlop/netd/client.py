@@ -14,6 +14,11 @@ from orlop.netd.protocol import MAX_LINE, HeldPort, decode, encode, port_from
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 10.0
+_RETRY_SECONDS = 0.02
+_REVIVE_SECONDS = 1.0
+
+SUPERVISED = "ORLOP_NETD_SUPERVISED"
+"""Environment variable: "1" where somebody else (`orlop daemon`, systemd) starts orlop-netd, again if need be."""
 
 
 class PortUnavailableError(InternalError):
@@ -33,7 +38,8 @@ class NetdClient:
     """One connection to orlop-netd, opened at the first request.
 
     When the connection breaks, the daemon is connected to again or started again at once, and `on_restart` is
-    awaited so that the caller can have its ports held again. Belongs to one event loop.
+    awaited so that the caller can have its ports held again. A supervised daemon (see `SUPERVISED`) is not started
+    but waited for. Belongs to one event loop.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class NetdClient:
         self._pending: list[asyncio.Future[dict[str, Any]]] = []
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
+        self._supervised = os.environ.get(SUPERVISED) == "1"
 
     async def hold(self, owner: str, ports: list[HeldPort]) -> None:
         """Hold all of `ports` for `owner`, or none. Raises PortUnavailableError."""
@@ -96,16 +103,26 @@ class NetdClient:
         try:
             reader, writer = await asyncio.open_unix_connection(self.socket_path, limit=MAX_LINE)
         except (FileNotFoundError, ConnectionRefusedError):
-            await self._start_daemon()
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.socket_path, limit=MAX_LINE)
-            except OSError as error:
-                raise UnavailableError(
-                    f"cannot reach orlop-netd at {self.socket_path}: {error.strerror}"
-                ) from None
+            if not self._supervised:
+                await self._start_daemon()
+            reader, writer = await self._wait_for_daemon()
         self._writer = writer
         self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer))
         return writer
+
+    async def _wait_for_daemon(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a daemon that is about to serve, which gives no sign when it does."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (_START_SECONDS if self._supervised else 0.0)
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self.socket_path, limit=MAX_LINE)
+            except OSError as error:
+                if loop.time() >= end:
+                    raise UnavailableError(
+                        f"cannot reach orlop-netd at {self.socket_path}: {error.strerror}"
+                    ) from None
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -124,14 +141,20 @@ class NetdClient:
         await self._revive()
 
     async def _revive(self) -> None:
-        try:
-            async with self._lock:
-                if self._writer is None:
-                    await self._connect()
-            if self.on_restart is not None:
-                await self.on_restart()
-        except OrlopError as error:
-            _log.error("published ports are not held: %s", error)  # the next request tries again
+        while True:
+            try:
+                async with self._lock:
+                    if self._writer is None:
+                        await self._connect()
+                if self.on_restart is not None:
+                    await self.on_restart()
+            except OrlopError as error:
+                _log.error("published ports are not held: %s", error)
+                if not self._supervised:
+                    return  # the next request tries again
+                await asyncio.sleep(_REVIVE_SECONDS)
+            else:
+                return
 
     async def _start_daemon(self) -> None:
         os.makedirs(os.path.dirname(self._log_path), mode=0o755, exist_ok=True)
