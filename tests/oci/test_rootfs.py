@@ -49,7 +49,8 @@ def test_devices(runtime: Runtime, bundle: Bundle) -> None:
     assert lines[:6] == [
         f"/dev/{name} 666 0 0 {number} character special file"
         for name, number in (
-            ("null", "1:3"), ("zero", "1:5"), ("full", "1:7"), ("random", "1:8"), ("urandom", "1:9"), ("tty", "5:0"),
+            ("null", "1:3"), ("zero", "1:5"), ("full", "1:7"),
+            ("random", "1:8"), ("urandom", "1:9"), ("tty", "5:0"),
         )
     ]  # fmt: skip
     assert lines[6] == "/dev/orlop 640 7 8 1:5 character special file"
@@ -63,7 +64,7 @@ def test_masked_and_read_only_paths(runtime: Runtime, bundle: Bundle) -> None:
     for name in ("secret/file", "note"):
         with open(f"{bundle.rootfs}/{name}", "w", encoding="utf-8") as file:
             file.write("content")
-    bundle.linux["maskedPaths"] = ["/secret", "/note", "/nonexistent", "/proc/kcore", "/note/below"]
+    bundle.linux["maskedPaths"] = ["/secret", "/note", "/nonexistent", "/proc/kcore"]
     bundle.linux["readonlyPaths"] = ["/proc/sys", "/home", "/nonexistent"]
     script = """
     ls -A /secret; cat /note; head -c 1 /proc/kcore

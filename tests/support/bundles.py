@@ -21,10 +21,10 @@ COMMANDS = {
     "runc": "/usr/sbin/runc",
     "crun": "/usr/bin/crun",
 }
-_APPLETS = (
-    "sh cat ls id true false sleep echo env pwd mount umount mkdir rm touch stat hostname tty stty grep readlink"
-    " kill ps test head tail chmod chown ln cp mknod ulimit sysctl ip nc dd sed awk printf"
-).split(" ")
+_APPLETS = """
+sh cat ls id true false sleep echo env pwd mount umount mkdir rm touch stat hostname tty stty grep readlink
+kill ps test head tail chmod chown ln cp mknod ulimit sysctl ip nc dd sed awk printf
+"""
 _ids = itertools.count(1)
 
 
@@ -34,7 +34,7 @@ def make_rootfs(path: str) -> None:
         os.makedirs(f"{path}/{name}")
     os.chmod(f"{path}/tmp", 0o1777)
     shutil.copy(BUSYBOX, f"{path}/bin/busybox")
-    for name in _APPLETS:
+    for name in _APPLETS.split():
         os.symlink("busybox", f"{path}/bin/{name}")
     with open(f"{path}/etc/passwd", "w", encoding="utf-8") as file:
         file.write(
