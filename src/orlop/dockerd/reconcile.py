@@ -109,6 +109,7 @@ class Reconcile:
                     await extra.attach.open(self._streams.exec_again(container.record, extra.record))
             self._registry.save(container)
             self._health.watch(container)
+        await self._exits.missed_execs(container)
 
     async def _missed_exit(self, container: Container, task: Process | None) -> None:
         """It has ended while nobody looked: exit code and time are the task's, if there is one."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from orlop import __version__
 from orlop.containerd.client import Client
 from orlop.dockerd import network, store, volumes
@@ -110,6 +112,8 @@ def build(config: Config) -> Parts:
     registry.load()
     client = Client(config.containerd, config.containerd_namespace)
     host = Host.probe()
+    if config.ip_forward:  # the networks turn it on before the first container
+        host = msgspec.structs.replace(host, ipv4_forwarding=True)
     runtimes = Runtimes(config.runtimes, config.default_runtime, systemd_cgroup=config.systemd_cgroup)
 
     def users_of(volume: str) -> list[str]:
@@ -153,7 +157,7 @@ def build(config: Config) -> Parts:
 
     streams = Streams(client, paths)
     resources = Resources(registry, networks, volume_service, paths)
-    health = HealthMonitor(registry, client, streams)
+    health = HealthMonitor(registry, client, streams, host)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config.default_stop_timeout)
     remove = Remove(registry, client, volume_service, stop, paths)
@@ -193,7 +197,7 @@ def build(config: Config) -> Parts:
     routes: list[Route] = [
         *SystemRoutes(system, events, disk_usage).routes(),
         *ContainerRoutes(containers).routes(),
-        *ExecRoutes(Execs(registry, client, streams)).routes(),
+        *ExecRoutes(Execs(registry, client, streams, host)).routes(),
         *image_routes(images),
         *VolumeRoutes(volume_service, users_of, publish_volume).routes(),
         *NetworkRoutes(networks).routes(),

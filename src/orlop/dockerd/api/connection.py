@@ -128,13 +128,13 @@ class Connection(RequestHandler):
             return True
         if self._idle():
             return False
-        self._set_gone()
+        self.let_go()
         self.close()
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell everybody who waits on this connection."""
-        self._set_gone()
+        self.let_go()
         if self._hijacked is not None:
             self._hijacked.feed_eof()
         super().connection_lost(exc)
@@ -210,7 +210,8 @@ class Connection(RequestHandler):
             if sum(map(len, self._held)) > _INPUT_HIGH_WATER:
                 self.pause_input()
 
-    def _set_gone(self) -> None:
+    def let_go(self) -> None:
+        """End the streams of this connection; a request that changes something runs to its end."""
         if not self.gone.done():
             self.gone.set_result(None)
 

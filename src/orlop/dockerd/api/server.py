@@ -57,6 +57,8 @@ class ApiServer:
             listener.close()
         if self._protocols is not None:
             self._protocols.pre_shutdown()
+            for connection in self._protocols.connections:
+                cast(Connection, connection).let_go()
             await self._protocols.shutdown(timeout)
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:

@@ -15,11 +15,12 @@ from orlop.dockerd.containers import attach
 from orlop.dockerd.containers.attach_point import Stream, Wanted
 from orlop.dockerd.containers.container import Container, Exec
 from orlop.dockerd.containers.escape import parse_keys
-from orlop.dockerd.containers.exec_process import exec_process, known_capabilities
+from orlop.dockerd.containers.exec_process import exec_process
 from orlop.dockerd.containers.model import ExecRecord
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.start_errors import EXIT_CANNOT_INVOKE, EXIT_UNKNOWN, classify
 from orlop.dockerd.containers.streams import Streams
+from orlop.dockerd.spec import Host
 from orlop.engine.types import ExecConfig
 from orlop.errdefs import ConflictError, InvalidArgumentError, NotFoundError, OrlopError
 from orlop.oci.runtime import Process, User
@@ -43,11 +44,11 @@ class _SpecProcess(msgspec.Struct):
 class Execs:
     """The use cases around execs."""
 
-    def __init__(self, registry: Registry, client: Client, streams: Streams) -> None:
+    def __init__(self, registry: Registry, client: Client, streams: Streams, host: Host) -> None:
         self._registry = registry
         self._client = client
         self._streams = streams
-        self._capabilities = known_capabilities()
+        self._capabilities = host.capabilities
 
     async def create(self, reference: str, config: ExecConfig) -> str:
         """Note down what to run; the answer is its id.

@@ -6,21 +6,6 @@ import msgspec
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
 from orlop.oci.runtime import Box, Capabilities, Process, User
 
-_NAMES = """
-CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE  NET_BIND_SERVICE
-NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT  SYS_PTRACE SYS_PACCT
-SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE  AUDIT_WRITE AUDIT_CONTROL
-SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ  PERFMON BPF CHECKPOINT_RESTORE
-"""
-ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _NAMES.split())
-"""In the order of their numbers, capabilities(7)."""
-
-
-def known_capabilities() -> tuple[str, ...]:
-    """Those of the running kernel."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return ALL_CAPABILITIES[: int(file.read()) + 1]
-
 
 def exec_process(
     base: Process, container: ContainerRecord, record: ExecRecord, user: User, capabilities: tuple[str, ...]

@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from orlop.api.task_types_pb2 import Status
 from orlop.containerd.client import Client
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container, Exec
@@ -82,6 +83,19 @@ class Exits:
             await self._client.tasks.delete_process(container.id, record.id)
         except OrlopError as error:
             log.debug("exec %s: %s", record.id, error)  # gone with its container
+
+    async def missed_execs(self, container: Container) -> None:
+        """Settle the ends of execs that were not told."""
+        for extra in list(container.execs.values()):
+            if not extra.record.running or extra.starting is not None:
+                continue
+            try:
+                process = await self._client.tasks.get(container.id, extra.record.id)
+            except NotFoundError:
+                await self.exec_ended(container, extra, LOST_EXIT_CODE)
+                continue
+            if process.status == Status.STOPPED:
+                await self.exec_ended(container, extra, process.exit_status)
 
     def out_of_memory(self, container: Container) -> None:
         """The kernel killed something in the container for want of memory."""

@@ -13,10 +13,11 @@ from orlop.containerd.client import Client, typeurl
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.attach_point import Wanted
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.exec_process import exec_process, known_capabilities
+from orlop.dockerd.containers.exec_process import exec_process
 from orlop.dockerd.containers.model import ExecRecord, Health, HealthResult
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.streams import Streams
+from orlop.dockerd.spec import Host
 from orlop.engine.types import HealthConfig
 from orlop.errdefs import NotFoundError, OrlopError
 from orlop.oci.runtime import Process
@@ -36,12 +37,12 @@ TIMED_OUT = -1
 class HealthMonitor:
     """One task a running container that has a health check."""
 
-    def __init__(self, registry: Registry, client: Client, streams: Streams) -> None:
+    def __init__(self, registry: Registry, client: Client, streams: Streams, host: Host) -> None:
         self._registry = registry
         self._client = client
         self._streams = streams
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._capabilities = known_capabilities()
+        self._capabilities = host.capabilities
 
     def watch(self, container: Container) -> None:
         """Begin with a container that has started; state is kept if it was running already."""

@@ -33,7 +33,7 @@ class Monitor:
         """Set while events arrive."""
 
     async def run(self, resync: Callable[[], Awaitable[None]]) -> None:
-        """Follow until cancelled. `resync` runs after each (re)connection, with events already being collected."""
+        """Follow until cancelled. `resync` runs after each (re)connection until it succeeds, events come already."""
         topics = f"namespace=={self._client.namespace},topic~=|^/tasks/|"
         away = False
         while True:
@@ -43,7 +43,7 @@ class Monitor:
                         log.info("containerd is back")
                     away = False
                     self.connected.set()
-                    catching_up = asyncio.ensure_future(resync())
+                    catching_up = asyncio.ensure_future(self._catch_up(resync))
                     try:
                         async for envelope in events:
                             self._dispatch(envelope)
@@ -55,6 +55,15 @@ class Monitor:
                 away = True
             self.connected.clear()
             # Nothing tells when a daemon listens again: ask a few times a second.
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _catch_up(self, resync: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await resync()
+                return
+            except OrlopError as error:
+                log.warning("catching up with containerd: %s; trying again", error)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
@@ -84,19 +93,7 @@ class Monitor:
                     container, self._exits.container_ended(container, task.pid, task.exit_status, ended_at)
                 )
             else:
-                await self._resync_execs(container)
-
-    async def _resync_execs(self, container: Container) -> None:
-        for extra in list(container.execs.values()):
-            if not extra.record.running:
-                continue
-            try:
-                process = await self._client.tasks.get(container.id, extra.record.id)
-            except OrlopError:
-                self._later(container, self._exits.exec_ended(container, extra, LOST_EXIT_CODE))
-                continue
-            if process.status == Status.STOPPED:
-                self._later(container, self._exits.exec_ended(container, extra, process.exit_status))
+                self._later(container, self._exits.missed_execs(container))
 
     # -- events
 
