@@ -1,14 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates, lists, mounts and removes volumes."""
 
+import datetime
+import os
+import re
+import secrets
+import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from orlop.dockerd.spec.mountpoint import MountPoint
+from orlop.dockerd.volumes import copyup, local_mount
+from orlop.dockerd.volumes.store import VolumeRow, VolumeStore
+from orlop.errdefs import (
+    ConflictError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotImplementedByUsError,
+    OrlopError,
+)
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_TRASH = ".removed-"
+_STAGE = ".copied-"
+_COPYING = "(copy-up)"
 
 
 class Volume(msgspec.Struct, kw_only=True):
@@ -24,7 +47,15 @@ class Volume(msgspec.Struct, kw_only=True):
 
     def inspect(self) -> dict[str, Any]:
         """The Engine API's Volume object."""
-        raise NotImplementedError
+        return {
+            "CreatedAt": self.created_at,
+            "Driver": self.driver,
+            "Labels": self.labels or None,
+            "Mountpoint": self.mountpoint,
+            "Name": self.name,
+            "Options": self.options or None,
+            "Scope": "local",
+        }
 
 
 class VolumeService:
@@ -41,7 +72,12 @@ class VolumeService:
         connect: Callable[[], sqlite3.Connection],
         users_of: Callable[[str], list[str]],
     ) -> None:
-        raise NotImplementedError
+        self._root = root
+        self._store = VolumeStore(connect)
+        self._users_of = users_of
+        self._guard = threading.Lock()
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def create(
         self,
@@ -52,53 +88,258 @@ class VolumeService:
     ) -> Volume:
         """Create a volume, or return the one of that name. An empty name makes an anonymous one.
 
-        Raises InvalidArgumentError for the name or an option, NotFoundError for a driver other than local,
-        ConflictError where a volume of that name has another driver or other options.
+        Raises InvalidArgumentError for the name or an option, NotFoundError for a driver other than local.
         """
-        raise NotImplementedError
+        anonymous = not name
+        name = name or secrets.token_hex(32)
+        labels = dict(labels or {}) | ({_ANONYMOUS_LABEL: ""} if anonymous else {})
+        if driver not in ("", "local"):
+            raise NotFoundError(
+                f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
+            )
+        try:
+            check_name(name)
+            local_mount.check_options(options or {})
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"create {name}: {error}") from None
+        with self._locked(name):
+            row = self._store.get(name)
+            if row is None:
+                row = VolumeRow(
+                    name=name,
+                    created_at=_now(),
+                    labels=labels,
+                    options=dict(options or {}),
+                    anonymous=anonymous,
+                )
+                self._make_directory(name)
+                self._store.insert(row)
+        return self._volume(row)
 
     def get(self, name: str) -> Volume:
         """Raises NotFoundError `get <name>: no such volume`."""
-        raise NotImplementedError
+        row = self._store.get(name)
+        if row is None:
+            raise NotFoundError(f"get {name}: no such volume")
+        return self._volume(row)
 
     def list(self) -> list[Volume]:
         """Every volume, by name (filters are the API's business)."""
-        raise NotImplementedError
+        return [self._volume(row) for row in self._store.list()]
 
     def remove(self, name: str, force: bool = False) -> None:
         """Delete a volume and its content.
 
         Raises NotFoundError (not with `force`) and ConflictError `remove <name>: volume is in use - [<id>, …]`.
         """
-        raise NotImplementedError
+        with self._locked(name):
+            if self._store.get(name) is None:
+                if force:
+                    return
+                raise NotFoundError(f"get {name}: no such volume")
+            users = sorted({*self._users_of(name), *self._store.holders(name)})
+            if users:
+                raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            trash = self._root / f"{_TRASH}{name}"
+            try:
+                local_mount.unmount_volume(str(self._data(name)))
+                if (self._root / name).exists():
+                    os.rename(self._root / name, trash)
+                self._store.delete(name)
+                # From here on the volume is gone for everybody; a crash leaves what `reconcile` throws away.
+                shutil.rmtree(trash)
+            except FileNotFoundError:
+                self._store.delete(name)
+            except OSError as error:
+                raise InternalError(f"remove {name}: {_reason(error)}") from None
 
     def resolve(self, point: MountPoint, container_id: str) -> MountPoint:
         """Give a volume mount point its volume (created when missing): name, driver and source filled in.
 
-        Other types of mount points are returned as they are.
+        Other types of mount points are returned as they are. Raises what `create` raises.
         """
-        raise NotImplementedError
+        if point.type != "volume":
+            return point
+        options = point.spec.volume_options if point.spec else None
+        if options and options.subpath:
+            raise NotImplementedByUsError("volume mounts with a subpath are not supported yet")
+        if point.source and point.name:
+            volume = self.get(point.name)  # inherited from another container
+        else:
+            driver_options = options.driver_config.options if options and options.driver_config else {}
+            volume = self.create(point.name, point.driver, driver_options, options.labels if options else None)
+        return msgspec.structs.replace(
+            point,
+            name=volume.name,
+            driver=volume.driver,
+            source=volume.mountpoint,
+            mode=point.mode or ("" if point.anonymous else "z"),
+        )
 
     def mount(self, name: str, container_id: str) -> str:
-        """Make the content available for a start; returns the host path. Counted by container."""
-        raise NotImplementedError
+        """Make the content available for a start; returns the host path. Counted by container.
+
+        Raises NotFoundError, and InternalError with the kernel's reason.
+        """
+        with self._locked(name):
+            volume = self.get(name)
+            path = volume.mountpoint
+            if local_mount.needs_mount(volume.options):
+                if not local_mount.is_mounted(path):
+                    try:
+                        local_mount.mount_volume(volume.options, path)
+                    except OrlopError as error:
+                        raise InternalError(f"error while mounting volume '{path}': {error}") from None
+                self._store.hold(name, container_id)
+            elif not os.path.isdir(path):
+                raise InternalError(f"error while mounting volume '{path}': the directory is gone")
+        return path
 
     def unmount(self, name: str, container_id: str) -> None:
         """The container has stopped; unmounts a volume with `type`/`o`/`device` options when nobody is left."""
-        raise NotImplementedError
+        with self._locked(name):
+            row = self._store.get(name)
+            if row is None or not local_mount.needs_mount(row.options):
+                return
+            self._store.release(name, container_id)
+            if not self._store.holders(name):
+                try:
+                    local_mount.unmount_volume(str(self._data(name)))
+                except OSError as error:
+                    raise InternalError(f"error while unmounting volume '{name}': {_reason(error)}") from None
 
     def copy_up(self, name: str, root: int, destination: str) -> bool:
         """Fill an empty volume with what the image has at `destination` below the directory descriptor `root`.
 
-        Keeps owners, modes, times, extended attributes, links and devices. Returns whether anything was copied;
-        does nothing when the volume has content.
+        Keeps owners, modes, times, extended attributes, links and devices, and gives the volume's own directory
+        those of the image's. Returns whether anything was done; does nothing when the volume has content.
         """
-        raise NotImplementedError
+        source = copyup.open_source(root, destination)
+        if source is None:
+            return False
+        try:
+            path = self.mount(name, _COPYING)
+            try:
+                with self._locked(name):
+                    return self._fill(name, source, path)
+            finally:
+                self.unmount(name, _COPYING)
+        except OSError as error:
+            raise InternalError(f"failed to copy {destination} into volume {name}: {_reason(error)}") from None
+        finally:
+            os.close(source)
 
     def disk_usage(self, name: str) -> int:
         """Bytes that the content takes, each inode once."""
-        raise NotImplementedError
+        seen: set[tuple[int, int]] = set()
+        total = 0
+        for directory, _, names, fd in os.fwalk(self.get(name).mountpoint, follow_symlinks=False):
+            del directory
+            for entry in names:
+                try:
+                    found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    total += found.st_size
+        return total
 
     def reconcile(self) -> None:
-        """At the daemon's start: finish or undo what a crash left half-done."""
-        raise NotImplementedError
+        """At the daemon's start: finish or undo what a crash left half-done.
+
+        Removed volumes' leftovers are deleted; directories without a row, which a crash between the two left (or
+        a lost database), become volumes again; a row whose directory is gone gets an empty one.
+        """
+        known = {row.name for row in self._store.list()}
+        for entry in sorted(os.scandir(self._root), key=lambda entry: entry.name):
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if entry.name.startswith(_TRASH):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name not in known and _NAME.fullmatch(entry.name):
+                self._store.insert(VolumeRow(name=entry.name, created_at=_now()))
+                known.add(entry.name)
+        for name in known:
+            self._make_directory(name)
+            shutil.rmtree(self._root / name / _STAGE, ignore_errors=True)
+            self._store.release(name, _COPYING)
+
+    def _fill(self, name: str, source: int, path: str) -> bool:
+        if os.listdir(path):
+            return False
+        row = self._store.get(name)
+        whole = row is None or local_mount.needs_mount(row.options) or len(self._users_of(name)) > 1
+        # Filled aside and renamed into place, so that a crash leaves no half of it; not under a container's feet.
+        stage = path if whole else str(self._root / name / _STAGE)
+        if not whole:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.mkdir(stage, 0o700)
+        target = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            copyup.copy_tree(source, target)
+        finally:
+            os.close(target)
+        if not whole:
+            os.rename(stage, path)
+        return True
+
+    def _make_directory(self, name: str) -> None:
+        try:
+            (self._root / name).mkdir(mode=0o701, exist_ok=True)
+            self._data(name).mkdir(mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise InternalError(f"create {name}: {_reason(error)}") from None
+
+    def _data(self, name: str) -> Path:
+        return self._root / name / "_data"
+
+    def _volume(self, row: VolumeRow) -> Volume:
+        return Volume(
+            name=row.name,
+            mountpoint=str(self._data(row.name)),
+            created_at=row.created_at,
+            labels=row.labels,
+            options=row.options,
+            anonymous=row.anonymous,
+        )
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """The lock of one volume, made at its first use and dropped after the last."""
+        with self._guard:
+            lock, waiting = self._locks.get(name, (threading.Lock(), 0))
+            self._locks[name] = (lock, waiting + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, waiting = self._locks[name]
+                if waiting == 1:
+                    del self._locks[name]
+                else:
+                    self._locks[name] = (lock, waiting - 1)
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidArgumentError with Docker's text for a name that cannot be a local volume's."""
+    if len(name) == 1:
+        raise InvalidArgumentError(
+            "volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not _NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
+            "are allowed. If you intended to pass a host directory, use absolute path"
+        )
+    if len(name) > 255 - len(_TRASH):
+        raise InvalidArgumentError(f'volume name "{name}" is too long')
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0).lower()

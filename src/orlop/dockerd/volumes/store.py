@@ -1,21 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of volumes in dockerd's database."""
 
+import json
 import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS volumes (
     name TEXT PRIMARY KEY,
-    driver TEXT NOT NULL,
     created_at TEXT NOT NULL,
     labels TEXT NOT NULL,
     options TEXT NOT NULL,
-    anonymous INTEGER NOT NULL,
-    state TEXT NOT NULL
-) STRICT
+    anonymous INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS volume_mounts (
+    name TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    PRIMARY KEY (name, container_id)
+) STRICT;
 """
 
 
+class VolumeRow(msgspec.Struct, kw_only=True, frozen=True):
+    """What the database knows of a volume."""
+
+    name: str
+    created_at: str
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    anonymous: bool = False
+
+
 def init_schema(connection: sqlite3.Connection) -> None:
-    """Create the table of volumes where it is missing. To be called once, at the daemon's start."""
-    connection.execute(SCHEMA)
+    """Create the tables of volumes where they are missing. To be called once, at the daemon's start."""
+    for statement in SCHEMA.split(";"):
+        connection.execute(statement)
+
+
+class VolumeStore:
+    """Rows by name. Each call is a transaction of its own; safe to call from several threads."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> VolumeRow | None:
+        """The row of a volume."""
+        rows = self._run("SELECT name, created_at, labels, options, anonymous FROM volumes WHERE name = ?", name)
+        return _row(rows[0]) if rows else None
+
+    def list(self) -> Sequence[VolumeRow]:
+        """All rows by name."""
+        rows = self._run("SELECT name, created_at, labels, options, anonymous FROM volumes ORDER BY name")
+        return [_row(row) for row in rows]
+
+    def insert(self, row: VolumeRow) -> None:
+        """Write down a new volume."""
+        self._run(
+            "INSERT INTO volumes (name, created_at, labels, options, anonymous) VALUES (?, ?, ?, ?, ?)",
+            row.name,
+            row.created_at,
+            _text(row.labels),
+            _text(row.options),
+            int(row.anonymous),
+        )
+
+    def delete(self, name: str) -> None:
+        """Forget a volume and who has mounted it."""
+        self._run("DELETE FROM volume_mounts WHERE name = ?", name)
+        self._run("DELETE FROM volumes WHERE name = ?", name)
+
+    def hold(self, name: str, container_id: str) -> None:
+        """Note that a container has the volume mounted."""
+        self._run("INSERT OR IGNORE INTO volume_mounts (name, container_id) VALUES (?, ?)", name, container_id)
+
+    def release(self, name: str, container_id: str) -> None:
+        """Note that a container has it mounted no more."""
+        self._run("DELETE FROM volume_mounts WHERE name = ? AND container_id = ?", name, container_id)
+
+    def holders(self, name: str) -> Sequence[str]:
+        """The containers that have it mounted."""
+        return [row[0] for row in self._run("SELECT container_id FROM volume_mounts WHERE name = ?", name)]
+
+    def _run(self, statement: str, *values: object) -> Sequence[tuple[str, ...]]:
+        with self._lock:
+            connection = self._connect()
+            rows: Sequence[tuple[str, ...]] = connection.execute(statement, values).fetchall()
+            if connection.in_transaction:
+                connection.commit()
+            return rows
+
+
+def _row(values: tuple[str, ...]) -> VolumeRow:
+    name, created_at, labels, options, anonymous = values
+    return VolumeRow(
+        name=name,
+        created_at=created_at,
+        labels=json.loads(labels),
+        options=json.loads(options),
+        anonymous=bool(anonymous),
+    )
+
+
+def _text(mapping: Mapping[str, str]) -> str:
+    return json.dumps(mapping, sort_keys=True)
