@@ -158,8 +158,7 @@ class _Archive:
     async def images(self) -> list[tuple[str, Descriptor]]:
         """Names and targets, every document labelled. Raises InvalidArgumentError if the archive names none."""
         if "index.json" in self._documents:
-            index = parse_document(self._documents["index.json"], OCI_INDEX)
-            assert isinstance(index, Index)
+            index = _parse_index(self._documents["index.json"])
             found = [(_annotated_name(item), item) for item in index.manifests]
             for _, target in found:
                 if target.media_type not in INDEX_TYPES | MANIFEST_TYPES:
@@ -167,7 +166,7 @@ class _Archive:
                 if not await self._label(target):
                     raise InvalidArgumentError(f"archive lacks {target.digest}, which index.json names")
         elif "manifest.json" in self._documents:
-            items = decode(self._documents["manifest.json"], list[_ArchiveItem])
+            items = _parse_items(self._documents["manifest.json"])
             found = []
             for item in items:
                 target = await self._docker_image(item)
@@ -258,6 +257,22 @@ class _Archive:
                 break
             path = self._links[path]
         raise InvalidArgumentError(f"archive lacks {path}, which manifest.json names")
+
+
+def _parse_index(raw: bytes) -> Index:
+    try:
+        index = parse_document(raw, OCI_INDEX)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"index.json: {error}") from None
+    assert isinstance(index, Index)
+    return index
+
+
+def _parse_items(raw: bytes) -> list[_ArchiveItem]:
+    try:
+        return decode(raw, list[_ArchiveItem])
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"manifest.json: {error}") from None
 
 
 def _annotated_name(item: Descriptor) -> str:

@@ -101,6 +101,11 @@ class ImageStore:
         self._watched = False
         self._lock = asyncio.Lock()
 
+    @property
+    def watched(self) -> bool:
+        """Whether containerd's events keep the memory true, so that resolving needs no call."""
+        return self._watched
+
     async def resolve(self, name: str) -> ImageRecord:
         """The image that a reference, an ID, the beginning of an ID or a digest means.
 
