@@ -22,6 +22,7 @@ from orlop.containerd.core.mount import Mount, from_proto
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.services.times import from_timestamp
 from orlop.containerd.storage import Storage, open_storage
+from orlop.errdefs import AlreadyExistsError
 from orlop.rpc.grpc import from_rpc_error
 from orlop.unix import mount as unix_mount
 
@@ -72,9 +73,12 @@ def digest_of(data: bytes) -> str:
 
 
 def put(store: content.ContentStore, data: bytes, labels: Mapping[str, str] | None = None) -> str:
-    """Write a blob; its digest."""
+    """Write a blob, unless it is there; its digest."""
     digest = digest_of(data)
-    writer = store.writer(f"put-{digest}", len(data), digest)
+    try:
+        writer = store.writer(f"put-{digest}", len(data), digest)
+    except AlreadyExistsError:
+        return digest
     try:
         if writer.status().offset == 0:
             writer.write(data)

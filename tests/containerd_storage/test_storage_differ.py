@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applying and making layers through the Diff service, ours and the original's, and the differ in process."""
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+import zstandard
+from support import images
+from support.containerd import Daemon
+from support.snapshotter_suite import ROOT
+from support.storage import (
+    LocalStorage,
+    RemoteContent,
+    RemoteSnapshotter,
+    digest_of,
+    metadata_of,
+    opened,
+    put,
+    read,
+)
+
+from orlop.api import diff_pb2, diff_pb2_grpc, types_pb2
+from orlop.codec import decode
+from orlop.containerd.core.diff import Descriptor
+from orlop.containerd.core.mount import Mount, from_proto, to_proto
+from orlop.containerd.core.namespaces import Scope
+from orlop.errdefs import (
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotImplementedByUsError,
+    ResourceExhaustedError,
+)
+from orlop.oci.image import Manifest
+from orlop.unix import mount as unix_mount
+
+pytestmark = pytest.mark.root
+
+TAR = "application/vnd.oci.image.layer.v1.tar"
+Tree = dict[str, tuple[object, ...]]
+
+
+def tree_of(root: str) -> Tree:
+    """Everything below a directory: modes, owners, times, xattrs, contents, and which names are one file."""
+    found: Tree = {}
+    first: dict[int, str] = {}
+    for directory, directories, files in os.walk(root):
+        for name in (*directories, *files):
+            path = f"{directory}/{name}"
+            status = os.lstat(path)
+            relative = path.removeprefix(root)
+            xattrs = [
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in sorted(os.listxattr(path, follow_symlinks=False))
+            ]
+            content: object = None
+            if stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as file:
+                    content = hashlib.sha256(file.read()).hexdigest()
+            elif stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            linked = first.setdefault(status.st_ino, relative) if not stat.S_ISDIR(status.st_mode) else ""
+            found[relative] = (
+                *(status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_rdev),
+                *(linked, xattrs, content),
+            )
+    return found
+
+
+class Remote:
+    """The Diff service of a daemon, with a scope of its own."""
+
+    def __init__(self, channel: grpc.Channel, scope: Scope) -> None:
+        self.content = RemoteContent(channel, scope)
+        self.snapshots = RemoteSnapshotter(channel, scope, "overlayfs")
+        self._stub = diff_pb2_grpc.DiffStub(channel)
+        self._metadata = metadata_of(scope)
+
+    def apply(self, layer: Descriptor, mounts: list[Mount]) -> Descriptor:
+        """Apply a layer."""
+        message = types_pb2.Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size)
+        request = diff_pb2.ApplyRequest(diff=message, mounts=to_proto(mounts))
+        applied = self._stub.Apply(request, metadata=self._metadata, timeout=30).applied
+        return Descriptor(applied.media_type, applied.digest, applied.size)
+
+    def compare(self, left: list[Mount], right: list[Mount], media_type: str = "") -> Descriptor:
+        """Make a layer."""
+        request = diff_pb2.DiffRequest(
+            left=to_proto(left), right=to_proto(right), media_type=media_type, ref="diff", labels=ROOT
+        )
+        made = self._stub.Diff(request, metadata=self._metadata, timeout=30).diff
+        return Descriptor(made.media_type, made.digest, made.size)
+
+    def unpack(self, image: images.BuiltImage) -> str:
+        """Unpack all layers of an image; the name of the topmost snapshot."""
+        parent = ""
+        for number, layer in enumerate(decode(image.blobs[image.target.digest], Manifest).layers):
+            data = image.blobs[layer.digest]
+            put(self.content, data, ROOT)
+            mounts = self.snapshots.prepare("unpacking", parent, ROOT)
+            applied = self.apply(Descriptor(layer.media_type, layer.digest, layer.size), mounts)
+            plain = plain_of(data)
+            assert (applied.digest, applied.size) == (digest_of(plain), len(plain))
+            parent = f"layer-{number}"
+            self.snapshots.commit(parent, "unpacking", ROOT)
+        return parent
+
+
+def plain_of(data: bytes) -> bytes:
+    """A layer, uncompressed."""
+    if data.startswith(b"\x1f\x8b"):
+        return gzip.decompress(data)
+    if data.startswith(b"\x28\xb5\x2f\xfd"):
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return data
+
+
+@pytest.fixture
+def remote(channel: grpc.Channel, scope: Scope) -> Remote:
+    """The Diff service of each daemon."""
+    return Remote(channel, scope)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[dict[str, Remote]]:
+    """Both daemons at once."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for kind in ("orlop", "original"):
+            daemon = Daemon(kind).start()
+            stack.callback(daemon.remove)
+            channel = stack.enter_context(grpc.insecure_channel(f"unix:{daemon.address}"))
+            found[kind] = Remote(channel, Scope("pair"))
+        yield found
+
+
+@pytest.mark.original
+@pytest.mark.parametrize("make", [images.layers, images.busybox, lambda: images.with_zstd(images.layers())])
+def test_both_daemons_make_the_same_tree(
+    pair: dict[str, Remote], make: Callable[[], images.BuiltImage], scope: Scope
+) -> None:
+    trees: dict[str, Tree] = {}
+    start = time.time_ns()
+    for kind, remote in pair.items():
+        own = Remote(remote.content._channel, scope)
+        with opened(own.snapshots.view("view", own.unpack(make()), ROOT)) as root:
+            trees[kind] = tree_of(root)
+    for name, entry in trees["original"].items():
+        if entry[3] > start:  # type: ignore[operator] # it does not restore the times of directories of other layers
+            for tree in trees.values():
+                tree[name] = (*tree[name][:3], 0, *tree[name][4:])
+    assert trees["orlop"] == trees["original"]
+    assert len(trees["orlop"]) > 5
+
+
+def change(root: str) -> None:
+    """Change a busybox tree in every way that a layer can show."""
+    os.mkdir(f"{root}/new")
+    os.mkdir(f"{root}/new/deep", 0o700)
+    for name in ("file", "deep/file", "ümläut", "n" * 200):
+        with open(f"{root}/new/{name}", "w", encoding="utf-8") as file:
+            file.write(name)
+    os.chmod(f"{root}/new/file", 0o4755)
+    os.chown(f"{root}/new/file", 3_000_000, 5)
+    os.chmod(f"{root}/new/file", 0o4755)
+    os.setxattr(f"{root}/new/deep/file", "security.capability", images.CAPABILITY)
+    os.link(f"{root}/new/file", f"{root}/new/zz-link")
+    os.symlink("../target", f"{root}/new/soft")
+    os.mknod(f"{root}/new/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(f"{root}/new/fifo")
+    os.utime(f"{root}/new/file", ns=(1, 1_234_567_890_123_456_789))
+    os.chmod(f"{root}/etc", 0o750)
+    os.unlink(f"{root}/etc/passwd")
+    with open(f"{root}/etc/group", "a", encoding="utf-8") as file:
+        file.write("more\n")
+    for name in ("home", "root"):
+        shutil.rmtree(f"{root}/{name}")
+    os.mkdir(f"{root}/root")
+    with open(f"{root}/root/only", "w", encoding="utf-8") as file:
+        file.write("x")
+
+
+@pytest.mark.parametrize("media_type", ["", TAR, f"{TAR}+gzip"])
+def test_a_difference_applied_gives_the_same_tree(daemon: Daemon, remote: Remote, media_type: str) -> None:
+    base = remote.unpack(images.busybox())
+    box = remote.snapshots.prepare("box", base, ROOT)
+    with opened(box) as root:
+        change(root)
+        wanted = tree_of(root)
+    view = remote.snapshots.view("base-view", base, ROOT)
+    layer = remote.compare(view, box, media_type)
+    assert layer.media_type == (media_type or f"{TAR}+gzip")
+    data = read(remote.content, layer.digest)
+    assert len(data) == layer.size
+    labels = remote.content.info(layer.digest).labels
+    if media_type != TAR:  # containerd 1.6 says nothing about what is not compressed
+        assert labels["containerd.io/uncompressed"] == digest_of(plain_of(data))
+    again = remote.snapshots.prepare("again", base, ROOT)
+    assert remote.apply(layer, again).digest == digest_of(plain_of(data))
+    with opened(again) as root:
+        found = tree_of(root)
+    if daemon.kind == "original":  # which writes whole seconds only
+        wanted, found = _in_seconds(wanted), _in_seconds(found)
+    assert {name: entry for name, entry in found.items() if entry != wanted.get(name)} == {}
+    assert found.keys() == wanted.keys()
+
+
+def _in_seconds(tree: Tree) -> Tree:
+    return {name: (*entry[:3], entry[3] // 10**9, *entry[4:]) for name, entry in tree.items()}  # type: ignore[operator]
+
+
+def test_a_difference_from_nothing(remote: Remote) -> None:
+    box = remote.snapshots.prepare("box", "", ROOT)
+    with opened(box) as root:
+        os.mkdir(f"{root}/etc")
+        change_free = f"{root}/etc/hostname"
+        with open(change_free, "w", encoding="utf-8") as file:
+            file.write("x")
+    layer = remote.compare([], box, TAR)
+    names = subprocess.run(["tar", "t"], input=read(remote.content, layer.digest), capture_output=True, check=True)
+    assert names.stdout.decode().split() == ["etc/", "etc/hostname"]
+
+
+class InProcess:
+    """The differ of an open storage."""
+
+    def __init__(self, local: LocalStorage, scope: Scope) -> None:
+        self.local = local
+        self.scope = scope
+        self.content = local.storage.content.bind(scope)
+        self.snapshots = local.storage.snapshotters["overlayfs"].bind(scope)
+
+    def apply(self, layer: Descriptor, mounts: list[Mount]) -> Descriptor:
+        """Apply a layer."""
+        return asyncio.run(self.local.storage.differ.apply(self.scope, layer, mounts, sync=True))
+
+    def compare(self, left: list[Mount], right: list[Mount], **options: object) -> Descriptor:
+        """Make a layer."""
+        return asyncio.run(self.local.storage.differ.compare(self.scope, left, right, **options))  # type: ignore[arg-type]
+
+    def layer(self, data: bytes, media_type: str = TAR) -> Descriptor:
+        """A layer in the content store."""
+        return Descriptor(media_type, put(self.content, data), len(data))
+
+
+@pytest.fixture
+def differ(local: LocalStorage, scope: Scope) -> InProcess:
+    """The differ in process."""
+    return InProcess(local, scope)
+
+
+def tar(*arguments: str) -> bytes:
+    """What tar(1) makes."""
+    return subprocess.run(["tar", "-c", *arguments], check=True, capture_output=True).stdout
+
+
+def test_what_cannot_be_applied(differ: InProcess) -> None:
+    mounts = differ.snapshots.prepare("box")
+    layer = differ.layer(tar("-C", "/etc", "hostname"))
+    with pytest.raises(NotImplementedByUsError, match="application/json"):
+        differ.apply(layer._replace(media_type="application/json"), mounts)
+    with pytest.raises(NotFoundError):
+        differ.apply(layer._replace(digest=digest_of(b"absent")), mounts)
+    with pytest.raises(InvalidArgumentError, match="read-only"):
+        differ.apply(layer, differ.snapshots.view("view"))
+    for bad in ([], mounts * 2):
+        with pytest.raises(InvalidArgumentError, match="one mount"):
+            differ.apply(layer, bad)
+    with pytest.raises(NotFoundError, match="/absent"):
+        differ.apply(layer, [Mount("bind", "/absent", ("rbind", "rw"))])
+    assert os.listdir(mounts[0].source) == []
+
+
+def test_damaged_content_is_found(differ: InProcess) -> None:
+    mounts = differ.snapshots.prepare("box")
+    layer = differ.layer(tar("-C", "/etc", "hostname", "hosts"))
+    path = differ.local.storage.content.local.path(layer.digest)
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as file:
+        file.seek(600)  # inside the first file's data
+        file.write(b"?")
+    with pytest.raises(DataLossError, match=layer.digest):
+        differ.apply(layer, mounts)
+
+
+def test_a_full_disk(differ: InProcess) -> None:
+    layer = differ.layer(tar("-C", "/bin", "busybox"))
+    fd = unix_mount.detached_mount("tmpfs", "tmpfs", ("size=64k",))
+    try:
+        with pytest.raises(ResourceExhaustedError, match="No space left on device"):
+            differ.apply(layer, [Mount("bind", f"/proc/self/fd/{fd}", ("rbind", "rw"))])
+    finally:
+        os.close(fd)
+
+
+def test_cancellation_waits_for_the_thread(differ: InProcess) -> None:
+    layer = differ.layer(tar("-C", "/usr/lib/python3/dist-packages", "."))
+
+    async def scenario() -> None:
+        mounts = differ.snapshots.prepare("box")
+        task = asyncio.create_task(differ.local.storage.differ.apply(differ.scope, layer, mounts))
+        while not os.listdir(mounts[0].source):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # the thread says nothing until it ends
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        after = sum(len(files) for _, _, files in os.walk(mounts[0].source))
+        await asyncio.sleep(0.05)
+        assert sum(len(files) for _, _, files in os.walk(mounts[0].source)) == after
+
+    asyncio.run(scenario())
+
+
+def test_equal_trees_give_equal_layers(differ: InProcess) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        mounts = differ.snapshots.prepare(name)
+        differ.apply(differ.layer(tar("-C", "/etc", "hostname", "hosts", "host.conf")), mounts)
+        digests.add(differ.compare([], mounts).digest)
+    assert len(digests) == 1
+
+
+def test_an_epoch_bounds_times(differ: InProcess) -> None:
+    mounts = differ.snapshots.prepare("box")
+    with opened(mounts) as root, open(f"{root}/file", "w", encoding="utf-8"):
+        pass
+    layer = differ.compare([], mounts, media_type=TAR, epoch=10**9)
+    listing = subprocess.run(
+        ["tar", "tv", "--utc", "--full-time"],
+        input=read(differ.content, layer.digest),
+        capture_output=True,
+        check=True,
+    )
+    assert b"1970-01-01 00:00:01" in listing.stdout
+
+
+def test_nothing_is_left_of_a_failed_difference(differ: InProcess) -> None:
+    mounts = differ.snapshots.prepare("box")
+    with opened(mounts) as root, open(f"{root}/.wh.file", "w", encoding="utf-8"):
+        pass
+    with pytest.raises(InvalidArgumentError, match="whiteout"):
+        differ.compare([], mounts, ref="diff")
+    with pytest.raises(NotImplementedByUsError):
+        differ.compare([], mounts, media_type="application/x-rar")
+    assert differ.content.statuses() == []
+    assert list(differ.content.walk()) == []
+
+
+def test_mounts_travel() -> None:
+    mounts = [Mount("overlay", "overlay", ("lowerdir=/a:/b", "index=off"))]
+    assert from_proto(to_proto(mounts)) == mounts
+    assert mounts[0].option("lowerdir") == "/a:/b"
+    with pytest.raises(InvalidArgumentError, match=r"mounts\[0\].type"):
+        from_proto([types_pb2.Mount(source="/x")])
