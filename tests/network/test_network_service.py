@@ -125,6 +125,32 @@ async def test_udp_answers_come_from_the_address_that_was_asked(host: Host, neig
             assert ask_udp(place, address, 5353) == "question!", (place, address)
 
 
+async def test_udp_client_with_one_port_is_led_to_the_next_container(host: Host, neighbour: Neighbour) -> None:
+    ports: dict[str, list[PortBinding] | None] = {"53/udp": [PortBinding(host_port="5353")]}
+    one = await host.connect("one", port_bindings=ports)
+    assert one.netns_path
+    with serving_udp(one.netns_path, 53):
+        assert ask_udp(neighbour.netns, HOST_ADDRESS, 5353, source=4000) == "question!"
+    with lingering(one.netns_path):  # its address stays taken
+        await host.service.release("one")
+        two = await host.connect("two", port_bindings=ports)
+        assert two.netns_path and two.endpoints["bridge"].ip_address == "172.17.0.3"
+        with serving_udp(two.netns_path, 53):
+            assert ask_udp(neighbour.netns, HOST_ADDRESS, 5353, source=4000) == "question!"
+
+
+async def test_stale_arp_entry_is_dropped(host: Host) -> None:
+    first = await host.connect("one", mac_address="02:00:00:00:00:07")
+    assert first.netns_path and pings(first.netns_path, "172.17.0.1")
+    await host.service.release("one")
+    while host.service._leaving.addresses():  # noqa: ASYNC110 - each turn of the loop may bring the news
+        await asyncio.sleep(0)
+    second = await host.connect("one")
+    assert second.endpoints["bridge"].ip_address == "172.17.0.2"
+    assert second.netns_path and second.endpoints["bridge"].mac_address == "02:42:ac:11:00:02"
+    assert "02:00:00:00:00:07" not in ip("neigh show dev orlop0")
+
+
 async def test_outgoing_traffic_is_masqueraded(host: Host, neighbour: Neighbour) -> None:
     sandbox = await host.connect("one")
     assert sandbox.netns_path

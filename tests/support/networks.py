@@ -120,6 +120,7 @@ _UDP_CLIENT = """
 import socket, sys
 client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 client.settimeout(3)
+client.bind(("", int(sys.argv[3])))
 client.connect((sys.argv[1], int(sys.argv[2])))
 client.send(b"question")
 print(client.recv(99).decode())
@@ -139,9 +140,10 @@ def serving_udp(netns: str, port: int) -> Iterator[None]:
             server.kill()
 
 
-def ask_udp(netns: str, address: str, port: int) -> str:
+def ask_udp(netns: str, address: str, port: int, source: int = 0) -> str:
     """What that server answers to a question from a namespace, over a connected socket."""
-    return run(netns, "/usr/bin/python3", "-S", "-c", _UDP_CLIENT, address, str(port)).stdout.strip()
+    argv = ("/usr/bin/python3", "-S", "-c", _UDP_CLIENT, address, str(port), str(source))
+    return run(netns, *argv, check=False).stdout.strip()
 
 
 @contextlib.contextmanager

@@ -124,6 +124,8 @@ def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: 
     if plan.gateway is not None:
         messages.append(rtnetlink.default_route(plan.gateway))
     inside.request(*messages)
+    with contextlib.suppress(FileNotFoundError):  # usually nobody had the address before with another MAC
+        host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address))
     if plan.hairpin or plan.isolated:
         port = next(link.ifindex for link in host.links() if link.name == plan.veth)
         host.request(rtnetlink.port_set(port, hairpin=plan.hairpin, isolated=plan.isolated))

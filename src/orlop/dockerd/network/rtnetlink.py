@@ -5,22 +5,31 @@ pyroute2 knows far more and takes 90 ms to import and several milliseconds a con
 under one. Attribute numbers are from linux/if_link.h, linux/rtnetlink.h, linux/if_addr.h.
 """
 
-import os
+import errno
 import socket
 import struct
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
+
+from orlop.dockerd.network import netlink
+from orlop.dockerd.network.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+)
 
 _NETLINK_ROUTE = 0
 _SOL_NETLINK = 270
 _NETLINK_EXT_ACK = 11
 _NETLINK_CAP_ACK = 10
 
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
 _NLM_F_ACK_TLVS = 0x200
 _CREATE = 0x400 | 0x200  # NLM_F_CREATE | NLM_F_EXCL
 _REPLACE = 0x400 | 0x100  # NLM_F_CREATE | NLM_F_REPLACE
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_DELNEIGH = 29
@@ -30,11 +39,9 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 
 _IFLA_PROTINFO, _IFLA_NET_NS_FD = 12, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
-_NLA_F_NESTED = 0x8000
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NLMSGERR_ATTR_MSG = 1
-_HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BBHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -63,29 +70,29 @@ class Link(NamedTuple):
 
 def bridge_new(name: str, mac: str, mtu: int) -> Message:
     """Make a bridge and set it up. `mtu` 0 leaves it to follow its ports."""
-    body = _ifinfo(0, up=True) + _text(_IFLA_IFNAME, name) + _attr(_IFLA_ADDRESS, _mac(mac))
+    body = _ifinfo(0, up=True) + _text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, _mac(mac))
     if mtu:
-        body += _attr(_IFLA_MTU, struct.pack("=I", mtu))
-    body += _attr(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge"))
+        body += attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    body += attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge"))
     return Message(_RTM_NEWLINK, _CREATE, body, f"create bridge {name}")
 
 
 def veth_new(name: str, *, bridge: int, mtu: int, peer: str, peer_mac: str, netns_fd: int) -> Message:
     """Make a veth pair: `name`, up, a port of the bridge with index `bridge`; `peer` in another namespace."""
-    size = _attr(_IFLA_MTU, struct.pack("=I", mtu))
-    inner = _ifinfo(0) + _text(_IFLA_IFNAME, peer) + _attr(_IFLA_ADDRESS, _mac(peer_mac)) + size
+    size = attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    inner = _ifinfo(0) + _text(_IFLA_IFNAME, peer) + attribute(_IFLA_ADDRESS, _mac(peer_mac)) + size
     # The peer cannot come up here: the kernel ties the two ends only once both exist.
-    inner += _attr(_IFLA_NET_NS_FD, struct.pack("=i", netns_fd))
-    info = _text(_IFLA_INFO_KIND, "veth") + _attr(_IFLA_INFO_DATA, _attr(_VETH_INFO_PEER, inner))
+    inner += attribute(_IFLA_NET_NS_FD, struct.pack("=i", netns_fd))
+    info = _text(_IFLA_INFO_KIND, "veth") + attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, inner))
     body = _ifinfo(0, up=True) + _text(_IFLA_IFNAME, name) + size
-    body += _attr(_IFLA_MASTER, struct.pack("=i", bridge)) + _attr(_IFLA_LINKINFO, info)
+    body += attribute(_IFLA_MASTER, struct.pack("=i", bridge)) + attribute(_IFLA_LINKINFO, info)
     return Message(_RTM_NEWLINK, _CREATE, body, f"create veth pair {name}")
 
 
 def port_set(index: int, *, hairpin: bool, isolated: bool) -> Message:
     """Set whether a bridge port sends frames back where they came from, and is cut off from its like."""
-    flags = _attr(_IFLA_BRPORT_MODE, bytes([hairpin])) + _attr(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
-    body = _ifinfo(index, family=socket.AF_BRIDGE) + _attr(_IFLA_PROTINFO | _NLA_F_NESTED, flags)
+    flags = attribute(_IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    body = _ifinfo(index, family=socket.AF_BRIDGE) + attribute(_IFLA_PROTINFO | NLA_F_NESTED, flags)
     return Message(_RTM_SETLINK, 0, body, f"set the bridge port {index}")
 
 
@@ -96,7 +103,7 @@ def link_up(index: int, about: str) -> Message:
 
 def link_master(index: int, bridge: int, about: str) -> Message:
     """Make an interface a port of a bridge."""
-    body = _ifinfo(index, up=True) + _attr(_IFLA_MASTER, struct.pack("=i", bridge))
+    body = _ifinfo(index, up=True) + attribute(_IFLA_MASTER, struct.pack("=i", bridge))
     return Message(_RTM_NEWLINK, 0, body, f"attach {about} to its bridge")
 
 
@@ -108,21 +115,21 @@ def link_delete(name: str) -> Message:
 def address_add(index: int, address: IPv4Address, network: IPv4Network) -> Message:
     """Give an interface an address; no error if it has it."""
     body = _IFADDR.pack(socket.AF_INET, network.prefixlen, 0, 0, index)
-    body += _attr(_IFA_LOCAL, address.packed) + _attr(_IFA_ADDRESS, address.packed)
-    body += _attr(_IFA_BROADCAST, network.broadcast_address.packed)
+    body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
+    body += attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return Message(_RTM_NEWADDR, _REPLACE, body, f"add address {address}/{network.prefixlen}")
 
 
 def default_route(gateway: IPv4Address) -> Message:
     """Send everything that no other route covers to `gateway`."""
     # AF_INET, no prefixes, main table, RTPROT_BOOT, universe scope, unicast
-    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + _attr(_RTA_GATEWAY, gateway.packed)
+    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + attribute(_RTA_GATEWAY, gateway.packed)
     return Message(_RTM_NEWROUTE, _CREATE, body, f"add the default route through {gateway}")
 
 
 def neighbour_delete(index: int, address: IPv4Address) -> Message:
     """Forget which MAC address `address` had on an interface (ENOENT if it is not known)."""
-    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, 0, 0, 0) + _attr(1, address.packed)
+    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, 0, 0, 0) + attribute(1, address.packed)
     return Message(_RTM_DELNEIGH, 0, body, f"forget the neighbour {address}")
 
 
@@ -155,19 +162,18 @@ class RouteSocket:
         Raises OSError of the first that failed, with what it was about as its filename.
         """
         first = self._sequence + 1
-        packets = [self._pack(message, _NLM_F_REQUEST | _NLM_F_ACK) for message in messages]
+        packets = [self._pack(each, NLM_F_REQUEST | NLM_F_ACK) for each in messages]
         self._socket.send(b"".join(packets))
         pending = len(messages)
         failure: OSError | None = None
         while pending:
-            for kind, flags, sequence, payload in _split(self._socket.recv(1 << 16)):
-                if kind != _NLMSG_ERROR or sequence < first:
+            for kind, flags, sequence, payload in netlink.messages(self._socket.recv(1 << 16)):
+                if kind != NLMSG_ERROR or sequence < first:
                     continue
                 pending -= 1
-                number = -struct.unpack_from("=i", payload)[0]
-                if number and failure is None:
-                    text = _error_text(payload, flags) or os.strerror(number)
-                    failure = OSError(number, text, messages[sequence - first].about)
+                error = netlink.error_of(payload, messages[sequence - first].about)
+                if error is not None and failure is None:
+                    failure = OSError(error.errno, _error_text(payload, flags) or error.strerror, error.filename)
         if failure is not None:
             raise failure
 
@@ -180,8 +186,8 @@ class RouteSocket:
         found = []
         for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)):
             _, prefix, _, _, index = _IFADDR.unpack_from(payload)
-            attributes = _attributes(payload, _IFADDR.size)
-            raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+            fields = netlink.attributes(payload, _IFADDR.size)
+            raw = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
             if raw:
                 found.append((index, IPv4Address(raw), IPv4Network((raw, prefix), strict=False)))
         return found
@@ -191,10 +197,10 @@ class RouteSocket:
         found = []
         for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
             _, prefix, _, _, table, *_ = _RTMSG.unpack_from(payload)
-            attributes = _attributes(payload, _RTMSG.size)
-            if table == 254 and prefix and _RTA_DST in attributes:
-                index = struct.unpack("=i", attributes.get(_RTA_OIF, b"\0\0\0\0"))[0]
-                found.append((index, IPv4Network((attributes[_RTA_DST], prefix), strict=False)))
+            fields = netlink.attributes(payload, _RTMSG.size)
+            if table == 254 and prefix and _RTA_DST in fields:
+                index = struct.unpack("=i", fields.get(_RTA_OIF, b"\0\0\0\0"))[0]
+                found.append((index, IPv4Network((fields[_RTA_DST], prefix), strict=False)))
         return found
 
     def deleted_links(self) -> list[str]:
@@ -203,36 +209,29 @@ class RouteSocket:
         Raises BlockingIOError when there is no datagram, OSError(ENOBUFS) when some were lost.
         """
         data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-        return [_link(payload).name for kind, _, _, payload in _split(data) if kind == _RTM_DELLINK]
+        return [_link(payload).name for kind, _, _, payload in netlink.messages(data) if kind == _RTM_DELLINK]
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
-        packet = self._pack(Message(kind, 0, body, "dump"), _NLM_F_REQUEST | _NLM_F_DUMP)
+        packet = self._pack(Message(kind, 0, body, "dump"), NLM_F_REQUEST | NLM_F_DUMP)
         self._socket.send(packet)
         found: list[bytes] = []
         while True:
-            for answer, _, sequence, payload in _split(self._socket.recv(1 << 18)):
+            for answer, _, sequence, payload in netlink.messages(self._socket.recv(1 << 18)):
                 if sequence != self._sequence:
                     continue
-                if answer == _NLMSG_DONE:
+                if answer == NLMSG_DONE:
                     return found
-                if answer == _NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", payload)[0]
-                    raise OSError(number, os.strerror(number), f"netlink dump {kind}")
+                if answer == NLMSG_ERROR:
+                    raise netlink.error_of(payload, f"netlink dump {kind}") or OSError(errno.EPROTO, "no answer")
                 found.append(payload)
 
     def _pack(self, message: Message, flags: int) -> bytes:
         self._sequence += 1
-        length = _HEADER.size + len(message.body)
-        return _HEADER.pack(length, message.type, message.flags | flags, self._sequence, 0) + message.body
-
-
-def _attr(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
+        return netlink.message(message.type, message.flags | flags, self._sequence, message.body)
 
 
 def _text(kind: int, value: str) -> bytes:
-    return _attr(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _mac(text: str) -> bytes:
@@ -244,49 +243,26 @@ def _ifinfo(index: int, *, up: bool = False, family: int = 0) -> bytes:
     return _IFINFO.pack(family, 0, 0, index, flag, flag)
 
 
-def _split(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """The messages of a datagram as (type, flags, sequence, payload)."""
-    found, offset = [], 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            break
-        found.append((kind, flags, sequence, data[offset + _HEADER.size : offset + length]))
-        offset += (length + 3) & ~3
-    return found
-
-
-def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
-    found = {}
-    while offset + 4 <= len(payload):
-        length, kind = struct.unpack_from("=HH", payload, offset)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = payload[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
 def _error_text(payload: bytes, flags: int) -> str:
     """The kernel's own sentence about an error (extended acknowledgement), if it gave one."""
     if not flags & _NLM_F_ACK_TLVS:
         return ""
     # NETLINK_CAP_ACK: only the header of the refused request is echoed before the attributes.
-    message = _attributes(payload, 4 + _HEADER.size).get(_NLMSGERR_ATTR_MSG, b"")
+    message = netlink.attributes(payload, 4 + netlink.HEADER.size).get(_NLMSGERR_ATTR_MSG, b"")
     return message.rstrip(b"\0").decode(errors="replace")
 
 
 def _link(payload: bytes) -> Link:
     _, _, _, index, flags, _ = _IFINFO.unpack_from(payload)
-    attributes = _attributes(payload, _IFINFO.size)
-    master = attributes.get(_IFLA_MASTER)
-    info = _attributes(attributes.get(_IFLA_LINKINFO, b""), 0)
+    fields = netlink.attributes(payload, _IFINFO.size)
+    master = fields.get(_IFLA_MASTER)
+    info = netlink.attributes(fields.get(_IFLA_LINKINFO, b""))
     return Link(
         ifindex=index,
-        name=attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        name=fields.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
         up=bool(flags & _IFF_UP),
         master=struct.unpack("=i", master)[0] if master else 0,
-        mac=":".join(f"{byte:02x}" for byte in attributes.get(_IFLA_ADDRESS, b"")),
-        mtu=struct.unpack("=I", attributes.get(_IFLA_MTU, b"\0\0\0\0"))[0],
+        mac=":".join(f"{byte:02x}" for byte in fields.get(_IFLA_ADDRESS, b"")),
+        mtu=struct.unpack("=I", fields.get(_IFLA_MTU, b"\0\0\0\0"))[0],
         kind=info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
     )

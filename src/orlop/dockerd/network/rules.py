@@ -10,12 +10,12 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import Iterable
 
 from orlop.dockerd.network import firewall
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.netlink import attributes, messages
 from orlop.dockerd.network.types import PortMapping
 from orlop.errdefs import InternalError, OrlopError
 from orlop.unix.nftables import NftablesError
@@ -27,9 +27,7 @@ _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
 _NFNL_SUBSYS_NFTABLES = 10
 _NEWCHAIN, _NEWGEN = 3, 15
-_REMOVALS = {2: "table", 5: "chain", 8: "rule", 11: "set", 14: "element"}
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
+_REMOVALS = (2, 5, 8, 11, 14)  # of a table, chain, rule, set, element
 _GENMSG_SIZE = 4
 _TABLE_NAME = 1
 _GEN_PROC_PID = 2
@@ -106,14 +104,17 @@ class Rules:
             self._touched = True  # some news were lost: look
             self._schedule()
             return
-        for kind, payload in _messages(data):
+        for packet in messages(data):
+            if packet.type >> 8 != _NFNL_SUBSYS_NFTABLES:
+                continue
+            kind, found = packet.type & 0xFF, attributes(packet.payload, _GENMSG_SIZE)
             if kind == _NEWGEN:
                 # the end of a transaction, with the process that made it
-                if self._touched and _number(_attributes(payload).get(_GEN_PROC_PID)) != os.getpid():
+                if self._touched and _number(found.get(_GEN_PROC_PID)) != os.getpid():
                     self._schedule()
                 self._touched = False
             elif kind == _NEWCHAIN or kind in _REMOVALS:
-                table = _attributes(payload).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+                table = found.get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
                 self._touched |= table in (self._plan.table, _FOREIGN_TABLE)
 
     def _schedule(self) -> None:
@@ -145,30 +146,6 @@ class Rules:
 
 def _order(port: PortMapping) -> tuple[str, int, str]:
     return port.protocol, port.host_port, port.host_ip
-
-
-def _messages(data: bytes) -> list[tuple[int, bytes]]:
-    """The nf_tables messages of a datagram as (kind, attributes)."""
-    found, offset = [], 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            break
-        if kind >> 8 == _NFNL_SUBSYS_NFTABLES:
-            found.append((kind & 0xFF, data[offset + _HEADER.size + _GENMSG_SIZE : offset + length]))
-        offset += (length + 3) & ~3
-    return found
-
-
-def _attributes(payload: bytes) -> dict[int, bytes]:
-    found, offset = {}, 0
-    while offset + _ATTRIBUTE.size <= len(payload):
-        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = payload[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
 
 
 def _number(value: bytes | None) -> int:

@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 from ipaddress import IPv4Network
 
-from orlop.dockerd.network import bridge, describe, files, ipam, netns, ports, requests
+from orlop.dockerd.network import bridge, conntrack, describe, files, ipam, netns, ports, requests
 from orlop.dockerd.network.bridge import BridgeState
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
@@ -310,6 +310,8 @@ def _dismantle(kernel: Kernel, endpoint: Endpoint, rules: Rules | None) -> None:
     """In the kernel's thread: stop redirecting to an endpoint, and let its namespace go."""
     if rules is not None:
         rules.unpublish(kernel, endpoint.ports)
+    if any(port.protocol == "udp" for port in endpoint.ports):
+        conntrack.forget_udp({endpoint.address})
     if endpoint.netns:
         netns.remove(endpoint.netns)
 
