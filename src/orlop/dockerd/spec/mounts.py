@@ -44,7 +44,7 @@ def resolve_mounts(
     for point in asked:
         points[point.destination] = point
     for target in config.volumes:
-        destination = posixpath.normpath(target)
+        destination = posixpath.normpath("/" + target.lstrip("/"))  # an image may say anything
         if destination not in points and destination not in host_config.tmpfs:
             points[destination] = _anonymous(destination, host_config.volume_driver)
     for point in asked:
