@@ -2,7 +2,6 @@
 """What containerd writes to `start` and what it reads back, and where shims listen."""
 
 import hashlib
-import json
 import os
 import socket
 from typing import NamedTuple
@@ -80,16 +79,6 @@ def group_of(annotations: dict[str, str], container_id: str) -> str:
         if annotations.get(name):
             return annotations[name]
     return container_id
-
-
-def annotations(bundle: str) -> dict[str, str]:
-    """Those in the bundle's config.json. Raises InvalidArgumentError."""
-    try:
-        with open(f"{bundle}/config.json", "rb") as file:
-            found = json.load(file).get("annotations") or {}
-            return {str(key): str(value) for key, value in found.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InvalidArgumentError(f"bundle {bundle}: config.json: {error}") from None
 
 
 def socket_address(start: Start, group: str) -> str:

@@ -8,16 +8,12 @@ the order of events: the exit of init is told only after every exec that ran has
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from orlop.shim.io.streams import Streams
 from orlop.shim.loop import Future, Lock
 from orlop.shim.reaper import Exit, Reaper
 from orlop.shim.runtime import Runtime, Started
-
-if TYPE_CHECKING:
-    from orlop.oci.runtime import Process as ProcessSpec
 
 CREATED = 1
 RUNNING = 2
@@ -53,12 +49,11 @@ class Process:
 
 
 class Exec(Process):
-    """A process that joins a container: `spec` says what to run, `raw` is the JSON it came in."""
+    """A process that joins a container: `spec` is the JSON of an OCI Process that says what to run."""
 
-    def __init__(self, exec_id: str, streams: Streams, spec: "ProcessSpec", raw: bytes) -> None:
+    def __init__(self, exec_id: str, streams: Streams, spec: bytes) -> None:
         super().__init__(exec_id, streams)
         self.spec = spec
-        self.raw = raw
 
 
 class Container:
@@ -129,7 +124,7 @@ class Container:
             raise FailedPreconditionError(f"cannot exec in paused container {self.id}")
         self._running_execs += 1
         try:
-            started = await self.runtime.exec(process.exec_id, process.spec, process.raw, process.streams.child)
+            started = await self.runtime.exec(process.spec, process.streams.child, process.streams.terminal)
         except BaseException:
             self._exec_over()
             raise

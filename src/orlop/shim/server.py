@@ -25,7 +25,9 @@ SERVICES = (shim_v2_pb2.DESCRIPTOR.services_by_name["Task"], shim_v3_pb2.DESCRIP
 
 
 def settle_in(bundle: str, log_fd: int = -1) -> None:
-    """Become a daemon: own session, quiet standard streams, orphans' new parent, first to go when memory is short.
+    """Become a daemon: quiet standard streams, orphans' new parent, first to go when memory is short.
+
+    SIGPIPE is ignored as in every Python process.
 
     Standard error becomes the bundle's `log` fifo, which containerd reads: `log_fd`, or what is there by name.
     """
@@ -41,7 +43,6 @@ def settle_in(bundle: str, log_fd: int = -1) -> None:
         if fd > 2:
             os.close(fd)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _raise_oom_score()
 
 
@@ -53,12 +54,14 @@ def _open_log(fallback: int) -> int:
 
 
 def _raise_oom_score() -> None:
-    path = "/proc/self/oom_score_adj"
+    # Bare calls: text files of the io module would cost a quarter of a megabyte in each shim.
     try:
-        with open(path, encoding="ascii") as file:
-            score = int(file.read())
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(min(score + 1, 1000)))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            score = int(os.read(fd, 16))
+            os.pwrite(fd, b"%d" % min(score + 1, 1000), 0)
+        finally:
+            os.close(fd)
     except OSError as error:
         log.warning(f"oom_score_adj stays as it is: {error.strerror}")
 
@@ -83,7 +86,7 @@ class Shim:
         self._service = TaskService(self._loop, self._reaper, self._publisher, start.namespace, self._shut_down)
         self._server = Server(self._loop, log.exception)
         for service in SERVICES:
-            self._server.add_service(service, self._service.handlers())
+            self._server.add_service(service, self._service.handler)
         self._loop.add(self._signals, select.EPOLLIN, self._signalled)
         self._server.listen(listener)
         self._ending = False

@@ -11,7 +11,6 @@ from orlop.api import events_pb2 as events
 from orlop.api import shim_v2_pb2 as api
 from orlop.api.runc_options_pb2 import Options as RuncOptions
 from orlop.api.runc_options_pb2 import ProcessDetails
-from orlop.codec import decode
 from orlop.errdefs import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -19,10 +18,8 @@ from orlop.errdefs import (
     NotFoundError,
     OrlopError,
 )
-from orlop.oci.runtime import Process as ProcessSpec
-from orlop.oci.runtime import Resources, Spec, decode_spec
 from orlop.rpc.ttrpc.server import Call
-from orlop.shim import log, metrics, rootfs
+from orlop.shim import bundle, log, metrics, rootfs
 from orlop.shim.containers import STOPPED, Container, Exec, Process
 from orlop.shim.events import Publisher
 from orlop.shim.io.streams import Streams
@@ -34,8 +31,27 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 OPTIONS_TYPE = "containerd.runc.v1.Options"
-_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 VERSION = "0.1.0"
+
+_METHODS = {
+    "State": "state",
+    "Create": "create",
+    "Start": "start",
+    "Delete": "delete",
+    "Pids": "pids",
+    "Pause": "pause",
+    "Resume": "resume",
+    "Checkpoint": "checkpoint",
+    "Kill": "kill",
+    "Exec": "exec",
+    "ResizePty": "resize_pty",
+    "CloseIO": "close_io",
+    "Update": "update",
+    "Wait": "wait",
+    "Stats": "stats",
+    "Connect": "connect",
+    "Shutdown": "shutdown",
+}
 
 Method = Callable[[Any], Coroutine[Any, None, "Message"]]
 
@@ -54,29 +70,14 @@ class TaskService:
         self.containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._ooms: dict[str, metrics.OOMWatch] = {}
+        self._handlers: dict[str, Callable[[Any, Call], None]] = {}
 
-    def handlers(self) -> dict[str, Callable[[Any, Call], None]]:
-        """What to serve, by method name."""
-        methods: dict[str, Method] = {
-            "State": self.state,
-            "Create": self.create,
-            "Start": self.start,
-            "Delete": self.delete,
-            "Pids": self.pids,
-            "Pause": self.pause,
-            "Resume": self.resume,
-            "Checkpoint": self.checkpoint,
-            "Kill": self.kill,
-            "Exec": self.exec,
-            "ResizePty": self.resize_pty,
-            "CloseIO": self.close_io,
-            "Update": self.update,
-            "Wait": self.wait,
-            "Stats": self.stats,
-            "Connect": self.connect,
-            "Shutdown": self.shutdown,
-        }
-        return {name: self._serve(name, method) for name, method in methods.items()}
+    def handler(self, name: str) -> Callable[[Any, Call], None]:
+        """What serves a method of the service, by the method's name."""
+        found = self._handlers.get(name)
+        if found is None:
+            found = self._handlers[name] = self._serve(name, getattr(self, _METHODS[name]))
+        return found
 
     def _serve(self, name: str, method: Method) -> Callable[[Any, Call], None]:
         def handler(request: Any, call: Call) -> None:
@@ -135,7 +136,7 @@ class TaskService:
         return api.CreateTaskResponse(pid=pid)
 
     async def _create(self, request: api.CreateTaskRequest, options: RuncOptions) -> Container:
-        spec = _read_spec(request.bundle)
+        shared_pids = bundle.shares_pids(request.bundle)
         streams = Streams(
             self._loop,
             terminal=request.terminal,
@@ -151,10 +152,10 @@ class TaskService:
             container = Container(
                 request.id,
                 request.bundle,
-                runtime_for(options, request.id, request.bundle, self._namespace, spec, self._loop, self._reaper),
+                runtime_for(options, request.id, request.bundle, self._namespace, self._loop, self._reaper),
                 self._reaper,
                 Process("", streams),
-                shared_pids=_shares_pids(spec),
+                shared_pids=shared_pids,
                 on_exit=lambda process: self._exited(container, process),
             )
             container.kill_orphans = lambda: self._kill_orphans(container)
@@ -250,8 +251,6 @@ class TaskService:
             raise AlreadyExistsError(f"process {request.exec_id}: already exists")
         if container.init.status == STOPPED:
             raise FailedPreconditionError(f"cannot exec in a stopped container {container.id}")
-        spec = decode(request.spec.value, ProcessSpec)
-        spec.terminal = request.terminal
         streams = Streams(
             self._loop,
             terminal=request.terminal,
@@ -259,7 +258,7 @@ class TaskService:
             stdout=request.stdout,
             stderr=request.stderr,
         )
-        process = Exec(request.exec_id, streams, spec, request.spec.value)
+        process = Exec(request.exec_id, streams, request.spec.value)
         container.execs[request.exec_id] = process
         try:
             await streams.open(request.id, self._namespace)
@@ -344,8 +343,7 @@ class TaskService:
     async def update(self, request: api.UpdateTaskRequest) -> Empty:
         """Change resource limits."""
         container = self._container(request.id)
-        raw = request.resources.value
-        await container.runtime.update(decode(raw, Resources), raw)
+        await container.runtime.update(request.resources.value)
         return Empty()
 
     async def stats(self, request: api.StatsRequest) -> api.StatsResponse:
@@ -397,16 +395,3 @@ def _runc_options(request: api.CreateTaskRequest) -> RuncOptions:
     if request.options.type_url.rpartition("/")[2] == OPTIONS_TYPE:
         return RuncOptions.FromString(request.options.value)
     return RuncOptions()  # options of other runtimes mean nothing here
-
-
-def _read_spec(bundle: str) -> Spec:
-    try:
-        with open(f"{bundle}/config.json", "rb") as file:
-            return decode_spec(file.read())
-    except OSError as error:
-        raise InvalidArgumentError(f"bundle {bundle}: config.json: {(error.strerror or '').lower()}") from None
-
-
-def _shares_pids(spec: Spec) -> bool:
-    namespaces = spec.linux.namespaces if spec.linux is not None else []
-    return not any(namespace.type == "pid" and not namespace.path for namespace in namespaces)

@@ -7,7 +7,6 @@ _MODULES = (
     "encodings.ascii",
     "encodings.idna",
     "json.decoder",
-    "tempfile",
     "orlop.api.cgroup_metrics_v1_pb2",
     "orlop.api.cgroup_metrics_v2_pb2",
     "orlop.cgroups",

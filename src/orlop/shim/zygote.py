@@ -5,14 +5,14 @@ The protocol is seam 2 of docs/architecture.md. A shim is a plain child: it make
 the kernel reap it, and when the zygote ends it falls to init. The zygote ends when the other end closes.
 
 Memory: what the zygote has touched is shared by all shims until they write to it. So everything is imported and
-used once before the first fork, the garbage collector leaves these objects alone (gc.freeze) and is off in shims,
-which are small and free of cycles on their paths; malloc has one arena.
+used once before the first fork, the garbage collector leaves these objects alone (gc.freeze), and malloc has one
+arena.
 """
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import json
 import os
-import signal
 import socket
 import struct
 import sys
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.shim import seal
+from orlop.shim.title import ROOM, set_title
 
 if TYPE_CHECKING:
     from orlop.shim.bootstrap import Start
@@ -33,15 +34,17 @@ def main() -> NoReturn:
     """Run from a sealed copy of the interpreter, warm up, and fork until descriptor 3 closes."""
     if not seal.is_sealed():
         try:
-            seal.execute(_MODULE, [], dict(os.environ) | seal.ENVIRONMENT)
+            seal.execute(_MODULE, [ROOM], dict(os.environ) | seal.ENVIRONMENT)
         except OSError as error:
             sys.stderr.write(f"zygote: cannot run from a sealed copy: {error.strerror}\n")
             sys.exit(1)
     channel = socket.socket(fileno=_FD)
     channel.set_inheritable(False)
     _warm_up()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at containerd's terminal is not for containers
+    set_title(["containerd-shim-orlop-v2", "zygote"])
+    # signal.signal would go through enums, which shims would have to copy.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a ^C at containerd's terminal is not for containers
     while True:
         packet, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
         if not packet:
@@ -77,9 +80,10 @@ def _answer(channel: socket.socket, packet: bytes, fds: list[int]) -> dict[str, 
 
 def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, int]:
     from orlop.shim import bootstrap
+    from orlop.shim.bundle import annotations
 
     start, bundle = _parse(packet)
-    path = bootstrap.socket_address(start, bootstrap.group_of(bootstrap.annotations(bundle), start.id))
+    path = bootstrap.socket_address(start, bootstrap.group_of(annotations(bundle), start.id))
     listener = bootstrap.bind(path)
     if listener is None:
         return f"unix://{path}", _pid_behind(path)
@@ -101,10 +105,13 @@ def _become_shim(
     from orlop.shim.server import serve, settle_in
 
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        gc.enable()
         channel.close()
         os.setsid()
         settle_in(bundle, log_fd)
+        words = ["-namespace", start.namespace, "-id", start.id, "-address", start.address]
+        set_title(["containerd-shim-orlop-v2", *words])
         serve(listener, start, path)
     except BaseException as error:  # noqa: BLE001 - never back into the zygote's loop
         log.exception("the shim ends", error)

@@ -105,14 +105,21 @@ class Server:
     def __init__(self, loop: Loop, on_unexpected: Callable[[str, Exception], None] | None = None) -> None:
         self.loop = loop
         self._on_unexpected = on_unexpected
-        self._services: dict[str, tuple[ServiceDescriptor, Mapping[str, Handler]]] = {}
+        self._services: dict[str, tuple[ServiceDescriptor, Callable[[str], Handler | None]]] = {}
         self._connections: set[_Connection] = set()
         self._listener: socket.socket | None = None
 
-    def add_service(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> None:
-        """Serve `service`: `handlers` by method name. A method without one is answered with UNIMPLEMENTED."""
-        for name in handlers:
-            methods.method_of(service, name)
+    def add_service(
+        self, service: ServiceDescriptor, handlers: Mapping[str, Handler] | Callable[[str], Handler | None]
+    ) -> None:
+        """Serve `service`: `handlers` by method name, or what finds the one for a name that the service has.
+
+        A method without a handler is answered with UNIMPLEMENTED.
+        """
+        if isinstance(handlers, Mapping):
+            for name in handlers:
+                methods.method_of(service, name)
+            handlers = handlers.get
         self._services[service.full_name] = (service, handlers)
 
     def listen(self, sock: socket.socket) -> None:
@@ -158,11 +165,12 @@ class Server:
             found = self._services.get(request.service)
             if found is None:
                 raise methods.unknown_service(request.service)
-            service, handlers = found
-            handler = handlers.get(request.method)
-            if handler is None:
+            service, find = found
+            method = methods.methods_of(service).get(request.method)
+            handler = find(request.method) if method is not None else None
+            if method is None or handler is None:
                 raise methods.unknown_method(request.method)
-            message = methods.decode_payload(request, methods.method_of(service, request.method))
+            message = methods.decode_payload(request, method)
             response = handler(message, call)
             if response is not None:
                 call.reply(response)

@@ -262,6 +262,10 @@ class Streams:
             os.close(self._console)
             self._console = -1
         self.drained.set_result(None)
+        # They know each other: without this only the garbage collector would free them.
+        self._sources.clear()
+        self._sinks.clear()
+        self._attach = None
 
 
 def _duplicate(fd: int) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stdin, stdout and stderr strings of a task mean."""
 
+import os
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from orlop.errdefs import InvalidArgumentError
 
@@ -93,15 +93,37 @@ def parse_input(text: str) -> Input | None:
 
 
 def _split(text: str, field: str) -> tuple[str, str, list[tuple[str, str]]]:
+    # urllib.parse would cost every shim the memory of its modules.
     if text.startswith("/"):
         return "", text, []
-    parts = urlsplit(text)
-    path = unquote(parts.path)
-    if parts.netloc or not path.startswith("/") or "\0" in path:
+    scheme, separator, rest = text.partition("://")
+    path, _, query = rest.partition("?")
+    path = _unquote(path)
+    if not separator or not path.startswith("/") or "\0" in path:
         raise InvalidArgumentError(
-            f"{field}: {text!r} must hold an absolute path, as in {parts.scheme or 'fifo'}:///path"
+            f"{field}: {text!r} must hold an absolute path, as in {scheme or 'fifo'}:///path"
         )
-    return parts.scheme, path, parse_qsl(parts.query, keep_blank_values=True)
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return (
+        scheme,
+        path,
+        [(_unquote(name.replace("+", " ")), _unquote(value.replace("+", " "))) for name, _, value in pairs],
+    )
+
+
+def _unquote(text: str) -> str:
+    """Undo percent-encoding; a % without two hexadecimal digits is itself."""
+    if "%" not in text:
+        return text
+    first, *others = os.fsencode(text).split(b"%")
+    out = bytearray(first)
+    for piece in others:
+        try:
+            out += bytes.fromhex(piece[:2].decode("ascii")) if len(piece) > 1 else b"%" + piece[:2]
+        except ValueError:
+            out += b"%" + piece[:2]
+        out += piece[2:]
+    return os.fsdecode(bytes(out))
 
 
 def _known(options: dict[str, str], known: tuple[str, ...], text: str, field: str) -> None:

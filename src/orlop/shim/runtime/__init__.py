@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from orlop.oci.runtime import Process, Resources
-
 
 class Options(NamedTuple):
     """What `containerd.runc.v1.Options` says to a runtime."""
@@ -42,8 +40,8 @@ class Runtime(Protocol):
     async def start(self) -> None:
         """Let init execute the user's program."""
 
-    async def exec(self, exec_id: str, process: "Process", raw: bytes, stdio: tuple[int, int, int]) -> Started:
-        """Start another process in the container; `raw` is the JSON that `process` was parsed from."""
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        """Start another process in the container; `process` is the JSON of an OCI Process."""
 
     async def kill(self, signal: int, all_processes: bool) -> None:
         """Send a signal to init, or to every process."""
@@ -54,8 +52,8 @@ class Runtime(Protocol):
     async def resume(self) -> None:
         """Thaw every process."""
 
-    async def update(self, resources: "Resources", raw: bytes) -> None:
-        """Change resource limits; `raw` is the JSON that `resources` was parsed from."""
+    async def update(self, resources: bytes) -> None:
+        """Change resource limits; `resources` is the JSON of OCI LinuxResources."""
 
     async def pids(self) -> list[int]:
         """Every process in the container, in the shim's pid namespace."""

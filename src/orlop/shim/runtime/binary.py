@@ -21,8 +21,6 @@ from orlop.shim.spawn import spawn
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from orlop.oci.runtime import Process, Resources
-
 _CONSOLE_TIMEOUT = 10.0
 
 
@@ -54,15 +52,15 @@ class BinaryRuntime:
         """`start`."""
         await self._run("start")
 
-    async def exec(self, exec_id: str, process: "Process", raw: bytes, stdio: tuple[int, int, int]) -> Started:
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """`exec --process FILE --detach --pid-file …`."""
         self._count += 1
         base = f"{self._bundle}/exec-{self._count}"
         with open(f"{base}.json", "wb") as file:
-            file.write(raw)
+            file.write(process)
         try:
             flags = ["--process", f"{base}.json", "--detach"]
-            return await self._process("exec", flags, [], f"{base}.pid", stdio, process.terminal)
+            return await self._process("exec", flags, [], f"{base}.pid", stdio, terminal)
         finally:
             _unlink(f"{base}.json")
             _unlink(f"{base}.pid")
@@ -79,12 +77,12 @@ class BinaryRuntime:
         """`resume`."""
         await self._run("resume")
 
-    async def update(self, resources: "Resources", raw: bytes) -> None:
+    async def update(self, resources: bytes) -> None:
         """`update --resources FILE`."""
         self._count += 1
         path = f"{self._bundle}/resources-{self._count}.json"
         with open(path, "wb") as file:
-            file.write(raw)
+            file.write(resources)
         try:
             await self._run("update", "--resources", path)
         finally:
@@ -194,10 +192,9 @@ class _ConsoleSocket:
     """Where the runtime sends the master of a terminal."""
 
     def __init__(self, loop: Loop) -> None:
-        import tempfile
-
         self._loop = loop
-        self._directory = tempfile.mkdtemp(prefix="orlop-pty-")
+        self._directory = f"/tmp/orlop-pty-{os.urandom(8).hex()}"
+        os.mkdir(self._directory, 0o700)
         self.path = f"{self._directory}/pty.sock"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self.path)

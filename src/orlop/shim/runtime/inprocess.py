@@ -1,103 +1,157 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Runtime driver on libcontainer: the shim forks the container's processes itself.
+"""The Runtime driver on libcontainer, without any program being executed.
+
+Each operation runs in a forked helper that ends with it. What it makes (init, or an exec) falls to the shim, which
+is a subreaper. So the shim's loop goes on serving while hooks run or a control group takes its time to go, and
+the memory that an operation touches is the helper's: a shim stays small.
 
 What keeps a container or process from starting is an InternalError here, whatever its kind below: clients know the
 runtime's failures by their text, and a NOT_FOUND would speak of the task.
 """
 
-from typing import TYPE_CHECKING
+import json
+import os
+import signal as signals
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from orlop.errdefs import (
-    FailedPreconditionError,
-    InternalError,
-    NotFoundError,
-    NotImplementedByUsError,
-    OrlopError,
-)
-from orlop.libcontainer import Container, CreateOptions, ExecOptions, Stdio
-from orlop.libcontainer.journal import set_warning_sink
+from orlop import errdefs
+from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
 from orlop.shim import log
+from orlop.shim.loop import Loop
+from orlop.shim.reaper import Reaper
 from orlop.shim.runtime import Options, Started
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from orlop.oci.runtime import Process, Resources, Spec
+    from orlop.libcontainer import Container
 
-set_warning_sink(log.warning)
+_ANSWER = 1 << 17
+
+Answer = tuple[dict[str, Any], int | None]
+"""What a helper sends back: JSON, and perhaps a descriptor."""
 
 
 class InProcessRuntime:
     """One container of libcontainer's; its state is that of `orlop-runc --root <options.root>`."""
 
-    def __init__(self, container_id: str, bundle: str, options: Options, spec: "Spec | None") -> None:
+    def __init__(self, container_id: str, bundle: str, options: Options, loop: Loop, reaper: Reaper) -> None:
         self._id = container_id
         self._bundle = bundle
         self._options = options
-        self._spec = spec
-        self._container: Container | None = None
+        self._loop = loop
+        self._reaper = reaper
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
-        assert self._spec is not None and self._spec.process is not None
-        if terminal != self._spec.process.terminal:
-            raise FailedPreconditionError("terminal: the task and the process in config.json differ")
-        options = CreateOptions(
-            stdio=None if terminal else Stdio(*stdio),
-            pid_file=f"{self._bundle}/init.pid",
-            no_pivot=self._options.no_pivot_root,
-            no_new_keyring=self._options.no_new_keyring,
-            systemd_cgroup=self._options.systemd_cgroup,
-        )
-        try:
-            container = Container.create(self._options.root, self._id, self._bundle, self._spec, options)
-        except OrlopError as error:
-            raise InternalError(f"OCI runtime create failed: runc create failed: {error}") from error
-        self._container = container
-        self._spec = None
-        console, container.console = container.console, None
-        return Started(container.init_pid, console)
+
+        def work() -> Answer:
+            from orlop.libcontainer import Container, CreateOptions, Stdio
+            from orlop.oci.runtime import decode_spec
+
+            with open(f"{self._bundle}/config.json", "rb", buffering=0) as file:
+                spec = decode_spec(file.read())
+            if spec.process is not None and spec.process.terminal != terminal:
+                raise InternalError("terminal: the task and the process in config.json differ")
+            options = CreateOptions(
+                stdio=None if terminal else Stdio(*stdio),
+                pid_file=f"{self._bundle}/init.pid",
+                no_pivot=self._options.no_pivot_root,
+                no_new_keyring=self._options.no_new_keyring,
+                systemd_cgroup=self._options.systemd_cgroup,
+            )
+            container = Container.create(self._options.root, self._id, self._bundle, spec, options)
+            return {"pid": container.init_pid}, container.console
+
+        return await self._start(work, "OCI runtime create failed: runc create failed")
 
     async def start(self) -> None:
         """Container.start."""
-        try:
-            self._known().start()
-        except OrlopError as error:
-            raise InternalError(f"OCI runtime start failed: {error}") from error
 
-    async def exec(self, exec_id: str, process: "Process", raw: bytes, stdio: tuple[int, int, int]) -> Started:
-        """Container.exec."""
-        options = ExecOptions(stdio=None if process.terminal else Stdio(*stdio))
+        def work() -> Answer:
+            self._load().start()
+            return {}, None
+
         try:
-            result = self._known().exec(process, options)
+            await self._run(work)
         except OrlopError as error:
-            raise InternalError(f"OCI runtime exec failed: exec failed: {error}") from error
-        return Started(result.pid, result.console)
+            raise InternalError(f"OCI runtime start failed: {error}") from None
+
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        """Container.exec."""
+
+        def work() -> Answer:
+            from orlop.codec import decode
+            from orlop.libcontainer import ExecOptions, Stdio
+            from orlop.oci.runtime import Process
+
+            spec = decode(process, Process)
+            spec.terminal = terminal
+            options = ExecOptions(stdio=None if terminal else Stdio(*stdio))
+            result = self._load().exec(spec, options)
+            return {"pid": result.pid}, result.console
+
+        return await self._start(work, "OCI runtime exec failed: exec failed")
 
     async def kill(self, signal: int, all_processes: bool) -> None:
         """Container.signal."""
-        self._known().signal(signal, all=all_processes)
+
+        def work() -> Answer:
+            self._load().signal(signal, all=all_processes)
+            return {}, None
+
+        await self._run(work)
 
     async def pause(self) -> None:
         """Container.pause."""
-        self._known().pause()
+
+        def work() -> Answer:
+            self._load().pause()
+            return {}, None
+
+        await self._run(work)
 
     async def resume(self) -> None:
         """Container.resume."""
-        self._known().resume()
 
-    async def update(self, resources: "Resources", raw: bytes) -> None:
+        def work() -> Answer:
+            self._load().resume()
+            return {}, None
+
+        await self._run(work)
+
+    async def update(self, resources: bytes) -> None:
         """Container.update."""
-        self._known().update(resources)
+
+        def work() -> Answer:
+            from orlop.codec import decode
+            from orlop.oci.runtime import Resources
+
+            self._load().update(decode(resources, Resources))
+            return {}, None
+
+        await self._run(work)
 
     async def pids(self) -> list[int]:
         """Container.pids."""
-        return self._known().pids()
+
+        def work() -> Answer:
+            return {"pids": self._load().pids()}, None
+
+        answer, _ = await self._run(work)
+        return list(answer["pids"])
 
     async def delete(self, force: bool) -> None:
         """Container.delete; fine when libcontainer does not know the container."""
+
+        def work() -> Answer:
+            self._load().delete(force)
+            return {}, None
+
         try:
-            self._known().delete(force)
+            await self._run(work)
         except NotFoundError:
             return
 
@@ -105,7 +159,61 @@ class InProcessRuntime:
         """Not offered: CRIU is out of scope."""
         raise NotImplementedByUsError("checkpoint is not supported")
 
-    def _known(self) -> Container:
-        if self._container is None:
-            self._container = Container.load(self._options.root, self._id)
-        return self._container
+    def _load(self) -> "Container":
+        from orlop.libcontainer import Container
+
+        return Container.load(self._options.root, self._id)
+
+    async def _start(self, work: Callable[[], Answer], context: str) -> Started:
+        self._reaper.starting()
+        try:
+            answer, console = await self._run(work)
+            return Started(answer["pid"], console)
+        except OrlopError as error:
+            raise InternalError(f"{context}: {error}") from None
+        finally:
+            # The caller watches the pid before the loop turns again.
+            self._loop.call_soon(self._reaper.started)
+
+    async def _run(self, work: Callable[[], Answer]) -> Answer:
+        """Run `work` in a helper. Raises the OrlopError that it raises."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            pid = os.fork()
+            if pid == 0:
+                _help(theirs, work)
+            theirs.close()
+            await self._reaper.wait(pid)  # and what it has made is our child now
+            packet, fds, _, _ = socket.recv_fds(ours, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            raise InternalError("the runtime's helper died")
+        answer = json.loads(packet)
+        if "error" in answer:
+            raise getattr(errdefs, answer["kind"], InternalError)(answer["error"])
+        return answer, fds[0] if fds else None
+
+
+def _help(channel: socket.socket, work: Callable[[], Answer]) -> NoReturn:
+    """Be the helper: never returns into the shim's code."""
+    status = 1
+    try:
+        from orlop.libcontainer.journal import set_warning_sink
+
+        set_warning_sink(log.warning)
+        # A helper that outlives a killed shim finishes what it has begun; signals are for the shim.
+        signals.pthread_sigmask(signals.SIG_BLOCK, (signals.SIGTERM, signals.SIGINT))
+        try:
+            answer, fd = work()
+        except OrlopError as error:
+            answer, fd = {"error": str(error), "kind": type(error).__name__}, None
+        except Exception as error:  # noqa: BLE001 - the edge of the process
+            log.exception("runtime", error)
+            answer, fd = {"error": f"{type(error).__name__}: {error}", "kind": "InternalError"}, None
+        packet = json.dumps(answer).encode()
+        if fd is None:
+            channel.send(packet)
+        else:
+            socket.send_fds(channel, [packet], [fd])
+        status = 0
+    finally:
+        os._exit(status)

@@ -9,7 +9,6 @@ from orlop.shim.runtime import Options, Runtime
 
 if TYPE_CHECKING:
     from orlop.api.runc_options_pb2 import Options as RuncOptions
-    from orlop.oci.runtime import Spec
     from orlop.shim.loop import Loop
     from orlop.shim.reaper import Reaper
 
@@ -30,7 +29,6 @@ def runtime_for(
     container_id: str,
     bundle: str,
     namespace: str,
-    spec: "Spec",
     loop: "Loop",
     reaper: "Reaper",
 ) -> Runtime:
@@ -50,7 +48,7 @@ def runtime_for(
     if command or root != default:
         with open(f"{bundle}/{_MEMORY}", "w", encoding="utf-8") as file:
             json.dump({"command": command, "root": chosen.root, "systemd_cgroup": chosen.systemd_cgroup}, file)
-    return _driver(command, chosen, container_id, bundle, spec, loop, reaper)
+    return _driver(command, chosen, container_id, bundle, loop, reaper)
 
 
 def remembered_runtime(bundle: str, container_id: str, namespace: str, loop: "Loop", reaper: "Reaper") -> Runtime:
@@ -61,7 +59,7 @@ def remembered_runtime(bundle: str, container_id: str, namespace: str, loop: "Lo
     except FileNotFoundError:
         kept = {"command": "", "root": f"{IN_PROCESS_ROOT}/{namespace}", "systemd_cgroup": False}
     chosen = Options(root=kept["root"], systemd_cgroup=kept["systemd_cgroup"])
-    return _driver(kept["command"], chosen, container_id, bundle, None, loop, reaper)
+    return _driver(kept["command"], chosen, container_id, bundle, loop, reaper)
 
 
 def _driver(
@@ -69,7 +67,6 @@ def _driver(
     chosen: Options,
     container_id: str,
     bundle: str,
-    spec: "Spec | None",
     loop: "Loop",
     reaper: "Reaper",
 ) -> Runtime:
@@ -79,4 +76,4 @@ def _driver(
         return BinaryRuntime(command, container_id, bundle, chosen, loop, reaper)
     from orlop.shim.runtime.inprocess import InProcessRuntime
 
-    return InProcessRuntime(container_id, bundle, chosen, spec)
+    return InProcessRuntime(container_id, bundle, chosen, loop, reaper)
