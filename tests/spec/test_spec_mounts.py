@@ -122,10 +122,10 @@ def test_what_inspect_shows():
 
 def test_all_sources_together(tmp_path):
     other = [
-        MountPoint(type="volume", name="theirs", source="/v/theirs", destination="/theirs", driver="local", copy_data=True),
+        MountPoint(type="volume", name="theirs", source="/v/theirs", destination="/theirs", copy_data=True),
         MountPoint(type="bind", source="/x", destination="/both", propagation="rprivate"),
     ]  # fmt: skip
-    config = ContainerConfig(volumes=dict.fromkeys(["/image", "/theirs/", "/run", "../../odd"], {}))
+    config = ContainerConfig(volumes={place: {} for place in ("/image", "/theirs/", "/run", "../../odd")})
     host_config = HostConfig(
         volumes_from=["other:ro"],
         binds=[f"{tmp_path}/new/deep:/both"],
@@ -167,7 +167,7 @@ def test_volumes_from_that_are_refused():
 
 def test_a_source_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidArgumentError, match="error while creating mount source path .*: not a directory"):
+    with pytest.raises(InvalidArgumentError, match=r"error while creating mount source path .*: not a directory"):
         resolve_mounts(ContainerConfig(), HostConfig(binds=[f"{tmp_path}/file/below:/x"]))
 
 

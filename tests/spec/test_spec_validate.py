@@ -67,7 +67,7 @@ def config(**fields):
     ({"port_bindings": {"80/tcp": [PortBinding(host_port="x")]}}, 'invalid port specification: "x"'),
     ({"port_bindings": {"80/tcp": [PortBinding(host_port="9-8")]}}, 'invalid port specification: "9-8"'),
     ({"restart_policy": RestartPolicy(name="sometimes")}, "invalid restart policy: unknown policy 'sometimes'"),
-    ({"restart_policy": RestartPolicy(name="always", maximum_retry_count=3)}, "can only be used with 'on-failure'"),
+    ({"restart_policy": RestartPolicy(name="always", maximum_retry_count=3)}, "only be used with 'on-failure'"),
     ({"restart_policy": RestartPolicy(name="on-failure", maximum_retry_count=-3)}, "count cannot be negative"),
     ({"restart_policy": RestartPolicy(name="always"), "auto_remove": True}, "can't create 'AutoRemove' container"),
     ({"mounts": [Mount(type="bind", source="/no/such", target="/x")]},
@@ -115,7 +115,8 @@ def test_conflicts_between_the_two():
 def test_what_is_fine():
     ok = HostConfig(
         memory=6 * MIB, memory_swap=-1, memory_swappiness=-1, nano_cpus=2 * 10**9, cpuset_cpus="0-1",
-        pids_limit=-1, ipc_mode="container:x", pid_mode="host", cap_add=["ALL", "net_admin"], extra_hosts=["a:::1"],
+        pids_limit=-1, ipc_mode="container:x", pid_mode="host", cap_add=["ALL", "net_admin"],
+        extra_hosts=["a:::1"],
         port_bindings={"80": [PortBinding(host_port="8000-8010")], "53/udp": None}, tmpfs={"/x": "size=1m,noexec"},
         restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=2), network_mode="bridge",
     )  # fmt: skip
