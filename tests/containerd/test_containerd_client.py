@@ -4,7 +4,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import signal
 
 import pytest
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.root
 RUNC = "io.containerd.runc.v2"
 
 
-def spec(rootfs: str, *arguments: str) -> bytes:
+def spec(namespace: str, rootfs: str, *arguments: str) -> bytes:
     """A config.json for a process in a root file system."""
     kinds = ("pid", "ipc", "uts", "mount", "network")
     return json.dumps(
@@ -37,7 +36,7 @@ def spec(rootfs: str, *arguments: str) -> bytes:
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
             "linux": {
                 "namespaces": [{"type": kind} for kind in kinds],
-                "cgroupsPath": f"/oc-{os.getpid()}-{os.path.basename(arguments[0])}",
+                "cgroupsPath": f"/{namespace}/x",
             },
         }
     ).encode()
@@ -247,7 +246,7 @@ async def test_task_life(daemon: Daemon, rootfs: str) -> None:
         Client(daemon.address, daemon.namespace) as client,
         client.events.subscribe("topic~=|^/tasks/|") as events,
     ):
-        await client.containers.create(record("t", spec(rootfs, "sleep", "100")))
+        await client.containers.create(record("t", spec(client.namespace, rootfs, "sleep", "100")))
         pid = await client.tasks.create("t")
         assert pid > 1
         with pytest.raises(AlreadyExistsError):
@@ -304,7 +303,7 @@ async def test_unknown_runtime(daemon_shared: Daemon) -> None:
 
 async def test_failed_create_leaves_nothing(daemon: Daemon, rootfs: str) -> None:
     async with Client(daemon.address, daemon.namespace) as client:
-        await client.containers.create(record("f", spec(rootfs, "/no/such/program")))
+        await client.containers.create(record("f", spec(client.namespace, rootfs, "/no/such/program")))
         with pytest.raises(Exception, match="no such"):
             await client.tasks.create("f")
         assert await client.tasks.list() == []

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
+import select
 import shutil
 import signal
 import socket
@@ -71,11 +73,16 @@ class Daemon:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
             )
+            ended = os.pidfd_open(self.process.pid)
             try:
-                while b"READY=1" not in ready.recv(4096):
-                    continue
-            except TimeoutError:
-                raise AssertionError(f"{self.kind} is not ready:\n{self.log()}") from None
+                while True:
+                    readable, _, _ = select.select([ready, ended], [], [], 30)
+                    if ready not in readable:
+                        raise AssertionError(f"{self.kind} is not ready:\n{self.log()}")
+                    if b"READY=1" in ready.recv(4096):
+                        break
+            finally:
+                os.close(ended)
         return self
 
     def log(self) -> str:
@@ -111,6 +118,16 @@ class Daemon:
             self.ctr("tasks", "rm", "-f", id)
         return tasks
 
+    def _remove_cgroups(self) -> list[str]:
+        """Remove the parent of the tasks' control groups, which runtimes leave; what else is in it is told."""
+        left = []
+        for parent in glob.glob(f"/sys/fs/cgroup/*/{self.namespace}"):
+            for directory, _, _ in os.walk(parent, topdown=False):
+                if directory != parent:
+                    left.append(directory)
+                os.rmdir(directory)
+        return left
+
     def remove(self) -> None:
         """Stop it if it runs, remove its directories, and see that nothing of it is left."""
         tasks = self._remove_tasks()
@@ -124,9 +141,12 @@ class Daemon:
         for point in reversed(mounts):
             subprocess.run(["umount", "-l", point], check=False)
         shutil.rmtree(self.base)
+        cgroups = self._remove_cgroups()
+        shutil.rmtree(f"/run/containerd/runc/{self.namespace}", ignore_errors=True)
         assert not tasks, f"tasks left: {tasks}"
         assert not left, f"processes left: {left}"
         assert not mounts, f"mounts left: {mounts}"
+        assert not cgroups, f"control groups left: {cgroups}"
 
 
 def _directory() -> str:

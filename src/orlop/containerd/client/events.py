@@ -46,7 +46,7 @@ class Events(Service):
     async def subscribe(self, *filters: str) -> AsyncIterator[AsyncIterator[Envelope]]:
         """The events that match any of the filters (`namespace==moby,topic~=|^/tasks/|`), of every namespace.
 
-            async with client.events.subscribe("topic==/tasks/exit") as events:
+            async with client.events.subscribe('topic=="/tasks/exit"') as events:
                 async for envelope in events: ...
 
         Once entered, orlop's daemon delivers whatever is published; the original is given 50 ms to subscribe.

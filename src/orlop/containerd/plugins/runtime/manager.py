@@ -72,7 +72,7 @@ class TaskManager:
         """As the contract says."""
         shim = self._shims.get((namespace, id))
         if shim is None:
-            raise NotFoundError(f"task {id} not found: no running task found")
+            raise NotFoundError(f"task {id}: not found")
         return shim
 
     def list(self, namespace: str) -> Sequence[Shim]:
@@ -113,7 +113,7 @@ class TaskManager:
         shim = self.get(namespace, id)
         async with shim.lock:
             if self._shims.get((namespace, id)) is not shim:
-                raise NotFoundError(f"task {id} not found: no running task found")
+                raise NotFoundError(f"task {id}: not found")
             try:
                 answer = await shim.call("Delete")
             except UnavailableError:
@@ -301,7 +301,11 @@ class TaskManager:
         self._remove_bundle(bundle)
 
     async def _reconnect(self, bundle: Bundle, program: str) -> Shim | None:
-        bootstrap = bundle.read_bootstrap()
+        try:
+            bootstrap = bundle.read_bootstrap()
+        except OrlopError as error:
+            log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
+            bootstrap = None
         if bootstrap is None and is_orlop(program):
             # The former daemon died between the start of the shim and noting its address.
             bootstrap = Bootstrap(3, self._orlop_address(bundle))
