@@ -206,7 +206,7 @@ def test_daemons_outlive_the_supervisor_and_are_adopted(installed: Installation)
     after = installed.rows()
     assert {name: after[name] for name in DAEMONS} == {name: before[name] for name in DAEMONS}
     assert after["socket"]["pid"] != before["socket"]["pid"]
-    os.kill(before["dockerd"]["pid"], signal.SIGKILL)
+    end(before["dockerd"]["pid"], signal.SIGKILL)
     assert installed.ask().startswith("dockerd ")  # on the socket that the old supervisor had made
     assert installed.run("stop", "containerd") == 0
     assert not alive([before["containerd"]["pid"]])

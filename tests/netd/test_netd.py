@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """orlop-netd as a process: its protocol, its ports, and that it goes on when its clients go."""
 
+import asyncio
 import os
+import signal
 import socket
 import stat
 import struct
@@ -14,7 +16,8 @@ import pytest
 import pytest_asyncio
 from support.networks import end, fresh_netns
 
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError, UnavailableError
+from orlop.netd import client as client_module
 from orlop.netd.client import NetdClient, PortUnavailableError
 from orlop.netd.protocol import HeldPort, decode, port_from
 
@@ -144,3 +147,51 @@ def test_bad_ports_are_named(field: str, value: object, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         port_from(tcp(1)._asdict() | {field: value}, "ports[1]")
     assert str(error.value) == message
+
+
+async def test_supervised_daemon_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where `orlop daemon` or systemd starts orlop-netd, a client starts none and takes up with each new one."""
+    monkeypatch.setenv(client_module.SUPERVISED, "1")
+    monkeypatch.setattr(client_module, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(client_module, "_REVIVE_SECONDS", 0.05)
+    client = NetdClient(str(tmp_path / "netd.sock"), "")
+    with pytest.raises(UnavailableError, match=r"cannot reach orlop-netd at .*: No such file"):
+        await client.ping()
+    restarted = asyncio.Event()
+
+    async def note() -> None:
+        restarted.set()
+
+    client.on_restart = note
+    pids = []
+    for _ in range(2):
+        pids.append(start_daemon(client.socket_path))
+        async with asyncio.timeout(5):
+            if len(pids) > 1:
+                await restarted.wait()
+            assert await client.ping() == pids[-1]
+        if len(pids) == 1:
+            end(pids[0], signal.SIGKILL)
+            await asyncio.sleep(0.3)
+            assert not await answers(client.socket_path)  # nobody has started one
+    await client.close()
+    end(pids[-1])
+    assert "published ports are not held: cannot reach orlop-netd" in caplog.text
+
+
+def start_daemon(path: str) -> int:
+    """Start a daemon by hand; returns its process id."""
+    subprocess.run([sys.executable, "-m", "orlop.netd.main", "--detach", "--socket", path], check=True)
+    return int(Path(f"{path}.lock").read_text())
+
+
+async def answers(path: str) -> bool:
+    """Whether a daemon answers on the socket."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
