@@ -19,7 +19,7 @@ from orlop.errdefs import (
     OrlopError,
 )
 from orlop.libcontainer import namespaces, parent, prepare, sync
-from orlop.libcontainer.errors import explain, unpack
+from orlop.libcontainer.errors import explain
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
 from orlop.libcontainer.join import JoinPlan, run_join
@@ -152,6 +152,7 @@ class Container:
             theirs.close()
             plan.listener.close()
             prepare.close_sources(plan.rootfs)
+            prepare.close_program(plan.program)
             plan.namespaces.close()
         try:
             self._attend(ours, pid, pidfd, plan, options)
@@ -273,7 +274,7 @@ class Container:
         finally:
             sock.close()
         if answer:
-            raise unpack(answer)
+            raise parent.exec_error(answer, self._executable())
         hooks = self.record.spec.hooks
         if hooks is not None and hooks.poststart:
             try:
@@ -349,6 +350,7 @@ class Container:
         finally:
             theirs.close()
             born_in.close()
+            prepare.close_program(plan.program)
         console: int | None = None
         try:
             parent.set_oom_score(pid, process.oom_score_adj)
@@ -364,7 +366,7 @@ class Container:
                 os.close(console)
                 console = None
             ours.send(sync.GO)
-            parent.await_exec(ours)
+            parent.await_exec(ours, process.args[0])
         except BaseException:
             if console is not None:
                 os.close(console)
@@ -540,6 +542,11 @@ class Container:
                 raise NotFoundError("container not running")
             self.init_pidfd = fd
         return self.init_pidfd
+
+    def _executable(self) -> str:
+        process = self.record.spec.process
+        assert process is not None
+        return process.args[0]
 
     def _owns_pid_namespace(self) -> bool:
         linux = self.record.spec.linux

@@ -68,7 +68,7 @@ def run_init(plan: InitPlan, channel: Channel) -> None:
     try:
         if plan.hooks.start_container:
             _run_start_hooks(plan)
-        execute(channel, plan.program, executable)
+        execute(channel, plan.program, executable, starter)
     except BaseException as error:  # noqa: BLE001 - the same for the starter
         os.write(starter, pack(error))
         os._exit(1)

@@ -39,7 +39,7 @@ def run_join(plan: JoinPlan, channel: Channel) -> None:
         executable = _set_up(plan, channel)
         channel.send(READY)
         channel.wait_go()
-        execute(channel, plan.program, executable)
+        execute(channel, plan.program, executable, channel.fd)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         channel.send(ERROR, pack(error))
         os._exit(1)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from orlop.errdefs import InternalError, InvalidArgumentError
-from orlop.libcontainer import sync
+from orlop.errdefs import InternalError, InvalidArgumentError, OrlopError
+from orlop.libcontainer import sync, trampoline
 from orlop.libcontainer.errors import explain, unpack
 from orlop.libcontainer.journal import warn
-from orlop.libcontainer.program import set_rlimits
+from orlop.libcontainer.program import exec_failure, set_rlimits
 from orlop.oci.runtime import IDMapping, Process
 
 
@@ -95,11 +95,17 @@ def converse(
         raise
 
 
-def await_exec(channel: sync.Channel) -> None:
-    """Wait until the child's program runs. Raises what the child reports instead."""
-    kind, argument, _ = channel.receive()
-    if kind == sync.ERROR:
-        raise unpack(argument)
+def await_exec(channel: sync.Channel, executable: str) -> None:
+    """Wait until the child's program runs. Raises what the child, or the trampoline, reports instead."""
+    answer = channel.receive_raw()
+    if answer:
+        raise exec_error(answer.removeprefix(sync.ERROR), executable)
+
+
+def exec_error(answer: bytes, executable: str) -> OrlopError:
+    """The error in what came instead of the end of the conversation."""
+    number = trampoline.failure(answer)
+    return exec_failure(executable, number) if number else unpack(answer)
 
 
 def _prefix(argument: bytes) -> str:

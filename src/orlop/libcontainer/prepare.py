@@ -4,7 +4,7 @@
 import os
 
 from orlop.errdefs import InvalidArgumentError
-from orlop.libcontainer import seccomp
+from orlop.libcontainer import seccomp, trampoline
 from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.journal import warn
@@ -39,7 +39,7 @@ def prepare_program(
     *,
     in_user_namespace: bool,
 ) -> Program:
-    """The program of an init or an exec. Raises InvalidArgumentError."""
+    """The program of an init or an exec, with a descriptor: `close_program`. Raises InvalidArgumentError."""
     capabilities = CapabilitySets(process.capabilities)
     if capabilities.unknown:
         warn(f"unknown capabilities: {' '.join(sorted(capabilities.unknown))}")
@@ -54,7 +54,15 @@ def prepare_program(
         capabilities=capabilities,
         filter=filter_,
         set_rlimits=not in_user_namespace,
+        trampoline=trampoline.create() if trampoline.available(profile) else -1,
     )
+
+
+def close_program(program: Program) -> None:
+    """Close what `prepare_program` opened, in the parent."""
+    if program.trampoline >= 0:
+        os.close(program.trampoline)
+        program.trampoline = -1
 
 
 def effective_resources(linux: Linux) -> Resources:

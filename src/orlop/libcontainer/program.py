@@ -11,6 +11,7 @@ import sys
 import msgspec
 
 from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.libcontainer import trampoline
 from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.executable import find_executable
@@ -64,6 +65,7 @@ class Program(msgspec.Struct):
     capabilities: CapabilitySets
     filter: Filter | None
     late_rlimits: list[Rlimit] = []
+    trampoline: int = -1
     set_rlimits: bool = True  # False: the parent does it, being in the user namespace that may
 
 
@@ -90,7 +92,7 @@ def isolate(channel: Channel, program: Program, keep: list[int]) -> None:
     first_free = 3 + program.preserve_fds
     stdio = program.stdio
     standard = [stdio.stdin, stdio.stdout, stdio.stderr] if stdio else []
-    wanted = sorted({fd for fd in (*keep, *standard, channel.fd) if fd >= first_free})
+    wanted = sorted({fd for fd in (*keep, *standard, channel.fd, program.trampoline) if fd >= first_free})
     start = first_free
     for fd in wanted:
         if fd > start:
@@ -186,7 +188,8 @@ def become_user(channel: Channel, program: Program) -> str:
     entered = _change_directory(process.cwd, may_fail=True)
     raise_rlimits(channel, program)
     if program.filter is not None and not process.no_new_privileges:
-        # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go. It may forbid prlimit(2).
+        # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go. It may
+        # forbid prlimit(2).
         lower_rlimits(program)
         load_filter(channel, program.filter)
     capabilities.drop_bounding()
@@ -270,8 +273,8 @@ def load_filter(channel: Channel, filter_: Filter) -> None:
         os.close(listener)
 
 
-def execute(channel: Channel, program: Program, executable: str) -> None:
-    """Run the program; returns only by raising."""
+def execute(channel: Channel, program: Program, executable: str, report: int) -> None:
+    """Run the program; returns only by raising. `report` is where the trampoline tells of a failure."""
     process = program.process
     proc.close_range(3 + program.preserve_fds, flags=proc.CLOSE_RANGE_CLOEXEC)
     for fd in range(3, 3 + program.preserve_fds):
@@ -282,11 +285,21 @@ def execute(channel: Channel, program: Program, executable: str) -> None:
     if filter_ and process.no_new_privileges and not filter_.flags & _NEW_LISTENER:
         load_filter(channel, filter_)
     try:
+        if program.trampoline >= 0:
+            os.set_inheritable(report, True)
+            os.execve(
+                program.trampoline,
+                trampoline.arguments(report, executable, process.args),
+                program.environment,
+            )
         os.execve(executable, process.args, program.environment)
     except OSError as error:
-        raise InvalidArgumentError(
-            f"exec {executable}: {explain(OSError(error.errno, error.strerror))}"
-        ) from error
+        raise exec_failure(executable, error.errno or 0) from error
+
+
+def exec_failure(executable: str, number: int) -> InvalidArgumentError:
+    """The error for execve(2) having failed with this error number."""
+    return InvalidArgumentError(f"exec {executable}: {explain(OSError(number, os.strerror(number)))}")
 
 
 def _set_groups(groups: list[int]) -> None:

@@ -55,6 +55,10 @@ class Channel:
                 fd = array.array("i", data[:4])[0]
         return message[:1], message[1:], fd
 
+    def receive_raw(self) -> bytes:
+        """The next packet whole, or b"" at the end of the conversation."""
+        return self._sock.recv(_LONGEST)
+
     def wait_go(self) -> None:
         """Wait for the parent's GO; without a parent there is nothing left to do."""
         if self._sock.recv(1) != GO:
