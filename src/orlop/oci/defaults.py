@@ -16,7 +16,8 @@ from orlop.oci.runtime import (
     Spec,
 )
 
-OCI_VERSION = "1.3.0"
+OCI_VERSION = "1.0.2"
+"""The oldest version that has all that is used here: runtimes as old as crun 1.8 refuse any from 1.1 on."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 DEFAULT_CAPABILITIES = (
