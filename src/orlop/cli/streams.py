@@ -205,7 +205,8 @@ def raw_terminal(enabled: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    # Not the default TCSAFLUSH: what was typed ahead is meant for the container.
+    tty.setraw(0, termios.TCSANOW)
     try:
         yield
     finally:
