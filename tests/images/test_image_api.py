@@ -29,6 +29,7 @@ from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
 from orlop.oci.build import BuiltImage
 from orlop.oci.image import Manifest, chain_ids
+from orlop.oci.platforms import parse_platform
 from orlop.registry import RegistryConfig
 
 __all__ = ["client", "containerd_daemon", "registry"]
@@ -328,6 +329,22 @@ async def test_names_that_find_an_image(engine: Engine) -> None:
     assert (await engine.request("GET", "/images/busybox:1/json"))[1]["message"] == "No such image: busybox:1"
     assert (await engine.request("GET", "/images/nope/json"))[1]["message"] == "No such image: nope:latest"
     assert (await engine.request("GET", "/images/-x/json"))[0] == 400
+
+
+async def test_platforms_of_an_image(engine: Engine) -> None:
+    """The host's, another of the same index, and one that is not there."""
+    await _load(engine, "multi")
+    resolve = engine.service.store.resolve
+    assert (await resolve("multi")).config.architecture == images.busybox().image.architecture  # type: ignore[union-attr]
+    foreign = await resolve("multi", parse_platform("linux/arm/v7"))
+    assert foreign.config.variant == "v7"
+    await engine.service.store.ensure_unpacked(foreign)
+    assert foreign.chain_id in await snapshots_of(engine.service.store.client)
+    status, body = await engine.request("GET", "/images/multi/json?platform=linux/s390x")
+    assert status == 404
+    assert body["message"] == (
+        "image with reference multi was found but does not provide the specified platform (linux/s390x)"
+    )
 
 
 async def test_filters(engine: Engine) -> None:

@@ -8,9 +8,7 @@ import msgspec
 from orlop.dockerd import timestamps
 from orlop.dockerd.images.sizes import LayerSizes
 from orlop.dockerd.images.store import ImageRecord, ImageStore
-from orlop.errdefs import NotFoundError
 from orlop.oci.image import Platform
-from orlop.oci.platforms import platform_rank
 
 
 class InspectImage:
@@ -22,12 +20,8 @@ class InspectImage:
 
     async def __call__(self, name: str, platform: Platform | None = None) -> dict[str, Any]:
         """Raises NotFoundError, also for an image that is here for other platforms only."""
-        record = await self._store.resolve(name)
+        record = await self._store.resolve(name, platform)
         image = record.config
-        if platform is not None and platform_rank(platform, image.platform) is None:
-            raise NotFoundError(
-                f"image with reference {name} was found but does not provide the specified platform ({platform})"
-            )
         body: dict[str, Any] = {
             "Id": record.id,
             "RepoTags": record.repo_tags,

@@ -20,8 +20,8 @@ from orlop.containerd.client import Client
 from orlop.containerd.client.unpack import ImageContent, read_image, unpack
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
 from orlop.oci import reference
-from orlop.oci.image import Descriptor, Image, chain_ids
-from orlop.oci.platforms import host_platform
+from orlop.oci.image import Descriptor, Image, Platform, chain_ids
+from orlop.oci.platforms import host_platform, platform_rank
 
 DANGLING = "moby-dangling"
 
@@ -106,16 +106,31 @@ class ImageStore:
         """Whether containerd's events keep the memory true, so that resolving needs no call."""
         return self._watched
 
-    async def resolve(self, name: str) -> ImageRecord:
+    async def resolve(self, name: str, platform: Platform | None = None) -> ImageRecord:
         """The image that a reference, an ID, the beginning of an ID or a digest means.
 
+        An index may be here for several platforms: without `platform` it means the host's, else any that is here.
         Raises NotFoundError `No such image: foo:latest`, InvalidArgumentError for what cannot be a name.
         """
         await self.refresh()
         record = self._find(name)
         if record is None:
             raise NotFoundError(f"No such image: {_display(name)}")
-        return record
+        if platform is None or platform_rank(platform, record.config.platform) is not None:
+            return record
+        return await self._for_platform(name, record, platform)
+
+    async def _for_platform(self, name: str, record: ImageRecord, platform: Platform) -> ImageRecord:
+        for named in record.names:
+            try:
+                content = await read_image(self.client, named.target, platform)
+            except NotFoundError:
+                continue
+            if platform_rank(platform, content.image.platform) is not None:
+                return _record(content, (named,))
+        raise NotFoundError(
+            f"image with reference {name} was found but does not provide the specified platform ({platform})"
+        )
 
     async def records(self) -> list[ImageRecord]:
         """All images that are here for some platform, those that changed last first."""
@@ -124,9 +139,9 @@ class ImageStore:
 
     async def ensure_unpacked(self, record: ImageRecord) -> None:
         """Unpack an image whose snapshot is missing in the snapshotter (it came by another client, say)."""
-        content = self._contents.get(record.target.digest)
-        if content is None:
-            content = await read_image(self.client, record.target, self._platform)
+        content = ImageContent(
+            record.target, record.manifest, record.config_descriptor, record.layers, record.config
+        )
         await unpack(self.client, content, self.snapshotter)
 
     def changed(self, *names: str) -> None:
@@ -244,18 +259,21 @@ def _by_id(names: dict[str, ImageName], contents: dict[str, ImageContent]) -> di
             grouped.setdefault(contents[name.target.digest].config_descriptor.digest, []).append(name)
     records = {}
     for image_id, named in grouped.items():
-        content = contents[named[0].target.digest]
-        chains = chain_ids(content.image.rootfs.diff_ids)
-        records[image_id] = ImageRecord(
-            id=image_id,
-            config=content.image,
-            config_descriptor=content.config_descriptor,
-            manifest=content.manifest_descriptor,
-            layers=content.layers,
-            chain_id=chains[-1] if chains else "",
-            names=tuple(named),
-        )
+        records[image_id] = _record(contents[named[0].target.digest], tuple(named))
     return records
+
+
+def _record(content: ImageContent, names: tuple[ImageName, ...]) -> ImageRecord:
+    chains = chain_ids(content.image.rootfs.diff_ids)
+    return ImageRecord(
+        id=content.config_descriptor.digest,
+        config=content.image,
+        config_descriptor=content.config_descriptor,
+        manifest=content.manifest_descriptor,
+        layers=content.layers,
+        chain_id=chains[-1] if chains else "",
+        names=names,
+    )
 
 
 def _parse(name: str) -> reference.Reference | None:
