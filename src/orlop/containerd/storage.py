@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 CONTENT_DIRECTORY = "io.containerd.content.v1.content"
 SNAPSHOTTER_DIRECTORY = "io.containerd.snapshotter.v1.{name}"
 
+STARTUP_DELAY = 0.1  # seconds from the start of the services to the first collection
+
 Service = tuple[Callable[[Any, Any], None], object]
 
 
@@ -76,7 +78,8 @@ class Storage:
         self._workers = workers
 
     def services(self) -> list[Service]:
-        """Each service with the generated function that adds it to a server."""
+        """Each service with the generated function that adds it to a server. Garbage is looked for soon after."""
+        self.gc.schedule(STARTUP_DELAY)
         return [
             (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers[0])),
             (images_pb2_grpc.add_ImagesServicer_to_server, ImagesService(self.images, self.gc)),

@@ -17,6 +17,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
+from orlop.containerd.archive.attributes import set_attributes, set_xattr, times_of, xattrs_of
 from orlop.containerd.archive.tar import (
     BLOCKDEV,
     CHAR,
@@ -38,7 +39,6 @@ OVERLAY_OPAQUE = "trusted.overlay.opaque"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OPEN_DIRECTORIES = 128  # descriptors kept open at a time
-_MAX_TIME = (1 << 63) - 1  # nanoseconds; what is later or before 1970 becomes 1970, as in containerd
 _MAX_LINKS = 40
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -244,7 +244,7 @@ class _Extractor:
             else:
                 for piece in reader.data():
                     _write(fd, piece)
-            _set_attributes(fd, fd, entry)
+            set_attributes(fd, fd, entry)
         finally:
             os.close(fd)
 
@@ -262,10 +262,10 @@ class _Extractor:
         if fd is None:
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
             self._keep(path, fd)  # its members come next
-        _set_attributes(fd, fd, entry)
+        set_attributes(fd, fd, entry)
         if hides:  # a deletion, then a new directory: nothing of the lower one may show
             os.setxattr(fd, OVERLAY_OPAQUE, b"y")
-        self._directory_times[path] = _times(entry)
+        self._directory_times[path] = times_of(entry)
 
     def _symlink(self, path: bytes, name: bytes, parent: int, entry: Entry) -> None:
         try:
@@ -274,9 +274,9 @@ class _Extractor:
             self._remove(path, parent)
             os.symlink(entry.linkname, name, dir_fd=parent)
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        for xattr, value in _xattrs(entry):
-            _set_xattr(f"/proc/self/fd/{parent}/".encode() + name, xattr, value, is_link=True)
-        os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
+        for xattr, value in xattrs_of(entry):
+            set_xattr(f"/proc/self/fd/{parent}/".encode() + name, xattr, value, is_link=True)
+        os.utime(name, ns=times_of(entry), dir_fd=parent, follow_symlinks=False)
 
     def _hardlink(self, path: bytes, name: bytes, parent: int, entry: Entry) -> None:
         target = clean(entry.linkname)
@@ -320,9 +320,9 @@ class _Extractor:
         try:
             if stat.S_ISLNK(os.fstat(fd).st_mode):  # a hard link to a link: nothing may reach what that points at
                 os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-                os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
+                os.utime(name, ns=times_of(entry), dir_fd=parent, follow_symlinks=False)
             else:
-                _set_attributes(fd, f"/proc/self/fd/{fd}", entry)
+                set_attributes(fd, f"/proc/self/fd/{fd}", entry)
         finally:
             os.close(fd)
 
@@ -415,41 +415,6 @@ def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
             written = os.pwrite(fd, piece[: end - at], at)
             piece = piece[written:]
             at += written
-
-
-def _set_attributes(fd: int, target: int | str, entry: Entry) -> None:
-    """Owner first, which clears set-id bits and capabilities, then xattrs, mode and times."""
-    os.chown(target, entry.uid, entry.gid)
-    if entry.xattrs:
-        regular_or_directory = stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR)
-        for xattr, value in _xattrs(entry):
-            _set_xattr(target, xattr, value, is_link=not regular_or_directory)
-    os.chmod(target, entry.mode & 0o7777)
-    os.utime(target, ns=_times(entry))
-
-
-def _xattrs(entry: Entry) -> Iterator[tuple[bytes, bytes]]:
-    for name, value in entry.xattrs.items():
-        # overlayfs's own marks are no part of a layer: one could redirect a directory to another layer's.
-        if not name.startswith((b"trusted.overlay.", b"user.overlay.")):
-            yield name, value
-
-
-def _set_xattr(target: int | str | bytes, name: bytes, value: bytes, is_link: bool) -> None:
-    try:
-        os.setxattr(target, name, value, follow_symlinks=not isinstance(target, bytes))
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return  # the file system has none of these; the layer still works there, as in containerd
-        if error.errno == errno.EPERM and is_link and name.startswith(b"user."):
-            return  # xattr(7): only files and directories have them
-        raise
-
-
-def _times(entry: Entry) -> tuple[int, int]:
-    modified = entry.mtime if 0 <= entry.mtime <= _MAX_TIME else 0
-    accessed = entry.atime if entry.mtime < entry.atime <= _MAX_TIME else modified
-    return accessed, modified
 
 
 def _explain(entry: Entry, error: OSError) -> OrlopError:
