@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the image use cases ask of the rest of dockerd: who uses an image, and where events go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
+
+from orlop.errdefs import NotFoundError
+from orlop.oci.image import ImageConfig
 
 
 class ContainerUse(NamedTuple):
@@ -26,6 +30,32 @@ class PublishImageEvent(Protocol):
     """
 
     def __call__(self, action: str, actor: str, attributes: Mapping[str, str]) -> None: ...
+
+
+class CommitSource(NamedTuple):
+    """A container to make an image of.
+
+    `paused()` stops its processes for the block if they run; `committed` is told the image's ID, its name in
+    familiar form (or nothing) and the comment.
+    """
+
+    id: str
+    snapshot_key: str
+    image_id: str
+    config: ImageConfig
+    paused: Callable[[], AbstractAsyncContextManager[None]]
+    committed: Callable[[str, str, str], None]
+
+
+class FindCommitSource(Protocol):
+    """Finds a container by ID, beginning of an ID, or name. Raises NotFoundError, ConflictError (going away)."""
+
+    def __call__(self, container: str) -> CommitSource: ...
+
+
+def no_sources(container: str) -> CommitSource:
+    """For a daemon without containers."""
+    raise NotFoundError(f"No such container: {container}")
 
 
 def no_containers(image_id: str) -> Sequence[ContainerUse]:

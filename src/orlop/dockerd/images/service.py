@@ -3,12 +3,20 @@
 
 from orlop.containerd.client import Client
 from orlop.containerd.client.pull import Puller
+from orlop.dockerd.images.commit import CommitContainer
 from orlop.dockerd.images.history import ImageHistory
 from orlop.dockerd.images.import_ import ImportImage
 from orlop.dockerd.images.inspect import InspectImage
 from orlop.dockerd.images.list import ListImages
 from orlop.dockerd.images.load import LoadImages
-from orlop.dockerd.images.ports import ContainerUses, PublishImageEvent, no_containers, no_events
+from orlop.dockerd.images.ports import (
+    ContainerUses,
+    FindCommitSource,
+    PublishImageEvent,
+    no_containers,
+    no_events,
+    no_sources,
+)
 from orlop.dockerd.images.prune import PruneImages
 from orlop.dockerd.images.pull import PullImage
 from orlop.dockerd.images.registries import InspectDistribution, Login
@@ -33,6 +41,7 @@ class ImageService:
         snapshotter: str = "overlayfs",
         uses: ContainerUses = no_containers,
         publish: PublishImageEvent = no_events,
+        commit_source: FindCommitSource = no_sources,
         registries: RegistryConfig | None = None,
         max_concurrent_downloads: int = 3,
     ) -> None:
@@ -51,5 +60,6 @@ class ImageService:
         self.load = LoadImages(self.store, publish)
         self.save = SaveImages(self.store, publish)
         self.import_ = ImportImage(self.store, publish)
+        self.commit = CommitContainer(self.store, commit_source, publish)
         self.distribution = InspectDistribution(registries)
         self.login = Login(registries)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes under /images, /distribution and /auth: translation only."""
+"""Routes under /images, /commit, /distribution and /auth: translation only."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +15,7 @@ from orlop.dockerd.images.tag import tag_reference
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError, OrlopError, UnavailableError
 from orlop.oci import reference
 from orlop.oci.distribution import AuthConfig, decode_registry_auth
-from orlop.oci.image import Platform
+from orlop.oci.image import ImageConfig, Platform
 from orlop.oci.platforms import parse_platform
 
 CHUNK = 1 << 20  # bytes of a body at a time
@@ -61,6 +61,7 @@ def image_routes(images: ImageService) -> list[Route]:
         Route("POST", "/images/{name:.*}/push", handlers.push),
         Route("POST", "/images/{name:.*}/tag", handlers.tag),
         Route("DELETE", "/images/{name:.*}", handlers.remove),
+        Route("POST", "/commit", handlers.commit),
         Route("GET", "/distribution/{name:.*}/json", handlers.distribution),
         Route("POST", "/auth", handlers.login),
     ]
@@ -112,6 +113,21 @@ class _Handlers:
     async def tag(self, request: ApiRequest) -> web.StreamResponse:
         await self._images.tag(request.params["name"], request.query("repo"), request.query("tag"))
         return empty_response(201)
+
+    async def commit(self, request: ApiRequest) -> web.StreamResponse:
+        given = (await request.http.read()).strip() not in (b"", b"null")
+        config = await request.json(ImageConfig) if given else None
+        repository = request.query("repo")
+        image_id = await self._images.commit(
+            request.query("container"),
+            reference=tag_reference(repository, request.query("tag")) if repository else None,
+            comment=request.query("comment"),
+            author=request.query("author"),
+            pause=request.flag("pause", default=True),
+            changes=request.query_all("changes"),
+            config=config,
+        )
+        return json_response({"Id": image_id}, 201)
 
     async def remove(self, request: ApiRequest) -> web.StreamResponse:
         removed = await self._images.remove(request.params["name"], force=request.flag("force"))
