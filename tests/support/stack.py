@@ -12,8 +12,8 @@ the `with`) stops every process by its id and asserts that nothing is left: proc
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -47,7 +47,7 @@ class Stack:
         self.process: subprocess.Popen[bytes] | None = None
         self._runtime = runtime
         self._flags = list(flags)
-        self._cgroups = _container_cgroups()
+        self._cgroup_parent = f"/orlop-test{self.base.replace('/', '-')}"
         self._netns = _new_netns()
         with open(f"{self.base}/daemon.json", "w", encoding="utf-8") as file:
             file.write("{}\n")
@@ -79,7 +79,8 @@ class Stack:
         command += ["--config-file", f"{self.base}/daemon.json"]
         command += ["--data-root", self.data_root, "--exec-root", self.exec_root, "--group", ""]
         command += ["--containerd", self.containerd.address, "--containerd-namespace", self.containerd.namespace]
-        command += ["--default-runtime", self._runtime, *self._flags, *flags]
+        command += ["--default-runtime", self._runtime, "--cgroup-parent", self._cgroup_parent]
+        command += [*self._flags, *flags]
         path = f"{self.base}/notify-d"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(self.log_path, "ab") as log:
             with contextlib.suppress(FileNotFoundError):
@@ -173,8 +174,8 @@ class Stack:
         os.close(self._netns)
         self.containerd.remove()
         assert not os.path.exists(self.base)
-        left = _container_cgroups() - self._cgroups
-        assert not left, f"cgroups left: {sorted(left)}"
+        left = _remove_cgroups(self._cgroup_parent)
+        assert not left, f"cgroups left: {left}"
 
     def _remove_containers(self) -> None:
         ids = self.docker("ps", "-aq", timeout=20).out.split()
@@ -207,10 +208,14 @@ def _new_netns() -> int:
         os.close(home)
 
 
-def _container_cgroups() -> set[str]:
-    """The cgroups below `docker` whose name is a container's id."""
-    found = set()
-    for root in ("/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/docker"):
-        with contextlib.suppress(FileNotFoundError):
-            found |= {name for name in os.listdir(root) if re.fullmatch(r"[0-9a-f]{64}", name)}
-    return found
+def _remove_cgroups(parent: str) -> list[str]:
+    """Remove the stack's own cgroup in every hierarchy; what was left below it."""
+    left = []
+    for directory in glob.glob(f"/sys/fs/cgroup{parent}") + glob.glob(f"/sys/fs/cgroup/*{parent}"):
+        for below in glob.glob(f"{directory}/*/"):
+            left.append(below)
+            with contextlib.suppress(OSError):
+                os.rmdir(below)
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+    return left

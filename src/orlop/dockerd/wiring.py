@@ -23,6 +23,7 @@ from orlop.dockerd.api.routes.volumes import VolumeRoutes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.attach import Attach
+from orlop.dockerd.containers.commit_source import CommitSources
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.exec import Execs
 from orlop.dockerd.containers.exits import Exits
@@ -142,11 +143,13 @@ def build(config: Config) -> Parts:
     volume_service = VolumeService(data_root / "volumes", lambda: volume_connection, users_of)
     netd = NetdClient(f"{config.exec_root}/netd.sock", _netd_log(config))
     networks = NetworkService(connection, netd, _network_config(config), config.exec_root)
+    pause = Pause(registry, client)
     images = ImageService(
         client,
         snapshotter=config.storage_driver,
         uses=image_uses,
         publish=publish_image,
+        commit_source=CommitSources(registry, pause),
         registries=RegistryConfig(
             insecure=config.insecure_registries,
             mirrors=config.registry_mirrors,
@@ -156,7 +159,7 @@ def build(config: Config) -> Parts:
     )
 
     streams = Streams(client, paths)
-    resources = Resources(registry, networks, volume_service, paths)
+    resources = Resources(registry, networks, volume_service, paths, events)
     health = HealthMonitor(registry, client, streams, host)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config.default_stop_timeout)
@@ -174,7 +177,7 @@ def build(config: Config) -> Parts:
         stop=stop,
         kill=kill,
         restart=Restart(registry, stop, start),
-        pause=Pause(registry, client),
+        pause=pause,
         rename=Rename(registry),
         remove=remove,
         wait=Wait(registry),

@@ -2,6 +2,7 @@
 """Create a container: everything is checked and written down, nothing runs."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.spec import Host, MountPoint, apply_defaults, command_line, resolve_mounts, validate
 from orlop.engine.types import ContainerConfig, CreateRequest, EndpointSettings, HostConfig, LogConfig
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
-from orlop.oci.image import ImageConfig
 
 SNAPSHOT_LABEL = "orlop.container"
 """On the snapshot of a container, with its id: what a crash left behind is found by it."""
@@ -78,8 +78,9 @@ class Create:
 
     async def _create(self, container_id: str, name: str, request: CreateRequest) -> Created:
         image = await self._images.resolve(request.image)
-        config = self._container_config(container_id, request, image)
+        config = self._container_config(request, image)
         host_config, warnings = self._host_config(config, request.host_config)
+        config.hostname = config.hostname or self._hostname(container_id, host_config)
         endpoints = self._endpoints(host_config, request.networking_config.endpoints_config, config.mac_address)
         points = resolve_mounts(config, host_config, self._volumes_from(host_config))
         command = command_line(config)
@@ -117,13 +118,19 @@ class Create:
 
     # -- the configuration
 
-    def _container_config(self, container_id: str, request: CreateRequest, image: ImageRecord) -> ContainerConfig:
+    def _container_config(self, request: CreateRequest, image: ImageRecord) -> ContainerConfig:
         asked = msgspec.convert(request, ContainerConfig, from_attributes=True)
-        config = merge(asked, image.config.config or ImageConfig())
-        if not config.hostname:
-            on_host = request.host_config.network_mode == "host" and not request.host_config.uts_mode
-            config.hostname = socket.gethostname() if on_host else container_id[:12]
-        return config
+        return merge(asked, image.config.config)
+
+    def _hostname(self, container_id: str, host_config: HostConfig) -> str:
+        mode = host_config.network_mode
+        if mode.startswith("container:"):
+            # A container that is missing is an error of the start: 404 at create means a missing image to clients.
+            with contextlib.suppress(NotFoundError):
+                return self._registry.get(mode.partition(":")[2]).record.config.hostname
+        if mode == "host" or host_config.uts_mode == "host":
+            return socket.gethostname()
+        return container_id[:12]
 
     def _host_config(self, config: ContainerConfig, asked: HostConfig) -> tuple[HostConfig, list[str]]:
         warnings = validate(config, asked, self._host)
@@ -136,8 +143,6 @@ class Create:
         )
         if host_config.network_mode in ("", "default"):
             host_config.network_mode = "bridge"
-        for kind in ("network", "pid", "ipc"):
-            self._check_shared(kind, getattr(host_config, f"{kind}_mode"))
         if not host_config.log_config.type:
             options = {**self._config.log_opts, **host_config.log_config.config}
             host_config.log_config = LogConfig(type=self._config.log_driver, config=options)
@@ -145,13 +150,6 @@ class Create:
         host_config.runtime = host_config.runtime or self._runtimes.default
         self._runtimes.resolve(host_config.runtime)
         return host_config, warnings
-
-    def _check_shared(self, kind: str, mode: str) -> None:
-        if mode.startswith("container:"):
-            other = mode.partition(":")[2]
-            if not other:
-                raise InvalidArgumentError(f"invalid {kind} mode: invalid container format {mode}")
-            self._registry.get(other)
 
     def _endpoints(
         self, host_config: HostConfig, asked: Mapping[str, EndpointSettings], mac_address: str

@@ -33,7 +33,7 @@ class Monitor:
         """Set while events arrive."""
 
     async def run(self, resync: Callable[[], Awaitable[None]]) -> None:
-        """Follow until cancelled. `resync` runs after each (re)connection until it succeeds, events come already."""
+        """Follow until cancelled. `resync` runs after each connection until it succeeds; events come before."""
         topics = f"namespace=={self._client.namespace},topic~=|^/tasks/|"
         away = False
         while True:

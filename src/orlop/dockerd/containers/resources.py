@@ -14,6 +14,7 @@ from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Networks, Volumes
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.shared_memory import mount_shm, unmount_shm
+from orlop.dockerd.events import Events
 from orlop.dockerd.network.types import Sandbox, SandboxRequest
 from orlop.engine.types import EndpointSettings
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
@@ -34,8 +35,11 @@ class Namespaces(NamedTuple):
 class Resources:
     """Takes and gives back. Giving back is idempotent: it is also what settles the traces of a crash."""
 
-    def __init__(self, registry: Registry, networks: Networks, volumes: Volumes, paths: Paths) -> None:
+    def __init__(
+        self, registry: Registry, networks: Networks, volumes: Volumes, paths: Paths, events: Events
+    ) -> None:
         self._registry = registry
+        self._events = events
         self._networks = networks
         self._volumes = volumes
         self._paths = paths
@@ -60,6 +64,7 @@ class Resources:
         sandbox = done[0]
         assert isinstance(sandbox, Sandbox)
         record.endpoints = sandbox.endpoints or record.endpoints
+        self._tell("connect", "mount", record)
         record.network = NetworkState(
             sandbox_id=sandbox.sandbox_id,
             sandbox_key=sandbox.sandbox_key,
@@ -70,6 +75,7 @@ class Resources:
     async def give_back(self, container: Container) -> None:
         """Undo `take`. Raises the first error after having tried everything."""
         record = container.record
+        self._tell("disconnect", "unmount", record)
         record.network = NetworkState()
         for settings in record.endpoints.values():
             _forget(settings)
@@ -83,6 +89,20 @@ class Resources:
         for result in done:
             if isinstance(result, BaseException):
                 raise result
+
+    def _tell(self, network_action: str, volume_action: str, record: ContainerRecord) -> None:
+        for name, settings in record.endpoints.items():
+            if settings.network_id and settings.endpoint_id:
+                kind = {"host": "host", "none": "null"}.get(name, "bridge")
+                about = {"container": record.id, "name": name, "type": kind}
+                self._events.publish("network", network_action, settings.network_id, about)
+        for point in record.mounts:
+            if point.type == "volume":
+                about = {"container": record.id, "driver": point.driver}
+                if volume_action == "mount":
+                    writable = "true" if point.rw else "false"
+                    about |= {"destination": point.destination, "read/write": writable, "propagation": ""}
+                self._events.publish("volume", volume_action, point.name, about)
 
     # -- network
 
