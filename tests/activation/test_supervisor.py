@@ -56,6 +56,12 @@ class Installation:
             client.connect(self.layout.api_socket)
             return client.recv(99).decode().strip()
 
+    def bring_up(self) -> None:
+        """Connect, and wait for all that comes with it."""
+        assert self.ask().startswith("dockerd ")
+        for name in DAEMONS:
+            assert self.run("start", name) == 0
+
     def journal(self) -> list[str]:
         """The starts of daemons, in order."""
         return Path(self.layout.data_root, "journal").read_text().split()
@@ -92,6 +98,7 @@ def wait_for_restart(installed: Installation, name: str, old: int) -> None:
 def test_first_connection_starts_dockerd_after_containerd(installed: Installation) -> None:
     assert installed.states()["dockerd"] == "stopped, socket listening"
     answer = installed.ask()
+    installed.bring_up()
     rows = installed.rows()
     assert answer == f"dockerd {rows['dockerd']['pid']}"
     assert set(installed.journal()) == set(DAEMONS)
@@ -111,7 +118,7 @@ def test_sockets_are_closed_to_others(installed: Installation) -> None:
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_killed_daemon_is_restarted(installed: Installation, name: str) -> None:
-    installed.ask()
+    installed.bring_up()
     for _ in range(2):
         before = {each: row["pid"] for each, row in installed.rows().items()}
         os.kill(before[name], signal.SIGKILL)
@@ -135,7 +142,7 @@ def test_stopped_dockerd_comes_with_the_next_connection(
 
 
 def test_stopped_socket_is_removed(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    installed.ask()
+    installed.bring_up()
     pid = installed.rows()["dockerd"]["pid"]
     assert installed.run("stop", "socket") == 0
     assert not os.path.exists(installed.layout.api_socket)
@@ -149,6 +156,7 @@ def test_stopped_socket_is_removed(installed: Installation, capsys: pytest.Captu
 
 def test_start_is_idempotent(installed: Installation) -> None:
     assert installed.run("start", "dockerd") == 0
+    installed.bring_up()
     before = installed.rows()
     threads = [
         threading.Thread(target=installed.run, args=("start", name)) for name in ("dockerd", "netd", "socket")
@@ -162,7 +170,7 @@ def test_start_is_idempotent(installed: Installation) -> None:
 
 
 def test_restart(installed: Installation) -> None:
-    installed.ask()
+    installed.bring_up()
     before = installed.rows()
     assert installed.run("restart", "containerd") == 0
     assert installed.rows()["containerd"]["pid"] != before["containerd"]["pid"]
@@ -198,7 +206,7 @@ def test_failing_containerd_is_named(installed: Installation, capsys: pytest.Cap
 
 
 def test_daemons_outlive_the_supervisor_and_are_adopted(installed: Installation) -> None:
-    installed.ask()
+    installed.bring_up()
     before = installed.rows()
     end(before["socket"]["pid"], signal.SIGKILL)
     assert installed.ask() == f"dockerd {before['dockerd']['pid']}"
@@ -213,7 +221,7 @@ def test_daemons_outlive_the_supervisor_and_are_adopted(installed: Installation)
 
 
 def test_stop_finds_what_a_killed_supervisor_left(installed: Installation) -> None:
-    installed.ask()
+    installed.bring_up()
     before = installed.rows()
     end(before["socket"]["pid"], signal.SIGKILL)
     assert installed.run("stop") == 0
@@ -224,7 +232,7 @@ def test_stop_finds_what_a_killed_supervisor_left(installed: Installation) -> No
 def test_stop_ends_everything_and_is_idempotent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     installation = Installation(tmp_path)
     installation.start()
-    installation.ask()
+    installation.bring_up()
     pids = [row["pid"] for row in installation.rows().values()]
     assert installation.run("stop") == 0
     assert not alive(pids)
@@ -242,7 +250,7 @@ def test_stop_ends_everything_and_is_idempotent(tmp_path: Path, capsys: pytest.C
 def test_sigterm_of_the_supervisor_stops_everything(tmp_path: Path) -> None:
     installation = Installation(tmp_path)
     installation.start()
-    installation.ask()
+    installation.bring_up()
     pids = [row["pid"] for row in installation.rows().values()]
     end(pids[0])
     assert not alive(pids)
