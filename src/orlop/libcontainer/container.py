@@ -33,6 +33,7 @@ from orlop.libcontainer.state import (
     hook_state,
     process_start,
     read_record,
+    seccomp_state,
     timestamp,
     write_record,
 )
@@ -144,8 +145,8 @@ class Container:
             run_init(plan, theirs)
 
         try:
-            if plan.namespaces.new_user or plan.namespaces.user >= 0:
-                prepare.open_sources(plan.rootfs)
+            in_user_namespace = plan.namespaces.new_user or plan.namespaces.user >= 0
+            prepare.open_sources(plan.rootfs, linux, all_binds=in_user_namespace)
             fd = cgroup.fd()
             pid, pidfd = namespaces.spawn(plan.namespaces, -1 if fd is None else fd, child)
         finally:
@@ -170,9 +171,7 @@ class Container:
         assert linux is not None and process is not None
         kinds = {namespace.type: namespace for namespace in linux.namespaces}
         rootfs = plan_rootfs(spec, self.record.bundle, self.record.cgroup_paths, no_pivot=options.no_pivot)
-        program = prepare.prepare_program(
-            process, options.stdio, options.preserve_fds, linux.seccomp, in_user_namespace="user" in kinds
-        )
+        program = prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=False)
         personality = prepare.personality_of(linux.personality)
         planned = namespaces.plan_namespaces(linux.namespaces)
         network = kinds.get("network")
@@ -218,23 +217,36 @@ class Container:
             run_hooks("prestart", plan.hooks.prestart, state)
             run_hooks("createRuntime", plan.hooks.create_runtime, state)
 
-        outcome = parent.converse(
-            channel, pid, spec.process, run_hooks=hooks, late_rlimits=not plan.program.set_rlimits
+        console = parent.converse(
+            channel,
+            pid,
+            spec.process,
+            run_hooks=hooks,
+            late_rlimits=not plan.program.set_rlimits,
+            hand_on_seccomp=lambda fd: self._hand_on_seccomp(pid, fd),
         )
-        if outcome.seccomp is not None:
-            os.close(outcome.seccomp)
-        if outcome.console is not None:
-            if options.console_socket is None:
-                self.console = outcome.console
-            else:
-                parent.send_console(options.console_socket, outcome.console)
-                os.close(outcome.console)
+        if console is not None:
+            self.console = console
+            if options.console_socket is not None:
+                parent.send_descriptor(options.console_socket, b"/dev/ptmx", console)
+                os.close(console)
+                self.console = None
+        if options.pidfd_socket is not None:
+            parent.send_descriptor(options.pidfd_socket, b"standard", pidfd)
         self.record.init_pid = pid
         self.record.init_start, _ = process_start(pid)
         self.init_pidfd = pidfd
         write_record(self.directory, self.record)
         if options.pid_file:
             parent.write_pid_file(options.pid_file, pid)
+
+    def _hand_on_seccomp(self, pid: int, listener: int) -> None:
+        """Give the seccomp listener to the agent of the spec, with the state of the process it is for."""
+        linux = self.record.spec.linux
+        assert linux is not None and linux.seccomp is not None
+        status = "running" if self.record.init_pid else "creating"
+        state = seccomp_state(pid, linux.seccomp.listener_metadata, self._state(status, self.init_pid or pid))
+        parent.send_descriptor(linux.seccomp.listener_path, state, listener)
 
     def _discard(self, made_cgroup: bool) -> None:
         """Take back what a failed create has made; a control group that was in use is somebody else's."""
@@ -325,8 +337,8 @@ class Container:
                 process,
                 None if process.terminal else options.stdio,
                 options.preserve_fds,
-                linux.seccomp,
-                in_user_namespace="user" in kinds,
+                linux,
+                is_exec=True,
             ),
             init_pidfd=self._pidfd(),
             namespaces=sum(namespaces.FLAGS[kind] for kind in kinds if kind != "pid"),
@@ -341,6 +353,8 @@ class Container:
         fd = cgroup.fd()
 
         def child() -> None:
+            if initial := plan.program.scheduling.initial_cpus:
+                os.sched_setaffinity(0, initial)
             if fd is None:
                 cgroup.join()
             run_join(plan, theirs)
@@ -355,14 +369,19 @@ class Container:
         try:
             parent.set_oom_score(pid, process.oom_score_adj)
             ours.send(sync.GO)
-            outcome = parent.converse(ours, pid, process, late_rlimits=not plan.program.set_rlimits)
-            console = outcome.console
-            if outcome.seccomp is not None:
-                os.close(outcome.seccomp)
+            console = parent.converse(
+                ours,
+                pid,
+                process,
+                late_rlimits=not plan.program.set_rlimits,
+                hand_on_seccomp=lambda fd: self._hand_on_seccomp(pid, fd),
+            )
+            if options.pidfd_socket is not None:
+                parent.send_descriptor(options.pidfd_socket, b"setns", pidfd)
             if options.pid_file:
                 parent.write_pid_file(options.pid_file, pid)
             if console is not None and options.console_socket is not None:
-                parent.send_console(options.console_socket, console)
+                parent.send_descriptor(options.console_socket, b"/dev/ptmx", console)
                 os.close(console)
                 console = None
             ours.send(sync.GO)

@@ -20,13 +20,13 @@ from orlop.libcontainer.program import (
     isolate,
     own_stdio,
     place_stdio,
-    set_scheduling,
     set_security_label,
 )
 from orlop.libcontainer.rootfs.apply import Rootfs
 from orlop.libcontainer.rootfs.nodes import mount_console
 from orlop.libcontainer.rootfs.plan import RootfsPlan
 from orlop.libcontainer.rootfs.resolve import make_directories
+from orlop.libcontainer.scheduling import apply_scheduling
 from orlop.libcontainer.state import State, hook_state
 from orlop.libcontainer.sync import CONSOLE, ERROR, HOOKS, READY, WARNING, Channel
 from orlop.libcontainer.terminal import open_terminal, take_terminal
@@ -107,7 +107,7 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
     os.close(rootfs.fd)
     if process.no_new_privileges:
         proc.prctl(proc.PR_SET_NO_NEW_PRIVS, 1)
-    set_scheduling(process)
+    apply_scheduling(plan.program.scheduling)
     if plan.personality is not None:
         proc.personality(plan.personality)
     return become_user(channel, plan.program)

@@ -15,9 +15,9 @@ from orlop.libcontainer.program import (
     isolate,
     own_stdio,
     place_stdio,
-    set_scheduling,
     set_security_label,
 )
+from orlop.libcontainer.scheduling import apply_scheduling
 from orlop.libcontainer.sync import CONSOLE, ERROR, READY, Channel
 from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.unix import process as proc
@@ -74,7 +74,7 @@ def _set_up(plan: JoinPlan, channel: Channel) -> str:
     set_security_label(process)
     if process.no_new_privileges:
         proc.prctl(proc.PR_SET_NO_NEW_PRIVS, 1)
-    set_scheduling(process)
+    apply_scheduling(plan.program.scheduling)
     if plan.personality is not None:
         proc.personality(plan.personality)
     return become_user(channel, plan.program)

@@ -17,6 +17,7 @@ class CreateOptions(msgspec.Struct, kw_only=True):
 
     stdio: Stdio | None = None  # None: the caller's own 0, 1, 2
     console_socket: str | None = None  # path of a Unix socket that gets the terminal's master
+    pidfd_socket: str | None = None  # the same for a descriptor of the process
     pid_file: str | None = None
     preserve_fds: int = 0  # descriptors 3 … of the caller that the process keeps
     no_pivot: bool = False
@@ -29,6 +30,7 @@ class ExecOptions(msgspec.Struct, kw_only=True):
 
     stdio: Stdio | None = None
     console_socket: str | None = None
+    pidfd_socket: str | None = None  # the same for a descriptor of the process
     pid_file: str | None = None
     preserve_fds: int = 0
     ignore_paused: bool = False

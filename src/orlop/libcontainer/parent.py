@@ -7,21 +7,12 @@ import os
 import signal
 from collections.abc import Callable
 
-import msgspec
-
 from orlop.errdefs import InternalError, InvalidArgumentError, OrlopError
 from orlop.libcontainer import sync, trampoline
 from orlop.libcontainer.errors import explain, unpack
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.program import exec_failure, set_rlimits
 from orlop.oci.runtime import IDMapping, Process
-
-
-class Outcome(msgspec.Struct):
-    """What came of the conversation."""
-
-    console: int | None = None
-    seccomp: int | None = None
 
 
 def write_id_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping]) -> None:
@@ -58,14 +49,15 @@ def converse(
     pid: int,
     process: Process,
     *,
+    hand_on_seccomp: Callable[[int], None],
     run_hooks: Callable[[], None] | None = None,
     late_rlimits: bool = False,
-) -> Outcome:
-    """Listen to the child until it is ready; what it has handed over.
+) -> int | None:
+    """Listen to the child until it is ready; the terminal's master if it has handed one over.
 
     Raises what the child reports. On any error the caller ends the child with `reap`.
     """
-    outcome = Outcome()
+    console: int | None = None
     try:
         while True:
             kind, argument, fd = channel.receive()
@@ -73,7 +65,7 @@ def converse(
                 if late_rlimits:
                     for warning in set_rlimits(pid, process.rlimits):
                         warn(warning)
-                return outcome
+                return console
             if kind == sync.WARNING:
                 warn(argument.decode(errors="replace"))
             elif kind == sync.HOOKS:
@@ -81,17 +73,20 @@ def converse(
                     run_hooks()
                 channel.send(sync.GO)
             elif kind == sync.CONSOLE:
-                outcome.console = fd
+                console = fd
             elif kind == sync.SECCOMP:
-                outcome.seccomp = fd
+                # At once: the child may be stopped by its own filter until the agent lets it go on.
+                try:
+                    hand_on_seccomp(fd)
+                finally:
+                    os.close(fd)
             elif kind == sync.ERROR:
                 raise unpack(argument, _prefix(argument))
             else:
                 raise InternalError("container init ended without a word (killed, or out of memory)")
     except BaseException:
-        for left in (outcome.console, outcome.seccomp):
-            if left is not None:
-                os.close(left)
+        if console is not None:
+            os.close(console)
         raise
 
 
@@ -126,15 +121,18 @@ def reap(pid: int, pidfd: int) -> None:
         return
 
 
-def send_console(path: str, console: int) -> None:
-    """Hand the terminal's master to whoever listens at the Unix socket `path`. Raises InvalidArgumentError."""
+def send_descriptor(path: str, message: bytes, fd: int) -> None:
+    """Hand a descriptor with a message to whoever listens at the Unix socket `path`.
+
+    Raises InvalidArgumentError.
+    """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         sock.connect(path)
-        rights = array.array("i", [console]).tobytes()
-        sock.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        rights = array.array("i", [fd]).tobytes()
+        sock.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     except OSError as error:
-        raise InvalidArgumentError(f"console socket {path}: {explain(error)}") from error
+        raise InvalidArgumentError(f"cannot send a descriptor to {path}: {explain(error)}") from error
     finally:
         sock.close()
 

@@ -2,6 +2,7 @@
 """From a spec to the plans that the child carries out; everything expensive happens here, before the fork."""
 
 import os
+import signal
 
 from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import seccomp, trampoline
@@ -9,10 +10,13 @@ from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import Stdio
+from orlop.libcontainer.parent import reap, write_id_maps
 from orlop.libcontainer.program import Filter, Program, prepare_environment
-from orlop.libcontainer.rootfs.plan import RootfsPlan
-from orlop.oci.runtime import DeviceCgroup, Linux, Personality, Process, Resources, Seccomp
+from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan
+from orlop.libcontainer.scheduling import plan_scheduling
+from orlop.oci.runtime import DeviceCgroup, IDMapping, Linux, Personality, Process, Resources
 from orlop.unix import mount as mnt
+from orlop.unix import process as proc
 
 _PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
@@ -35,14 +39,15 @@ def prepare_program(
     process: Process,
     stdio: Stdio | None,
     preserve_fds: int,
-    profile: Seccomp | None,
+    linux: Linux,
     *,
-    in_user_namespace: bool,
+    is_exec: bool,
 ) -> Program:
     """The program of an init or an exec, with a descriptor: `close_program`. Raises InvalidArgumentError."""
     capabilities = CapabilitySets(process.capabilities)
     if capabilities.unknown:
         warn(f"unknown capabilities: {' '.join(sorted(capabilities.unknown))}")
+    profile = linux.seccomp
     filter_ = None
     if profile is not None:
         filter_ = Filter(seccomp.compile(profile), seccomp.filter_flags(profile))
@@ -53,7 +58,8 @@ def prepare_program(
         preserve_fds=preserve_fds,
         capabilities=capabilities,
         filter=filter_,
-        set_rlimits=not in_user_namespace,
+        scheduling=plan_scheduling(process, linux.memory_policy, is_exec=is_exec),
+        set_rlimits=all(namespace.type != "user" for namespace in linux.namespaces),
         trampoline=trampoline.create() if trampoline.available(profile) else -1,
     )
 
@@ -91,20 +97,57 @@ def personality_of(personality: Personality | None) -> int | None:
     return number
 
 
-def open_sources(plan: RootfsPlan) -> None:
-    """Clone the sources of bind mounts in the parent: the user namespace's root may not reach them.
+def open_sources(plan: RootfsPlan, linux: Linux, *, all_binds: bool) -> None:
+    """Clone the sources of bind mounts in the parent, where the child cannot.
 
+    That is `all_binds` in a user namespace, whose root may not reach them, and those with ids of their own.
     Raises InvalidArgumentError naming the source.
     """
     for step in plan.mounts:
-        if step.bind:
-            recursive = mnt.AT_RECURSIVE if step.options.recursive else 0
-            try:
-                step.tree = mnt.open_tree(mnt.AT_FDCWD, step.source, mnt.OPEN_TREE_CLONE | recursive)
-            except OSError as error:
-                raise InvalidArgumentError(
-                    f'error mounting "{step.source}" to rootfs at "{step.destination}": {explain(error)}'
-                ) from error
+        if not step.bind or not (all_binds or step.idmap):
+            continue
+        recursive = mnt.AT_RECURSIVE if step.options.recursive else 0
+        try:
+            step.tree = mnt.open_tree(mnt.AT_FDCWD, step.source, mnt.OPEN_TREE_CLONE | recursive)
+            if step.idmap:
+                _map_ids(step, linux)
+        except OSError as error:
+            raise InvalidArgumentError(
+                f'error mounting "{step.source}" to rootfs at "{step.destination}": {explain(error)}'
+            ) from error
+
+
+def _map_ids(step: MountStep, linux: Linux) -> None:
+    """Give the cloned tree its mapping of ids, those of the container's user namespace unless it has its own."""
+    uids = step.uid_mappings or linux.uid_mappings
+    gids = step.gid_mappings or linux.gid_mappings
+    if not uids or not gids:
+        raise InvalidArgumentError(f"mounts: {step.destination}: idmap needs uidMappings and gidMappings")
+    namespace = user_namespace(uids, gids)
+    try:
+        mnt.mount_setattr(
+            step.tree,
+            b"",
+            mnt.AT_EMPTY_PATH | (mnt.AT_RECURSIVE if step.idmap == "ridmap" else 0),
+            attr_set=mnt.MOUNT_ATTR_IDMAP,
+            userns_fd=namespace,
+        )
+    finally:
+        os.close(namespace)
+
+
+def user_namespace(uids: list[IDMapping], gids: list[IDMapping]) -> int:
+    """A descriptor of a new user namespace with these mappings, which lives as long as the descriptor."""
+    pid, pidfd = proc.clone3(proc.CLONE_NEWUSER)
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        write_id_maps(pid, uids, gids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        reap(pid, pidfd)
+        os.close(pidfd)
 
 
 def close_sources(plan: RootfsPlan) -> None:

@@ -19,6 +19,7 @@ from orlop.libcontainer.options import Stdio
 from orlop.libcontainer.passwd import home_of
 from orlop.libcontainer.procfs import open_procfs, write_proc
 from orlop.libcontainer.rootfs.nodes import is_null
+from orlop.libcontainer.scheduling import Scheduling
 from orlop.libcontainer.sync import SECCOMP, WARNING, Channel
 from orlop.oci.runtime import Process, Rlimit
 from orlop.unix import process as proc
@@ -45,7 +46,6 @@ _RLIMITS = {
     "RLIMIT_RTPRIO": 14,
     "RLIMIT_RTTIME": 15,
 }
-_IOPRIO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -64,6 +64,7 @@ class Program(msgspec.Struct):
     preserve_fds: int
     capabilities: CapabilitySets
     filter: Filter | None
+    scheduling: Scheduling
     late_rlimits: list[Rlimit] = []
     trampoline: int = -1
     set_rlimits: bool = True  # False: the parent does it, being in the user namespace that may
@@ -144,15 +145,6 @@ def own_stdio(uid: int) -> None:
                 continue
     if null > 2:
         os.close(null)
-
-
-def set_scheduling(process: Process) -> None:
-    """I/O priority and CPU affinity."""
-    if process.io_priority is not None:
-        kind = _IOPRIO_CLASSES.get(process.io_priority.class_)
-        if kind is None:
-            raise InvalidArgumentError(f'process.ioPriority.class is "{process.io_priority.class_}"')
-        proc.ioprio_set(0, kind << 13 | process.io_priority.priority)
 
 
 def set_security_label(process: Process) -> None:

@@ -60,6 +60,22 @@ def hook_state(state: State) -> bytes:
     )
 
 
+class _SeccompState(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The container process state (config-linux.md) that a seccomp agent gets with its listener."""
+
+    oci_version: str
+    fds: list[str]
+    pid: int
+    state: _HookState
+    metadata: str = ""
+
+
+def seccomp_state(pid: int, metadata: str, state: State) -> bytes:
+    """The JSON that a seccomp agent gets about process `pid`."""
+    inner = _HookState(state.oci_version, state.id, state.status, state.pid, state.bundle, state.annotations)
+    return msgspec.json.encode(_SeccompState(state.oci_version, ["seccompFd"], pid, inner, metadata))
+
+
 def write_record(directory: str, record: Record) -> None:
     """Replace state.json in one step."""
     temporary = f"{directory}/{FILE}.new"

@@ -3,7 +3,7 @@
 
 import os
 
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
 from orlop.libcontainer.namespaces import FLAGS
 from orlop.libcontainer.program import rlimit_number
 from orlop.oci.runtime import IDMapping, Linux, Namespace, Process, Spec
@@ -39,6 +39,7 @@ def validate_spec(spec: Spec, bundle: str) -> None:
         raise InvalidArgumentError("invalid rootfs: the root of the host")
     validate_process(spec.process)
     _validate_namespaces(spec.linux)
+    _refuse_unsupported(spec.linux)
     kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
     _validate_names(spec, kinds)
     _validate_sysctls(spec, kinds)
@@ -100,6 +101,15 @@ def _validate_namespaces(linux: Linux) -> None:
         raise InvalidArgumentError(
             "time namespace offsets specified, but time namespace isn't enabled in the config"
         )
+
+
+def _refuse_unsupported(linux: Linux) -> None:
+    """What is in the specification and not here is refused, not left out in silence."""
+    if linux.net_devices:
+        raise NotImplementedByUsError("linux.netDevices is not supported")
+    rdt = linux.intel_rdt
+    if rdt is not None and (rdt.clos_id or rdt.schemata or rdt.l3_cache_schema or rdt.mem_bw_schema):
+        raise NotImplementedByUsError("linux.intelRdt is not supported")
 
 
 def _validate_mapping(mapping: IDMapping) -> None:

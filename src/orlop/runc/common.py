@@ -30,6 +30,7 @@ def create_options(call: Call) -> CreateOptions:
     flags = call.flags
     return CreateOptions(
         console_socket=flags.text("console-socket") or None,
+        pidfd_socket=flags.text("pidfd-socket") or None,
         pid_file=flags.text("pid-file") or None,
         preserve_fds=flags.number("preserve-fds") + listen_fds(),
         no_pivot=flags.flag("no-pivot"),

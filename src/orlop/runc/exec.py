@@ -30,6 +30,7 @@ def exec(call: Call) -> int:
         process,
         ExecOptions(
             console_socket=flags.text("console-socket") or None,
+            pidfd_socket=flags.text("pidfd-socket") or None,
             pid_file=flags.text("pid-file") or None,
             preserve_fds=flags.number("preserve-fds") + listen_fds(),
             ignore_paused=flags.flag("ignore-paused"),

@@ -32,6 +32,7 @@ class Call:
 
 def main() -> int:
     """Run the command line in sys.argv; ends the process with its exit code."""
+    _open_streams()
     try:
         status = _run(sys.argv[1:])
     except BrokenPipeError:
@@ -43,6 +44,19 @@ def main() -> int:
         status = status or 1
     # Nothing is left to do that taking the interpreter down would do, and that takes longer than most commands.
     os._exit(status)
+
+
+def _open_streams() -> None:
+    """Have something at 0, 1 and 2: what is opened later must not take their place in the container."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:

@@ -237,6 +237,36 @@ def ioprio_set(pid: int, priority: int) -> None:
     syscall(NR["ioprio_set"], 1, pid, priority, about="ioprio_set")
 
 
+class SchedAttr(ctypes.Structure):
+    """struct sched_attr of sched_setattr(2), without the utilization clamps."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    )
+
+
+def sched_setattr(pid: int, attributes: SchedAttr) -> None:
+    """sched_setattr(2); the size is filled in."""
+    attributes.size = ctypes.sizeof(attributes)
+    syscall(NR["sched_setattr"], pid, attributes, 0, about="sched_setattr")
+
+
+def set_mempolicy(mode: int, nodes: set[int]) -> None:
+    """set_mempolicy(2) for the calling thread; `mode` with its flags."""
+    words = max(nodes, default=0) // 64 + 1
+    mask = sum(1 << node for node in nodes).to_bytes(words * 8, "little")
+    syscall(
+        NR["set_mempolicy"], mode, mask if nodes else None, words * 64 + 1 if nodes else 0, about="set_mempolicy"
+    )
+
+
 def reset_signals() -> None:
     """Give every signal its default disposition and unblock all: what a program expects to start with.
 

@@ -50,6 +50,7 @@ class MountStep(msgspec.Struct):
     copy_up: bool = False  # fill a new tmpfs with what it covers
     seal: bool = False  # read-only, but only once everything has been made in it
     covers_proc: bool = False  # may go on a file below /proc
+    idmap: str = ""  # idmap, ridmap (recursively), or none
     uid_mappings: list[IDMapping] = []
     gid_mappings: list[IDMapping] = []
     tree: int = -1  # a clone that the parent made because the child's user cannot reach the source
@@ -120,7 +121,8 @@ def _destination(entry: Mount) -> str:
 
 def _step(entry: Mount) -> MountStep:
     destination = _destination(entry)
-    options = mnt.parse_options([option for option in entry.options if option != "tmpcopyup"])
+    idmap = _idmap(entry)
+    options = mnt.parse_options([o for o in entry.options if o not in ("tmpcopyup", "idmap", "ridmap")])
     bind = options.bind or entry.type in ("bind", "rbind")
     if entry.type == "rbind":
         options.recursive = True
@@ -128,6 +130,8 @@ def _step(entry: Mount) -> MountStep:
         raise InvalidArgumentError(
             f"mounts: {destination}: bind mounts take no filesystem options, got {','.join(options.data)}"
         )
+    if idmap and not bind:
+        raise InvalidArgumentError(f"mounts: {destination}: id-mapped mounts are only supported for bind-mounts")
     if not bind and not entry.type:
         raise InvalidArgumentError(f"mounts: {destination}: no type, and not a bind mount")
     covers_proc = destination in _COVERABLE
@@ -143,10 +147,19 @@ def _step(entry: Mount) -> MountStep:
         bind=bind,
         copy_up="tmpcopyup" in entry.options,
         covers_proc=covers_proc,
+        idmap=idmap,
         uid_mappings=entry.uid_mappings,
         gid_mappings=entry.gid_mappings,
     )
     return _sealed_later(step)
+
+
+def _idmap(entry: Mount) -> str:
+    if "ridmap" in entry.options:
+        return "ridmap"
+    if "idmap" in entry.options or entry.uid_mappings or entry.gid_mappings:
+        return "idmap"
+    return ""
 
 
 def _sealed_later(step: MountStep) -> MountStep:
