@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -146,14 +147,21 @@ async def test_exit_code_of_the_absence(daemon: Daemon, runtime: str, rootfs: st
 async def test_daemon_stops(daemon: Daemon, runtime: str, rootfs: str) -> None:
     async with Client(daemon.address, daemon.namespace) as client:
         pid = await start(client, "a", runtime, rootfs, "sleep", "100")
+        waiting = asyncio.ensure_future(client.tasks.wait("a"))
         async with client.events.subscribe() as events:
+            await asyncio.sleep(0.05)  # for the wait to have reached the shim
+            began = time.monotonic()
             assert daemon.stop() == 0
+            assert time.monotonic() - began < 4  # nobody who waits for a process holds it up
             with pytest.raises(UnavailableError):
                 await anext(events)
+        with pytest.raises(UnavailableError):
+            await waiting
         assert not os.path.exists(daemon.address)
         assert not os.path.exists(daemon.address + ".ttrpc")
         assert alive(pid)
         daemon.start()
+        await client.connect()
         assert (await client.tasks.get("a")).pid == pid
         await finish(client, "a")
 

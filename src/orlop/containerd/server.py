@@ -98,7 +98,8 @@ class Daemon:
         health = HealthService(())
         try:
             await manager.load()
-            server = self._grpc_server(exchange, storage, containers, manager, health)
+            tasks = TasksService(manager, containers)
+            server = self._grpc_server(exchange, storage, containers, tasks, health)
             await server.start()
             self._set_socket_mode()
             notify("READY=1")
@@ -108,6 +109,7 @@ class Daemon:
             log.info("stopping")
             health.stop()
             exchange.close()
+            tasks.stop()
             await server.stop(GRACE)
         finally:
             await manager.close()
@@ -127,7 +129,7 @@ class Daemon:
         exchange: Exchange,
         storage: Storage,
         containers: MetadataContainers,
-        manager: TaskManager,
+        tasks: TasksService,
         health: HealthService,
     ) -> grpc.aio.Server:
         config = self._config
@@ -142,7 +144,7 @@ class Daemon:
         plugins = table(config.root, storage.snapshotters)
         add_ContainersServicer_to_server(ContainersService(containers, exchange), server)
         add_EventsServicer_to_server(EventsService(exchange), server)
-        add_TasksServicer_to_server(TasksService(manager, containers), server)
+        add_TasksServicer_to_server(tasks, server)
         add_VersionServicer_to_server(VersionService(API_VERSION, self._revision), server)
         add_HealthServicer_to_server(health, server)
         add_IntrospectionServicer_to_server(

@@ -55,6 +55,8 @@ def _read(directory: str, path: str) -> list[list[str]]:
         fd = openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, RESOLVE_IN_ROOT)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise InvalidArgumentError(f"the container's /{path}: {error.strerror}") from None
     finally:
         os.close(root)
     with open(fd, encoding="utf-8", errors="replace") as file:

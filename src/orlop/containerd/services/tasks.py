@@ -30,6 +30,7 @@ from orlop.errdefs import (
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
+    from google.protobuf.timestamp_pb2 import Timestamp
 
     from orlop.api.containers_pb2 import Container
     from orlop.containerd.core.containers import ContainerStore
@@ -46,6 +47,14 @@ class TasksService(TasksServicer):
     def __init__(self, manager: TaskManager, containers: ContainerStore) -> None:
         self._manager = manager
         self._containers = containers
+        self._waiting: set[asyncio.Task[tuple[int, Timestamp]]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """The daemon is shutting down: let go of those who wait for the end of a process."""
+        self._stopped = True
+        for waiting in self._waiting:
+            waiting.cancel()
 
     def _task(self, request: Any, context: Any) -> Task:
         return self._manager.get(scope_of(context.invocation_metadata()).namespace, request.container_id)
@@ -169,7 +178,18 @@ class TasksService(TasksServicer):
 
     async def Wait(self, request: pb.WaitRequest, context: Any) -> pb.WaitResponse:
         """Wait for the end of a process."""
-        status, exited_at = await self._task(request, context).wait(request.exec_id)
+        work = self._task(request, context).wait(request.exec_id)
+        waiting = asyncio.get_running_loop().create_task(work)
+        self._waiting.add(waiting)
+        try:
+            status, exited_at = await waiting
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise UnavailableError("containerd is shutting down") from None
+            raise
+        finally:
+            self._waiting.discard(waiting)
+            waiting.cancel()
         return pb.WaitResponse(exit_status=status, exited_at=exited_at)
 
 

@@ -84,6 +84,8 @@ class Bundle(NamedTuple):
             # The root user of the container's user namespace looks rootfs up through this directory.
             os.chown(self.path, -1, group)
             os.chmod(self.path, 0o710)
+            state = os.path.dirname(os.path.dirname(os.path.dirname(self.path)))
+            os.chmod(state, os.stat(state).st_mode & 0o777 | 0o011)
 
     def open_log(self) -> int:
         """The log fifo, for reading without waiting. Open for writing too, it never comes to its end.
