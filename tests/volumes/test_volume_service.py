@@ -17,7 +17,6 @@ from orlop.errdefs import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
-    NotImplementedByUsError,
 )
 
 root_only = [pytest.mark.root, pytest.mark.skipif(os.getuid() != 0, reason="needs root")]
@@ -120,9 +119,6 @@ def test_resolving_mount_points(world):
     assert world.service.get("labelled").labels == {"k": "v"}
     bind = MountPoint(type="bind", source="/a", destination="/b")
     assert world.service.resolve(bind, "c") is bind
-    labelled.volume_options = VolumeOptions(subpath="below")
-    with pytest.raises(NotImplementedByUsError, match="subpath"):
-        world.service.resolve(parse_mount(labelled), "c")
 
 
 def test_threads_that_create_and_remove_the_same(world):
@@ -291,6 +287,67 @@ class TestMounts:
         assert os.listdir(path) == []
         world.service.remove("data")
         assert os.listdir(tmp_path / "there") == ["seen"]
+
+    def part(self, world, subpath, container="c"):
+        options = VolumeOptions(subpath=subpath)
+        point = parse_mount(Mount(type="volume", source="data", target="/x", volume_options=options))
+        return world.service.resolve(point, container)
+
+    def test_a_subpath_is_bound_where_nobody_can_exchange_it(self, world):
+        data = world.service.create("data").mountpoint
+        os.makedirs(f"{data}/a/b")
+        with open(f"{data}/a/b/seen", "w"):
+            pass
+        os.symlink("a", f"{data}/link")
+        point = self.part(world, "link/b")
+        assert not point.copy_data and not point.source.startswith(data)
+        world.users["data"] = ["c"]
+        for _ in range(2):
+            world.service.mount("data", "c")
+            world.restart().mount("data", "c")
+            try:
+                os.rename(f"{data}/a", f"{data}/moved")
+                os.symlink("/etc", f"{data}/a")
+                assert os.listdir(point.source) == ["seen"]
+            finally:
+                world.service.unmount("data", "c")
+            os.unlink(f"{data}/a")
+            os.rename(f"{data}/moved", f"{data}/a")
+        assert os.listdir(world.path / "volumes" / ".subpaths") == []
+        world.users.clear()
+        world.service.reconcile()
+        assert world.service._store.subpaths("data") == []
+        world.service.remove("data")
+
+    def test_a_file_as_subpath(self, world):
+        data = world.service.create("data").mountpoint
+        with open(f"{data}/file", "w") as file:
+            file.write("content")
+        point = self.part(world, "file")
+        world.service.mount("data", "c")
+        try:
+            with open(point.source) as file:
+                assert file.read() == "content"
+        finally:
+            world.service.unmount("data", "c")
+        world.service.remove("data")
+
+    @pytest.mark.parametrize(("subpath", "message"), [
+        ("out", "leads out of the volume"), ("nope", "no such file or directory"),
+    ])  # fmt: skip
+    def test_a_subpath_that_is_refused(self, world, subpath, message):
+        data = world.service.create("data").mountpoint
+        os.symlink("/etc", f"{data}/out")
+        self.part(world, subpath)
+        with pytest.raises(InvalidArgumentError, match=message):
+            world.service.mount("data", "c")
+        world.service.unmount("data", "c")
+
+    def test_holders_do_not_outlive_the_mount(self, world):
+        world.service.create("data", options={"type": "tmpfs", "device": "tmpfs"})
+        world.service._store.hold("data", "c")
+        world.service.reconcile()
+        world.service.remove("data")
 
     def test_a_tmpfs(self, world):
         world.service.create("data", options={"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000"})

@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 
 from orlop.dockerd.spec.mountpoint import MountPoint
-from orlop.dockerd.volumes import copyup, local_mount
+from orlop.dockerd.volumes import copyup, local_mount, subpath
 from orlop.dockerd.volumes.store import VolumeRow, VolumeStore
 from orlop.errdefs import (
     ConflictError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
-    NotImplementedByUsError,
     OrlopError,
 )
 
@@ -142,6 +141,8 @@ class VolumeService:
                 raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
             trash = self._root / f"{_TRASH}{name}"
             try:
+                for _, place, _ in self._store.subpaths(name):
+                    subpath.release(Path(place))
                 local_mount.unmount_volume(str(self._data(name)))
                 if (self._root / name).exists():
                     os.rename(self._root / name, trash)
@@ -161,18 +162,23 @@ class VolumeService:
         if point.type != "volume":
             return point
         options = point.spec.volume_options if point.spec else None
-        if options and options.subpath:
-            raise NotImplementedByUsError("volume mounts with a subpath are not supported yet")
         if point.source and point.name:
             volume = self.get(point.name)  # inherited from another container
         else:
             driver_options = options.driver_config.options if options and options.driver_config else {}
             volume = self.create(point.name, point.driver, driver_options, options.labels if options else None)
+        source = volume.mountpoint
+        part = options.subpath if options else ""
+        if part:
+            # What is there now may be something else at the start: `mount` looks, and binds it here.
+            source = str(subpath.place_of(self._root, container_id, point.destination))
+            self._store.add_subpath(volume.name, container_id, source, part)
         return msgspec.structs.replace(
             point,
             name=volume.name,
             driver=volume.driver,
-            source=volume.mountpoint,
+            source=source,
+            copy_data=point.copy_data and not part,
             mode=point.mode or ("" if point.anonymous else "z"),
         )
 
@@ -193,20 +199,27 @@ class VolumeService:
                 self._store.hold(name, container_id)
             elif not os.path.isdir(path):
                 raise InternalError(f"error while mounting volume '{path}': the directory is gone")
+            for owner, place, part in self._store.subpaths(name):
+                if owner == container_id:
+                    self._bind_part(path, part, Path(place))
         return path
 
     def unmount(self, name: str, container_id: str) -> None:
         """The container has stopped; unmounts a volume with `type`/`o`/`device` options when nobody is left."""
         with self._locked(name):
             row = self._store.get(name)
-            if row is None or not local_mount.needs_mount(row.options):
+            if row is None:
                 return
-            self._store.release(name, container_id)
-            if not self._store.holders(name):
-                try:
-                    local_mount.unmount_volume(str(self._data(name)))
-                except OSError as error:
-                    raise InternalError(f"error while unmounting volume '{name}': {_reason(error)}") from None
+            try:
+                for owner, place, _ in self._store.subpaths(name):
+                    if owner == container_id:
+                        subpath.release(Path(place))
+                if local_mount.needs_mount(row.options):
+                    self._store.release(name, container_id)
+                    if not self._store.holders(name):
+                        local_mount.unmount_volume(str(self._data(name)))
+            except OSError as error:
+                raise InternalError(f"error while unmounting volume '{name}': {_reason(error)}") from None
 
     def copy_up(self, name: str, root: int, destination: str) -> bool:
         """Fill an empty volume with what the image has at `destination` below the directory descriptor `root`.
@@ -249,7 +262,8 @@ class VolumeService:
         """At the daemon's start: finish or undo what a crash left half-done.
 
         Removed volumes' leftovers are deleted; directories without a row, which a crash between the two left (or
-        a lost database), become volumes again; a row whose directory is gone gets an empty one.
+        a lost database), become volumes again; a row whose directory is gone gets an empty one. Who is said to
+        have mounted a volume that is not mounted (the host was started anew) does not have it any more.
         """
         known = {row.name for row in self._store.list()}
         for entry in sorted(os.scandir(self._root), key=lambda entry: entry.name):
@@ -264,6 +278,24 @@ class VolumeService:
             self._make_directory(name)
             shutil.rmtree(self._root / name / _STAGE, ignore_errors=True)
             self._store.release(name, _COPYING)
+            if self._store.holders(name) and not local_mount.is_mounted(str(self._data(name))):
+                for holder in self._store.holders(name):
+                    self._store.release(name, holder)
+            self._forget_parts(name)
+
+    def _forget_parts(self, name: str) -> None:
+        """Let go of parts that belong to containers which are no more."""
+        users = set(self._users_of(name))
+        for owner, place, _ in self._store.subpaths(name):
+            if owner not in users:
+                subpath.release(Path(place))
+                self._store.delete_subpath(place)
+
+    def _bind_part(self, path: str, part: str, place: Path) -> None:
+        try:
+            subpath.bind(path, part, place)
+        except OSError as error:
+            raise InternalError(f"error while mounting volume subpath '{part}': {_reason(error)}") from None
 
     def _fill(self, name: str, source: int, path: str) -> bool:
         if os.listdir(path):

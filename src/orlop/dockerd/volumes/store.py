@@ -21,6 +21,13 @@ CREATE TABLE IF NOT EXISTS volume_mounts (
     container_id TEXT NOT NULL,
     PRIMARY KEY (name, container_id)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS volume_subpaths (
+    name TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    place TEXT NOT NULL,
+    subpath TEXT NOT NULL,
+    PRIMARY KEY (place)
+) STRICT;
 """
 
 
@@ -70,6 +77,7 @@ class VolumeStore:
 
     def delete(self, name: str) -> None:
         """Forget a volume and who has mounted it."""
+        self._run("DELETE FROM volume_subpaths WHERE name = ?", name)
         self._run("DELETE FROM volume_mounts WHERE name = ?", name)
         self._run("DELETE FROM volumes WHERE name = ?", name)
 
@@ -84,6 +92,25 @@ class VolumeStore:
     def holders(self, name: str) -> Sequence[str]:
         """The containers that have it mounted."""
         return [row[0] for row in self._run("SELECT container_id FROM volume_mounts WHERE name = ?", name)]
+
+    def add_subpath(self, name: str, container_id: str, place: str, subpath: str) -> None:
+        """Note that a container wants a part of the volume bound at `place`."""
+        self._run(
+            "INSERT OR REPLACE INTO volume_subpaths (name, container_id, place, subpath) VALUES (?, ?, ?, ?)",
+            name,
+            container_id,
+            place,
+            subpath,
+        )
+
+    def subpaths(self, name: str) -> Sequence[tuple[str, str, str]]:
+        """Container, place and subpath of each part of the volume."""
+        rows = self._run("SELECT container_id, place, subpath FROM volume_subpaths WHERE name = ?", name)
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    def delete_subpath(self, place: str) -> None:
+        """Forget a part of a volume."""
+        self._run("DELETE FROM volume_subpaths WHERE place = ?", place)
 
     def _run(self, statement: str, *values: object) -> Sequence[tuple[str, ...]]:
         with self._lock:
