@@ -101,6 +101,7 @@ class Connection(RequestHandler):
         self._body_left = 0  # bytes of that request's body still to come
         self._held: list[bytes] | None = None  # what followed that request
         self._eof = False
+        self._answered = 0
 
     # -- called by asyncio
 
@@ -153,7 +154,8 @@ class Connection(RequestHandler):
         return stream
 
     def release(self) -> None:
-        """The request was answered as plain HTTP: what followed it is the next request after all."""
+        """A request is answered; if it was not hijacked, what followed it is the next request after all."""
+        self._answered += 1
         held, self._held = self._held, None
         if self._hijacked is not None or not held:
             if self._eof and self._hijacked is None:
@@ -179,7 +181,7 @@ class Connection(RequestHandler):
     # -- the hold
 
     def _idle(self) -> bool:
-        return self._current_request is None and not self._messages
+        return self._request_count == self._answered
 
     def _feed_candidate(self, data: bytes) -> None:
         data, self._partial = self._partial + data, b""

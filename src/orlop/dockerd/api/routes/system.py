@@ -67,7 +67,9 @@ class SystemRoutes:
             "Swarm": "inactive",
             "Content-Type": "text/plain; charset=utf-8",
         }
-        return web.Response(body=b"" if request.http.method == "HEAD" else b"OK", headers=headers)
+        if request.http.method == "HEAD":
+            return web.Response(headers={**headers, "Content-Length": "0"})
+        return web.Response(body=b"OK", headers=headers)
 
     async def version(self, request: ApiRequest) -> web.StreamResponse:
         """Versions of the engine and its parts."""
