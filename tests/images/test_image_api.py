@@ -3,10 +3,12 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import re
 import socket
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -27,7 +29,7 @@ from orlop.dockerd.api.routes.images import image_routes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
-from orlop.oci.build import BuiltImage
+from orlop.oci.build import BuiltImage, write_archive
 from orlop.oci.image import Manifest, chain_ids
 from orlop.oci.platforms import parse_platform
 from orlop.registry import RegistryConfig
@@ -497,6 +499,17 @@ async def test_save_and_load(engine: Engine) -> None:
     assert (status, body) == (404, {"message": "No such image: nope:latest"})
 
 
+async def test_load_of_an_image_without_a_name(engine: Engine) -> None:
+    """It is told and found by its ID."""
+    image = fresh_image()
+    output = io.BytesIO()
+    write_archive({"x:y": image}, output)
+    data = output.getvalue().replace(b'"docker.io/library/x:y"', b'""' + b" " * 21).replace(b'"x:y"', b'""   ')
+    status, body = await engine.request("POST", "/images/load", data=data)
+    assert (status, body) == (200, [{"stream": f"Loaded image ID: {_config_digest(image)}\n"}])
+    assert await engine.docker("images", "-q", "--no-trunc") == _config_digest(image) + "\n"
+
+
 async def test_load_of_rubbish(engine: Engine) -> None:
     """In the stream, as the answer has begun."""
     status, body = await engine.request("POST", "/images/load", data=b"rubbish" * 1000)
@@ -506,9 +519,6 @@ async def test_load_of_rubbish(engine: Engine) -> None:
 
 async def test_import(engine: Engine) -> None:
     """A root filesystem becomes an image of one layer, with the changes asked for."""
-    import io
-    import tarfile
-
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w:gz") as tar:
         info = tarfile.TarInfo("hello")

@@ -36,7 +36,8 @@ async def set_name(store: ImageStore, name: str, target: Descriptor) -> bool:
         except AlreadyExistsError:  # another client was faster: its image is not ours to keep
             await images.update(Image(name=name, target=message), "target")
     store.changed(name)
-    await drop_dangling(store, target)
+    if name != dangling_name(target):
+        await drop_dangling(store, target)
     return True
 
 
