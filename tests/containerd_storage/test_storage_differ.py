@@ -356,6 +356,19 @@ def test_nothing_is_left_of_a_failed_difference(differ: InProcess) -> None:
     assert list(differ.content.walk()) == []
 
 
+def test_a_running_container_is_compared(differ: InProcess) -> None:
+    differ.snapshots.prepare("base-active")
+    differ.snapshots.commit("base", "base-active")
+    mounts = differ.snapshots.prepare("box", "base")
+    with opened(mounts) as root:
+        with open(f"{root}/file", "w", encoding="utf-8") as file:
+            file.write("x")
+            file.flush()
+            layer = differ.compare(differ.snapshots.view("view", "base"), mounts, media_type=TAR)
+        os.unlink(f"{root}/file")
+    assert b"file" in read(differ.content, layer.digest)
+
+
 def test_mounts_travel() -> None:
     mounts = [Mount("overlay", "overlay", ("lowerdir=/a:/b", "index=off"))]
     assert from_proto(to_proto(mounts)) == mounts

@@ -44,9 +44,9 @@ def open_target(mounts: Sequence[Mount]) -> Iterator[LayerTarget]:
 
 @contextlib.contextmanager
 def open_tree(mounts: Sequence[Mount]) -> Iterator[int]:
-    """The root directory of `mounts` for reading; an empty list is an empty directory. Raises as `open_target`."""
+    """The root directory of one mount, for reading. Raises InvalidArgumentError, NotFoundError."""
     with contextlib.ExitStack() as stack:
-        yield _open(stack, _single(mounts))
+        yield _open(stack, _read_only(_single(mounts)))
 
 
 @contextlib.contextmanager
@@ -69,6 +69,16 @@ def _single(mounts: Sequence[Mount]) -> Mount:
     if len(mounts) != 1 or mounts[0].target:
         raise InvalidArgumentError(f"mounts must hold one mount without a target, not {len(mounts)}")
     return mounts[0]
+
+
+def _read_only(mount: Mount) -> Mount:
+    """The same tree without a writer: a container may be using the upper directory, and only one may write it."""
+    upper = mount.option("upperdir") if mount.type == "overlay" else None
+    if upper is None:
+        return mount
+    lower = f"lowerdir={':'.join((upper, *lower_directories(mount)))}"
+    kept = [option for option in mount.options if not option.startswith(("upperdir=", "workdir=", "lowerdir="))]
+    return mount._replace(options=(lower, *kept))
 
 
 def _open(stack: contextlib.ExitStack, mount: Mount) -> int:
