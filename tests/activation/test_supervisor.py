@@ -256,6 +256,19 @@ def test_sigterm_of_the_supervisor_stops_everything(tmp_path: Path) -> None:
     assert not alive(pids)
 
 
+def test_socket_of_somebody_else_is_left_alone(
+    installed: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert installed.run("stop", "socket") == 0
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(installed.layout.api_socket)
+        other.listen()
+        assert installed.run("start", "socket") == 1
+        assert f"{installed.layout.api_socket}: Address already in use" in capsys.readouterr().err
+        assert installed.run("start", "dockerd") == 1
+    assert installed.run("start", "dockerd") == 0
+
+
 def test_bad_requests_are_answered(installed: Installation) -> None:
     for line, message in (
         (b"{", "invalid request: Expecting"),

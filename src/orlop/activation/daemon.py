@@ -94,6 +94,11 @@ class Daemon:
             # the first time at once: nobody should notice; then slower and slower
             self.retry_at = now + (min(0.1 * 2 ** (self.failures - 1), _MAX_DELAY) if self.failures > 1 else 0.0)
 
+    def refused(self, error: OSError) -> None:
+        """It cannot even be started: give it up, with the reason."""
+        self.wanted = False
+        self.failure = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
     @property
     def due(self) -> float:
         """When something is to be done without an event (0: never)."""

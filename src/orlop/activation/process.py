@@ -81,6 +81,7 @@ def _execute(argv: tuple[str, ...], output: int, environ: Mapping[str, str], lis
     try:
         os.setsid()
         os.chdir("/")
+        os.umask(0o022)
         variables = {name: value for name, value in os.environ.items() if name not in _CONTROLLED}
         variables.update(environ)
         null = os.open(os.devnull, os.O_RDONLY)

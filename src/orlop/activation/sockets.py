@@ -2,6 +2,7 @@
 """The sockets that the supervisor makes: the API's, its own, and the one for daemons to say they are ready."""
 
 import contextlib
+import errno
 import grp
 import os
 import socket
@@ -15,8 +16,13 @@ _BACKLOG = 4096
 def listen_api(path: str) -> socket.socket:
     """The Engine API's listening socket: for root and the group `docker`, or for root alone where there is none.
 
-    Whoever may connect is root on this machine. Raises OSError.
+    Whoever may connect is root on this machine. Raises OSError, EADDRINUSE if somebody serves `path`.
     """
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        client.setblocking(False)
+        # EAGAIN: its queue is full
+        if client.connect_ex(path) in (0, errno.EAGAIN):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
     listener = _listen(path)
     try:
         with contextlib.suppress(KeyError):

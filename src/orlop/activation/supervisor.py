@@ -112,7 +112,10 @@ class Supervisor:
     # Events
 
     def _accept_control(self) -> None:
-        connection, _ = self._control.accept()
+        try:
+            connection, _ = self._control.accept()
+        except OSError:
+            return  # it went away, or descriptors ran out
         connection.setblocking(False)
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._requested(connection))
 
@@ -190,11 +193,16 @@ class Supervisor:
 
     def _start(self, daemon: Daemon) -> None:
         component = daemon.component
-        if component.activated:
-            self._open_listener()
-        listener = self._listener.fileno() if component.activated and self._listener else -1
         environ = {"NOTIFY_SOCKET": self._notify_path, **dict(component.environ)}
-        daemon.started(spawn(component.argv, self._layout.log(component.name), environ, listener))
+        try:
+            if component.activated:
+                self._open_listener()
+            listener = self._listener.fileno() if component.activated and self._listener else -1
+            process = spawn(component.argv, self._layout.log(component.name), environ, listener)
+        except OSError as error:
+            daemon.refused(error)
+            return
+        daemon.started(process)
         self._watch(daemon)
 
     def _watch(self, daemon: Daemon) -> None:

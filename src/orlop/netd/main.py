@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import getopt
 import os
+import resource
 import signal
 import socket
 import sys
@@ -132,6 +133,9 @@ def _serve(listener: socket.socket, ready: int | None) -> None:
         accepting.close()
         await server.close()
 
+    # Every proxied connection takes two descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(serve())
 
 
