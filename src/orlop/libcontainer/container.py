@@ -3,9 +3,11 @@
 
 import _socket
 import builtins
+import errno
 import os
 import select
 import signal
+from collections.abc import Callable
 
 import msgspec
 
@@ -94,8 +96,6 @@ class Container:
         validate_id(container_id)
         validate_spec(spec, bundle)
         assert spec.linux is not None and spec.process is not None
-        if spec.process.terminal and options.console_socket is None and options.stdio is not None:
-            options.stdio = None
         cgroup = cgroups.new_manager(spec.linux.cgroups_path or f"/orlop/{container_id}", options.systemd_cgroup)
         record = Record(
             id=container_id,
@@ -360,14 +360,14 @@ class Container:
             run_join(plan, theirs)
 
         try:
-            pid, pidfd = namespaces.spawn(born_in, -1 if fd is None else fd, child)
+            pid, pidfd = self._spawn_beside_init(born_in, fd, child)
         finally:
             theirs.close()
             born_in.close()
             prepare.close_program(plan.program)
         console: int | None = None
         try:
-            parent.set_oom_score(pid, process.oom_score_adj)
+            parent.set_oom_score(pid, self._oom_score(process))
             ours.send(sync.GO)
             console = parent.converse(
                 ours,
@@ -395,6 +395,33 @@ class Container:
             ours.close()
             os.close(pidfd)
         return ExecResult(pid, console)
+
+    def _spawn_beside_init(
+        self, born_in: namespaces.NamespacePlan, cgroup: int | None, child: Callable[[], None]
+    ) -> tuple[int, int]:
+        if cgroup is None:
+            return namespaces.spawn(born_in, -1, child)
+        try:
+            return namespaces.spawn(born_in, cgroup, child)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        # A container that manages groups below its own (systemd) has none for processes at the top: go where its
+        # init has gone.
+        with open(f"/proc/{self.init_pid}/cgroup", encoding="utf-8") as file:
+            path = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
+        fd = os.open(f"/sys/fs/cgroup{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return namespaces.spawn(born_in, fd, child)
+        finally:
+            os.close(fd)
+
+    def _oom_score(self, process: Process) -> int | None:
+        """What was asked for, or the container's: not what the caller happens to have."""
+        init = self.record.spec.process
+        if process.oom_score_adj is None and init is not None:
+            return init.oom_score_adj
+        return process.oom_score_adj
 
     def _exec_manager(self, below: str) -> cgroups.Manager:
         if not below:
@@ -515,9 +542,7 @@ class Container:
                 manager.kill(signal.SIGKILL)
             manager.destroy()
         self._remove_directory()
-        if self.init_pidfd >= 0:
-            os.close(self.init_pidfd)
-            self.init_pidfd = -1
+        self.close()
         hooks = self.record.spec.hooks
         if hooks is not None:
             for hook in hooks.poststop:
@@ -525,6 +550,14 @@ class Container:
                     run_hooks("poststop", [hook], hook_state(self._state("stopped", 0)))
                 except OrlopError as error:
                     warn(str(error))
+
+    def close(self) -> None:
+        """Let go of the descriptors that the object keeps; the container is not touched."""
+        if self._cgroup is not None:
+            self._cgroup.close()
+        if self.init_pidfd >= 0:
+            os.close(self.init_pidfd)
+            self.init_pidfd = -1
 
     def _end(self) -> None:
         """Kill init and wait until it is gone."""
