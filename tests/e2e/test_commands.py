@@ -57,7 +57,7 @@ def test_a_missing_image_is_pulled_by_run(cli: Cli, registry_image: str) -> None
         (["/etc"], 126),
         (["nosuchprogram"], 127),
         (["/nosuch/program"], 127),
-        (["sh", "-c", "sh -c 'kill -9 $$'"], 137),
+        (["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137),
     ],
 )
 def test_exit_codes_of_run(cli: Cli, command: list[str], status: int) -> None:

@@ -128,7 +128,8 @@ class Stack:
         for path in sorted(self.mounts(), reverse=True):
             subprocess.run(["umount", "-l", path], check=False)
         self._network.close()
-        shutil.rmtree(self.base)
+        if not os.path.ismount(self.data_root):
+            shutil.rmtree(self.base)
         assert not left, f"left behind: {left}"
 
     def leftovers(self) -> list[str]:
@@ -151,7 +152,9 @@ class Stack:
     def mounts(self) -> list[str]:
         """Mount points below this stack's directories."""
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [path for path in (line.split()[4] for line in lines) if path.startswith(f"{self.base}/")]
+        points = (line.split()[4] for line in lines)
+        # A test may have mounted the data root itself.
+        return [path for path in points if path.startswith(f"{self.base}/") and path != str(self.data_root)]
 
     # -- what containers are seen as from outside
 
