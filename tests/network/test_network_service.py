@@ -3,6 +3,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import signal
@@ -372,6 +373,17 @@ async def test_rules_come_back_when_they_are_flushed(host: Host, neighbour: Neig
     with serving(public.netns_path, 80), serving(public.netns_path, 81):
         assert echo(HOST_ADDRESS, 8080, b"in", neighbour.netns) == b"in"
         assert echo("172.17.0.2", 81, b"x", neighbour.netns) == b""
+
+
+async def test_own_changes_are_no_reason_to_install_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await host.connect("one", port_bindings=binding("8080"))
+    await host.service.release("one")
+    await asyncio.sleep(0.3)
+    assert "changed from outside" not in caplog.text
+    command("nft", "flush", "chain", "ip", "orlop", "forward")
+    await asyncio.sleep(0.5)
+    assert caplog.text.count("changed from outside") == 1
 
 
 async def test_late_iptables_policy_is_passed(host: Host, neighbour: Neighbour) -> None:

@@ -17,12 +17,13 @@ _TYPE_MASK = 0x3FFF
 
 
 class Packet(NamedTuple):
-    """A message as received."""
+    """A message as received; of a notification, `port` is the socket whose request caused it."""
 
     type: int
     flags: int
     sequence: int
     payload: bytes
+    port: int
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
@@ -34,10 +35,10 @@ def messages(data: bytes) -> list[Packet]:
     """The messages of a datagram."""
     found, offset = [], 0
     while offset + HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < HEADER.size:
             break
-        found.append(Packet(kind, flags, sequence, data[offset + HEADER.size : offset + length]))
+        found.append(Packet(kind, flags, sequence, data[offset + HEADER.size : offset + length], port))
         offset += (length + 3) & ~3
     return found
 

@@ -167,7 +167,7 @@ class RouteSocket:
         pending = len(messages)
         failure: OSError | None = None
         while pending:
-            for kind, flags, sequence, payload in netlink.messages(self._socket.recv(1 << 16)):
+            for kind, flags, sequence, payload, _ in netlink.messages(self._socket.recv(1 << 16)):
                 if kind != NLMSG_ERROR or sequence < first:
                     continue
                 pending -= 1
@@ -209,14 +209,14 @@ class RouteSocket:
         Raises BlockingIOError when there is no datagram, OSError(ENOBUFS) when some were lost.
         """
         data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-        return [_link(payload).name for kind, _, _, payload in netlink.messages(data) if kind == _RTM_DELLINK]
+        return [_link(payload).name for kind, _, _, payload, _ in netlink.messages(data) if kind == _RTM_DELLINK]
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
         packet = self._pack(Message(kind, 0, body, "dump"), NLM_F_REQUEST | NLM_F_DUMP)
         self._socket.send(packet)
         found: list[bytes] = []
         while True:
-            for answer, _, sequence, payload in netlink.messages(self._socket.recv(1 << 18)):
+            for answer, _, sequence, payload, _ in netlink.messages(self._socket.recv(1 << 18)):
                 if sequence != self._sequence:
                     continue
                 if answer == NLMSG_DONE:

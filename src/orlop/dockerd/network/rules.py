@@ -6,16 +6,16 @@ containers without isolation until the next restart (CVE-2025-54388, CVE-2025-54
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
-import os
 import socket
 from collections.abc import Iterable
 
 from orlop.dockerd.network import firewall
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
-from orlop.dockerd.network.netlink import attributes, messages
+from orlop.dockerd.network.netlink import Packet, attributes, messages
 from orlop.dockerd.network.types import PortMapping
 from orlop.errdefs import InternalError, OrlopError
 from orlop.unix.nftables import NftablesError
@@ -25,12 +25,11 @@ _log = logging.getLogger(__name__)
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
-_NFNL_SUBSYS_NFTABLES = 10
-_NEWCHAIN, _NEWGEN = 3, 15
+_NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_NEWTABLE, _NEWCHAIN = 0, 3
 _REMOVALS = (2, 5, 8, 11, 14)  # of a table, chain, rule, set, element
 _GENMSG_SIZE = 4
 _TABLE_NAME = 1
-_GEN_PROC_PID = 2
 _FOREIGN_TABLE = "filter"
 _DEBOUNCE_SECONDS = 0.2
 
@@ -48,16 +47,17 @@ class Rules:
         self._bridges: list[BridgeRules] = []
         self._ports: set[PortMapping] = set()
         self._events: socket.socket | None = None
-        self._touched = False
+        self._own_port = 0
         self._repair: asyncio.Task[None] | None = None
 
     async def start(self, bridges: list[BridgeRules], ports: Iterable[PortMapping]) -> None:
         """Install the rules for what there is, and watch them. Raises InternalError."""
         self._bridges, self._ports = bridges, set(ports)
-        await self._thread.call(self._install)
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._events.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
         self._events.setblocking(False)
+        self._events.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+        await self._thread.call(self._install)
+        self._own_port = _port_of_install(self._events, self._plan.table)
         asyncio.get_running_loop().add_reader(self._events, self._readable)
 
     async def close(self) -> None:
@@ -101,21 +101,12 @@ class Rules:
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-            self._touched = True  # some news were lost: look
-            self._schedule()
+            self._schedule()  # some news were lost: look
             return
+        ours = (self._plan.table, _FOREIGN_TABLE)
         for packet in messages(data):
-            if packet.type >> 8 != _NFNL_SUBSYS_NFTABLES:
-                continue
-            kind, found = packet.type & 0xFF, attributes(packet.payload, _GENMSG_SIZE)
-            if kind == _NEWGEN:
-                # the end of a transaction, with the process that made it
-                if self._touched and _number(found.get(_GEN_PROC_PID)) != os.getpid():
-                    self._schedule()
-                self._touched = False
-            elif kind == _NEWCHAIN or kind in _REMOVALS:
-                table = found.get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
-                self._touched |= table in (self._plan.table, _FOREIGN_TABLE)
+            if packet.port != self._own_port and _is_harmful(packet) and _table(packet) in ours:
+                self._schedule()
 
     def _schedule(self) -> None:
         if self._repair is None or self._repair.done():
@@ -148,5 +139,21 @@ def _order(port: PortMapping) -> tuple[str, int, str]:
     return port.protocol, port.host_port, port.host_ip
 
 
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value, "big") if value else 0
+def _port_of_install(events: socket.socket, table: str) -> int:
+    """The port of libnftables' own socket, which marks our own changes: the one that has just made our table."""
+    port = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            for packet in messages(events.recv(1 << 16)):
+                if packet.type == _NFT | _NEWTABLE and _table(packet) == table:
+                    port = packet.port
+    return port
+
+
+def _is_harmful(packet: Packet) -> bool:
+    """Whether something was taken away, or a chain came, perhaps with a policy of dropping."""
+    return packet.type & ~0xFF == _NFT and packet.type & 0xFF in (_NEWCHAIN, *_REMOVALS)
+
+
+def _table(packet: Packet) -> str:
+    return attributes(packet.payload, _GENMSG_SIZE).get(_TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
