@@ -7,16 +7,21 @@ import json
 import os
 import pty
 import select
+import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 from support import images
 from support.containerd import CTR, Daemon, Result, run, wait_until
+from support.registry import Registry, registry
+
+__all__ = ["registry"]
 
 pytestmark = pytest.mark.root
 
 IMAGE = "docker.io/library/busybox:latest"
+OWN_SHIM = "io.containerd.orlop.v2"
 ORLOP = [sys.executable, "-P", "-m", "orlop.ctr.main"]
 
 
@@ -25,6 +30,7 @@ class Client:
 
     def __init__(self, command: list[str], daemon: Daemon) -> None:
         self.base = [*command, "-a", daemon.address, "-n", daemon.namespace]
+        self.daemon = daemon
         self.ours = command is ORLOP
 
     def __call__(self, *arguments: str, **options: object) -> Result:
@@ -67,7 +73,8 @@ class Client:
 def ctr(request: pytest.FixtureRequest) -> Iterator[Client]:
     """Each ctr on each containerd, the image imported."""
     client, daemon = request.param
-    running = Daemon(daemon).start()
+    # The original looks for shims in PATH.
+    running = Daemon(daemon).start(environment={"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"})
     made = Client(ORLOP if client == "orlop" else [CTR], running)
     made("images", "import", images.archive("busybox")).ok()
     yield made
@@ -111,6 +118,21 @@ def test_run(ctr: Client, rootfs: str, source: str) -> None:
     assert "err" in done.err
     assert ctr("containers", "ls", "-q").ok() == ""
     assert ctr("snapshots", "ls").ok().count("Active") == 0
+
+
+def test_our_runtime(ctr: Client) -> None:
+    """The shim that orlop's daemon forks from its zygote, and the original finds as a program."""
+    flags = ["--rm", "--runtime", OWN_SHIM]
+    done = ctr("run", *flags, IMAGE, "o", "sh", "-c", "cat; echo err >&2; exit 7", input="in\n")
+    assert (done.status, done.out) == (7, "in\n")
+    assert "err" in done.err
+    status, shown = ctr.at_terminal("run", "-t", *flags, IMAGE, "o", "sh", "-c", "tty; exit 3")
+    assert (status, b"/dev/pts/0" in shown) == (3, True)
+    ctr("run", "-d", "--null-io", "--runtime", OWN_SHIM, IMAGE, "o", "sleep", "100").ok()
+    assert ctr("tasks", "exec", "--exec-id", "e", "o", "echo", "inside").ok() == "inside\n"
+    ctr("tasks", "rm", "-f", "o")
+    ctr("containers", "rm", "o").ok()
+    assert ctr("tasks", "ls", "-q").ok() == ""
 
 
 def test_run_input(ctr: Client) -> None:
@@ -211,6 +233,43 @@ def test_leases(ctr: Client) -> None:
     assert "mine" in ctr("leases", "ls").ok()
     ctr("leases", "rm", "mine").ok()
     assert "mine" not in ctr("leases", "ls").ok()
+
+
+def test_pull(ctr: Client, registry: Registry) -> None:
+    name = registry.push(images.layers(), "test/ctr:pulled")
+    ctr("images", "pull", "--plain-http", name).ok()
+    assert name in ctr("images", "ls", "-q").ok().split()
+    done = ctr("run", "--rm", name, "p", "cat", "/changed")
+    assert (done.status, done.out) == (0, "two\n")
+    ctr("images", "rm", "--sync", name).ok()
+    assert images.layers().target.digest not in ctr("content", "ls", "-q").ok()
+
+
+def test_events(ctr: Client) -> None:
+    with subprocess.Popen([*ctr.base, "events"], stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        # Neither program says when it has subscribed: make events until one is seen.
+        ready: list[object] = []
+        for number in range(50):
+            ctr("namespaces", "create", f"seen{number}").ok()
+            ctr("namespaces", "rm", f"seen{number}").ok()
+            ready, _, _ = select.select([watching.stdout], [], [], 0.1)
+            if ready:
+                break
+        assert ready
+        ctr("run", "--rm", "--null-io", IMAGE, "e", "true").ok()
+        topics = []
+        while "/containers/delete" not in topics:
+            line = watching.stdout.readline()
+            # 2026-01-02 03:04:05.6 +0000 UTC NAMESPACE TOPIC EVENT
+            words = line.split(" ", 6)
+            if words[4] == ctr.daemon.namespace:
+                topics.append(words[5])
+                assert isinstance(json.loads(words[6]), dict)
+        watching.terminate()
+    tasks = [topic for topic in topics if topic.startswith("/tasks/")]
+    assert tasks == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    assert "/snapshot/prepare" in topics
 
 
 def test_version_and_plugins(ctr: Client) -> None:
