@@ -3,8 +3,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple
 
 from orlop.dockerd import timestamps
@@ -94,31 +93,51 @@ class Events:
             if event.time >= since and (not until or event.time <= until) and matches(event, filters)
         ]
 
-    async def stream(self, since: int | None, until: int | None, filters: Filters) -> AsyncIterator[Event]:
-        """Past events from `since` (None: none), then new ones up to `until` (None: for ever)."""
-        with self._listening() as queue:
-            if since is not None:
-                for event in self.history(since, until or 0, filters):
-                    yield event
-            while True:
-                left = None if until is None else (until - timestamps.now()) / timestamps.SECOND
-                if left is not None and left <= 0:
-                    return
-                try:
-                    event = await asyncio.wait_for(queue.get(), left)
-                except TimeoutError:
-                    return
-                if matches(event, filters):
-                    yield event
+    def subscribe(self, since: int | None, until: int | None, filters: Filters) -> "Subscription":
+        """Past events from `since` (None: none), then new ones up to `until` (None: for ever).
 
-    @contextmanager
-    def _listening(self):  # type: ignore[no-untyped-def]
+        What is published after this call returns is not missed; `close` the subscription in the end.
+        """
+        past = [] if since is None else self.history(since, until or 0, filters)
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
         self._listeners.add(queue)
-        try:
-            yield queue
-        finally:
-            self._listeners.discard(queue)
+        return Subscription(past, queue, until, filters, self._listeners.discard)
+
+
+class Subscription:
+    """The events of one listener."""
+
+    def __init__(
+        self,
+        past: list[Event],
+        queue: "asyncio.Queue[Event]",
+        until: int | None,
+        filters: Filters,
+        leave: Callable[["asyncio.Queue[Event]"], None],
+    ) -> None:
+        self._past = past
+        self._queue = queue
+        self._until = until
+        self._filters = filters
+        self._leave = leave
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._leave(self._queue)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for event in self._past:
+            yield event
+        while True:
+            left = None if self._until is None else (self._until - timestamps.now()) / timestamps.SECOND
+            if left is not None and left <= 0:
+                return
+            try:
+                event = await asyncio.wait_for(self._queue.get(), left)
+            except TimeoutError:
+                return
+            if matches(event, self._filters):
+                yield event
 
 
 def matches(event: Event, filters: Filters) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Send a signal to a container."""
 
+import asyncio
 import signal
 
 from orlop.containerd.client import Client
@@ -8,6 +9,8 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.signals import parse_signal, stop_signal
 from orlop.errdefs import ConflictError, NotFoundError
+
+_KILL_SECONDS = 10.0
 
 
 class Kill:
@@ -18,14 +21,20 @@ class Kill:
         self._client = client
 
     async def __call__(self, reference: str, signal_name: str = "") -> None:
-        """Send a signal, SIGKILL by default. Raises NotFoundError, ConflictError when it does not run."""
+        """Send a signal; SIGKILL (the default) also waits for the end.
+
+        Raises NotFoundError, ConflictError when it does not run.
+        """
         container = self._registry.get(reference)
         number = parse_signal(signal_name) if signal_name else int(signal.SIGKILL)
         state = container.record.state
         if not state.running or state.restarting:
             raise ConflictError(f"cannot kill container: {reference}: container {container.id} is not running")
+        stopped = container.on_stop() if number == signal.SIGKILL else None
         try:
             await self.send(container, number)
+            if stopped is not None:
+                await asyncio.wait({stopped}, timeout=_KILL_SECONDS)
         except NotFoundError:
             raise ConflictError(
                 f"cannot kill container: {reference}: container {container.id} is not running"

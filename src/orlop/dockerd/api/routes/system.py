@@ -12,7 +12,7 @@ from orlop.dockerd.api import legacy
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import json_response, pump, start_stream
-from orlop.dockerd.events import ACCEPTED_FILTERS, Event
+from orlop.dockerd.events import ACCEPTED_FILTERS, Subscription
 from orlop.dockerd.filters import Filters
 from orlop.errdefs import InvalidArgumentError
 
@@ -30,7 +30,7 @@ class System(Protocol):
 class EventSource(Protocol):
     """Past and coming events."""
 
-    def stream(self, since: int | None, until: int | None, filters: Filters) -> AsyncIterator[Event]: ...
+    def subscribe(self, since: int | None, until: int | None, filters: Filters) -> Subscription: ...
 
 
 class DiskUsage(Protocol):
@@ -88,15 +88,19 @@ class SystemRoutes:
         filters = request.filters(ACCEPTED_FILTERS)
         before, after, content_type = _framing(request)
         show_legacy = request.version < (1, 52)
-        response = await start_stream(request, content_type)
+        subscription = self._events.subscribe(since, until, filters)
 
         async def lines() -> AsyncIterator[bytes]:
-            async for event in self._events.stream(since, until, filters):
+            async for event in subscription:
                 if request.version < (1, 46) and event.type == "image" and event.action == "create":
                     continue
                 yield before + codec.encode(event.message(legacy=show_legacy)) + after
 
-        await pump(request, response, lines())
+        try:
+            response = await start_stream(request, content_type)
+            await pump(request, response, lines())
+        finally:
+            subscription.close()
         return response
 
     async def df(self, request: ApiRequest) -> web.StreamResponse:
