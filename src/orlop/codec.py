@@ -16,11 +16,12 @@ def decode(raw: bytes | str, to: type[T]) -> T:
     Raises InvalidArgumentError that names the field, as `$.linux.resources.memory.limit`.
     """
     try:
-        return msgspec.json.decode(raw, type=to)
-    except msgspec.ValidationError:
-        # Go writes an empty list or map without omitempty as null: take those out, then let msgspec judge.
-        return convert(msgspec.json.decode(raw), to)
-    except msgspec.DecodeError as error:
+        try:
+            return msgspec.json.decode(raw, type=to)
+        except msgspec.ValidationError:
+            # Go writes an empty list or map without omitempty as null: take those out, then let msgspec judge.
+            return convert(msgspec.json.decode(raw), to)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgumentError(f"invalid {_name(to)}: {error}") from None
 
 

@@ -21,7 +21,7 @@ from support.image_daemons import client, containerd_daemon, content_of, fresh_i
 from orlop.codec import decode
 from orlop.containerd.client import Client
 from orlop.containerd.client.archive import ExportedImage, ImportedImage, export_archive, import_archive
-from orlop.containerd.client.tarstream import TarReader
+from orlop.containerd.client.tarstream import TarReader, decompressed
 from orlop.containerd.client.unpack import to_proto
 from orlop.errdefs import DataLossError, InvalidArgumentError, OrlopError
 from orlop.oci.build import BuiltImage, write_archive
@@ -245,3 +245,21 @@ async def test_reader_knows_the_formats_of_tar() -> None:
             ("empty", "file", 0, "", None),
             ("link", "link", 0, "t" * 150, None),
         ]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+async def test_bombs_are_expanded_in_pieces(compress: Callable[[bytes], bytes]) -> None:
+    """A little input never becomes much memory at once (CVE-2017-14992)."""
+    bomb = compress(bytes(64 << 20))
+    total = largest = 0
+    async for piece in decompressed(_chunks(bomb, 1 << 20)):
+        total += len(piece)
+        largest = max(largest, len(piece))
+    assert total == 64 << 20
+    assert largest <= 8 << 20
+
+
+async def test_gzip_members_one_after_another() -> None:
+    """As pigz and bgzip write them, with padding after them."""
+    data = gzip.compress(b"one") + gzip.compress(b"two") + bytes(100)
+    assert b"".join([piece async for piece in decompressed(_chunks(data, 7))]) == b"onetwo"

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from orlop.codec import decode
 from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.oci.distribution import AuthConfig, decode_registry_auth
 from orlop.oci.image import (
@@ -148,3 +149,39 @@ def test_registry_auth_header() -> None:
     with pytest.raises(InvalidArgumentError, match="X-Registry-Auth"):
         decode_registry_auth(base64.urlsafe_b64encode(b"[1]").decode())
     assert AuthConfig(auth=base64.b64encode(b"a:b:c").decode()).credentials() == ("a", "b:c")
+
+
+def test_mangled_documents_give_errors_of_ours() -> None:
+    """Whatever a registry serves, the daemon lives (CVE-2021-21285): random damage, JSON of other shapes."""
+    import random
+
+    from support import images
+
+    chance = random.Random(1)
+    image = images.layers()
+    manifest = image.blobs[image.target.digest]
+    config = image.blobs[decode(manifest, Manifest).config.digest]
+    index = images.multi_platform().blobs[images.multi_platform().target.digest]
+    odd = [None, True, 0, -1, 1e300, 2**70, "", "x" * 99, [], [None], {}, {"a": None}, [[[[]]]]]
+    for raw, parse in (
+        (manifest, lambda data: parse_document(data, OCI_MANIFEST)),
+        (index, lambda data: parse_document(data, OCI_INDEX)),
+        (config, parse_image),
+    ):
+        cases = [bytes(chance.choices(raw, k=50)) for _ in range(100)] + [
+            json.dumps(value).encode() for value in odd
+        ]
+        for _ in range(500):
+            damaged = bytearray(raw)
+            for _ in range(chance.randint(1, 4)):
+                damaged[chance.randrange(len(damaged))] = chance.choice(b'{}[]",:0aZ\x00\xff')
+            cases.append(bytes(damaged))
+        fields = json.loads(raw)
+        for name in fields:
+            cases += [json.dumps({**fields, name: value}).encode() for value in odd]
+        cases += [b"[" * 100_000, b'{"a":"\xff"}', b'{"schemaVersion":1e400}']
+        for case in cases:
+            try:
+                parse(case)
+            except InvalidArgumentError as error:
+                assert str(error)

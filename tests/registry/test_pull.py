@@ -24,6 +24,7 @@ from orlop.containerd.client.fetch import Progress, ingest_ref
 from orlop.containerd.client.pull import Puller, pull
 from orlop.errdefs import DataLossError, InvalidArgumentError, NotFoundError, UnavailableError
 from orlop.oci.build import BuiltImage, build_index
+from orlop.oci.distribution import AuthConfig
 from orlop.oci.image import Manifest, chain_ids, digest_of
 from orlop.oci.platforms import parse_platform
 from orlop.registry import RegistryConfig
@@ -315,3 +316,19 @@ async def test_malformed_reference(client: Client) -> None:
     """Found before anything is asked of anybody."""
     with pytest.raises(InvalidArgumentError, match="invalid reference format"):
         await pull(client, "a//b")
+
+
+async def test_foreign_urls_are_not_followed(client: Client, fake: FakeRegistry) -> None:
+    """A layer's `urls` lead nowhere: no request, and so no credentials, to other hosts (CVE-2020-15157)."""
+    image = fresh_image()
+    async with fake_registry() as elsewhere:
+        elsewhere.add(image)
+        manifest = decode(image.blobs[image.target.digest], Manifest)
+        manifest.layers[0].urls = [f"http://{elsewhere.host}/v2/x/blobs/{manifest.layers[0].digest}"]
+        raw = encode(manifest)
+        target = decode(encode(image.target), type(image.target))
+        target.digest, target.size = digest_of(raw), len(raw)
+        fake.add(BuiltImage(target, {**image.blobs, target.digest: raw}, image.image))
+        auth = AuthConfig(username="u", password="p")
+        await pull(client, f"{fake.host}/test/app:latest", config=QUICK, auth=auth)
+        assert elsewhere.requests == []

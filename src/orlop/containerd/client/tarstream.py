@@ -10,13 +10,26 @@ from __future__ import annotations
 import bz2
 import lzma
 import tarfile
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import NamedTuple, cast
+
+import zstandard
+from isal import isal_zlib
 
 from orlop.errdefs import InvalidArgumentError
 
+_BROKEN: tuple[type[Exception], ...] = (
+    cast("type[Exception]", isal_zlib.IsalError),  # its stub declares an instance
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    OSError,
+    EOFError,
+    ValueError,
+)
+
 BLOCK = 512
+PIECE = 1 << 20  # bytes
 HEADER_SIZE_MAX = 1 << 20  # bytes of a pax or GNU header
 
 
@@ -189,54 +202,65 @@ def _text(data: bytes) -> str:
 
 
 async def decompressed(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """A stream without its compression, if it has one. Raises InvalidArgumentError where that is broken."""
+    """A stream without its compression, if it has one, in pieces of bounded size however much it was compressed.
+
+    Raises InvalidArgumentError where the compression is broken.
+    """
     head = b""
     async for chunk in stream:
         head += chunk
         if len(head) >= 6:
             break
-    decompress = _decompressor(head)
-    if decompress is None:
-        yield head
-        async for chunk in stream:
-            yield chunk
-        return
+    expand = _expander(head)
     try:
-        yield decompress(head)
+        for piece in expand(head):
+            yield piece
         async for chunk in stream:
-            yield decompress(chunk)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+            for piece in expand(chunk):
+                yield piece
+    except _BROKEN as error:
         raise InvalidArgumentError(f"invalid archive: {error}") from None
 
 
-def _decompressor(head: bytes) -> Callable[[bytes], bytes] | None:
+Expand = Callable[[bytes], Iterator[bytes]]
+"""Takes the next compressed bytes; gives what they expand to in pieces of at most about `PIECE` bytes."""
+
+
+def _expander(head: bytes) -> Expand:
     if head.startswith(b"\x1f\x8b"):
-        return _gunzip()
+        return _Gzip()
     if head.startswith(b"BZh"):
-        return bz2.BZ2Decompressor().decompress
+        return partial(_stepwise, bz2.BZ2Decompressor())
     if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMADecompressor().decompress
+        return partial(_stepwise, lzma.LZMADecompressor())
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard
-
-        return zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress
-    return None
+        return partial(_zstd, zstandard.ZstdDecompressor().decompressobj(read_across_frames=True))
+    return lambda data: iter((data,))
 
 
-def _gunzip() -> Callable[[bytes], bytes]:
-    """Decompress gzip, also where several members follow one another."""
-    current = zlib.decompressobj(31)
+class _Gzip:
+    """gzip, also where several members follow one another."""
 
-    def decompress(data: bytes) -> bytes:
-        nonlocal current
-        parts = []
+    def __init__(self) -> None:
+        self._member = isal_zlib.decompressobj(31)
+
+    def __call__(self, data: bytes) -> Iterator[bytes]:
         while data:
-            if current.eof:
+            if self._member.eof:
                 if not data.strip(b"\0"):
-                    break
-                current = zlib.decompressobj(31)
-            parts.append(current.decompress(data))
-            data = current.unused_data
-        return b"".join(parts)
+                    return  # padding
+                self._member = isal_zlib.decompressobj(31)
+            yield self._member.decompress(data, PIECE)
+            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
 
-    return decompress
+
+def _stepwise(decompressor: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> Iterator[bytes]:
+    yield decompressor.decompress(data, PIECE)
+    while not decompressor.needs_input and not decompressor.eof:
+        yield decompressor.decompress(b"", PIECE)
+
+
+def _zstd(decompressor: zstandard.ZstdDecompressionObj, data: bytes) -> Iterator[bytes]:
+    # It has no limit of its own; a block of 128 KiB takes at least 4 bytes of input.
+    for start in range(0, len(data), 64):
+        yield decompressor.decompress(data[start : start + 64])

@@ -6,6 +6,8 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from isal import isal_zlib
+
 from orlop.codec import encode
 from orlop.containerd.client import Client
 from orlop.containerd.client.fetch import children_labels, ingestion, store_small
@@ -19,7 +21,7 @@ from orlop.dockerd.images.store import ImageStore
 from orlop.errdefs import AlreadyExistsError, InvalidArgumentError
 from orlop.oci.image import (
     OCI_CONFIG,
-    OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     History,
@@ -35,7 +37,7 @@ from orlop.oci.reference import Reference
 
 
 class ImportImage:
-    """Takes the tar of a root filesystem, plain or compressed; the layer is stored uncompressed."""
+    """Takes the tar of a root filesystem, plain or compressed."""
 
     def __init__(self, store: ImageStore, publish: PublishImageEvent) -> None:
         self._store = store
@@ -54,7 +56,7 @@ class ImportImage:
         config = apply_changes(ImageConfig(), changes)
         platform = platform or host_platform()
         async with leased(self._store.client) as client:
-            layer = await self._layer(client, tar)
+            layer, diff_id = await self._layer(client, tar)
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             image = Image(
                 created=now,
@@ -62,7 +64,7 @@ class ImportImage:
                 os=platform.os,
                 variant=platform.variant,
                 config=config,
-                rootfs=RootFS(diff_ids=[layer.digest]),
+                rootfs=RootFS(diff_ids=[diff_id]),
                 history=[History(created=now, comment=message)],
                 comment=message,
             )
@@ -74,21 +76,31 @@ class ImportImage:
         self._publish("import", image_id, {"name": reference.tagged().familiar if reference else image_id})
         return image_id
 
-    async def _layer(self, client: Client, tar: AsyncIterator[bytes]) -> Descriptor:
-        hasher = hashlib.sha256()
-        size = 0
+    async def _layer(self, client: Client, tar: AsyncIterator[bytes]) -> tuple[Descriptor, str]:
+        """Store the tar as a layer, compressed."""
+        plain, stored = hashlib.sha256(), hashlib.sha256()
+        compressor = isal_zlib.compressobj(level=isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31)
+        read = size = 0
         try:
             async with ingestion(client, f"import-{secrets.token_hex(8)}") as writer:
                 async for chunk in decompressed(tar):
-                    hasher.update(chunk)
-                    size += len(chunk)
-                    await writer.write(chunk)
-                if not size:
+                    plain.update(chunk)
+                    read += len(chunk)
+                    if data := compressor.compress(chunk):
+                        stored.update(data)
+                        size += len(data)
+                        await writer.write(data)
+                if not read:
                     raise InvalidArgumentError("archive is empty")
+                data = compressor.flush()
+                stored.update(data)
+                size += len(data)
+                await writer.write(data)
                 await writer.commit(size=size)
         except AlreadyExistsError:
-            await client.leases.add_resource(client.lease, "content", f"sha256:{hasher.hexdigest()}")
-        return Descriptor(media_type=OCI_LAYER, digest=f"sha256:{hasher.hexdigest()}", size=size)
+            await client.leases.add_resource(client.lease, "content", f"sha256:{stored.hexdigest()}")
+        layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=f"sha256:{stored.hexdigest()}", size=size)
+        return layer, f"sha256:{plain.hexdigest()}"
 
 
 async def write_image(
