@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support import images
+from support.containerd import wait_until
 from support.stack import Stack
 
 pytestmark = pytest.mark.root
@@ -104,3 +105,20 @@ def test_defaults_of_an_image_reach_the_container(stack: Stack) -> None:
     out = stack.docker("run", "--rm", "layers", "sh", "-c", command).ok()
     assert out == "3\n1000\n/work/dir\nseed\n1000:1000\n"
     assert stack.docker("run", "--rm", "layers").ok() == "layers\n"
+
+
+def test_images_after_containerd_died(stack: Stack) -> None:
+    """While it is away there is one clear error; then the images are back, with what changed meanwhile."""
+    before = stack.docker("images", "--no-trunc").ok()
+    stack.containerd.kill()
+    refused = stack.docker("pull", "localhost:1/x:y")
+    assert refused.status != 0
+    assert refused.err.startswith("Error response from daemon: ")
+    stack.start_containerd()
+    stack.containerd.ctr(
+        "images", "tag", "docker.io/library/busybox:latest", "docker.io/library/meanwhile:v1"
+    ).ok()
+    wait_until(lambda: "meanwhile" in stack.docker("images", "--no-trunc").out)
+    stack.docker("rmi", "meanwhile:v1").ok()
+    assert stack.docker("images", "--no-trunc").ok() == before
+    assert stack.docker("run", "--rm", "busybox", "echo", "back").ok() == "back\n"
