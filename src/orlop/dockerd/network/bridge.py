@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bridge driver: a bridge on the host, a veth pair to each container."""
 
+import errno
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -124,5 +125,14 @@ def attach_known(kernel: Kernel, state: BridgeState, known: Collection[str]) -> 
             if link.master != state.ifindex:
                 kernel.route.request(rtnetlink.link_master(link.ifindex, state.ifindex, link.name))
         elif link.kind == "veth" and link.master == state.ifindex and link.name.startswith(VETH_PREFIX):
-            kernel.route.request(rtnetlink.link_delete(link.name))
+            delete_link(kernel, link.name)
     return found
+
+
+def delete_link(kernel: Kernel, name: str) -> None:
+    """Delete an interface; no error if there is none."""
+    try:
+        kernel.route.request(rtnetlink.link_delete(name))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise

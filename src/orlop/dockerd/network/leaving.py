@@ -5,8 +5,8 @@ import asyncio
 import errno
 import socket
 
-from orlop.dockerd.network import rtnetlink
-from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.bridge import delete_link
+from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.rtnetlink import RTMGRP_LINK, RouteSocket
 
 _PATIENCE_SECONDS = 1.0
@@ -82,12 +82,3 @@ class LeavingLinks:
         await self._thread.call(delete_link, veth)
         self._addresses.pop(veth, None)
         self._stop_if_idle()
-
-
-def delete_link(kernel: Kernel, name: str) -> None:
-    """Delete an interface; no error if there is none."""
-    try:
-        kernel.route.request(rtnetlink.link_delete(name))
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            raise

@@ -11,7 +11,7 @@ from orlop.dockerd.network import bridge, conntrack, describe, files, ipam, netn
 from orlop.dockerd.network.bridge import BridgeState
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
-from orlop.dockerd.network.leaving import LeavingLinks, delete_link
+from orlop.dockerd.network.leaving import LeavingLinks
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
@@ -168,7 +168,7 @@ class NetworkService:
                 # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
                 await self._thread.call(_dismantle, endpoint, None)
                 if endpoint.veth:
-                    await self._thread.call(delete_link, endpoint.veth)
+                    await self._thread.call(bridge.delete_link, endpoint.veth)
                 self._store.delete_endpoint(endpoint.id)
 
     async def _drop_unknown_leftovers(self) -> None:
