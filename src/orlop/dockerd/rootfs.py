@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from orlop.errdefs import InvalidArgumentError
@@ -15,8 +15,8 @@ from orlop.unix import fs, mount
 _MAX_ID = 2**31 - 1
 _OUT_OF_RANGE = f"uids and gids must be in range 0-{_MAX_ID}"
 _MAX_DATABASE = 8 << 20  # bytes of /etc/passwd or /etc/group that are read
+_ATTRIBUTES = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NODEV
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_MAX_OPTION = 255  # bytes, fsconfig(2)
 
 
 class SnapshotMount(Protocol):
@@ -96,15 +96,10 @@ def _open(mounts: Sequence[SnapshotMount]) -> int:
         raise InvalidArgumentError(f"root filesystem: one mount expected, not {len(mounts)}")
     (snapshot,) = mounts
     if snapshot.type in ("bind", "rbind"):
-        root = mount.open_tree(mount.AT_FDCWD, snapshot.source, mount.OPEN_TREE_CLONE)
-        try:
-            attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NODEV
-            mount.mount_setattr(root, b"", mount.AT_EMPTY_PATH, attr_set=attributes)
-            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
-        finally:
-            os.close(root)
+        return _open_bind(snapshot.source)
     if snapshot.type == "overlay":
-        return _open_overlay(overlay_layers(snapshot.options), "userxattr" in snapshot.options)
+        layers = overlay_layers(snapshot.options)
+        return _open_overlay(layers, "userxattr" in snapshot.options) if len(layers) > 1 else _open_bind(layers[0])
     raise InvalidArgumentError(f"root filesystem: mounts of type {snapshot.type!r} are not supported")
 
 
@@ -119,32 +114,26 @@ def overlay_layers(options: Sequence[str]) -> list[str]:
     return layers
 
 
+def _open_bind(source: str) -> int:
+    root = mount.open_tree(mount.AT_FDCWD, source, mount.OPEN_TREE_CLONE)
+    try:
+        mount.mount_setattr(root, b"", mount.AT_EMPTY_PATH, attr_set=_ATTRIBUTES)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.close(root)
+
+
 def _open_overlay(layers: list[str], userxattr: bool) -> int:
     """All layers as lower ones: nothing is ever written, and the container's own mount is not disturbed."""
-    with ExitStack() as stack:
-        descriptors = []
-        for layer in layers:
-            descriptors.append(os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            stack.callback(os.close, descriptors[-1])
-        if len(descriptors) == 1:
-            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptors[0])
-        context = mount.fsopen("overlay")
-        stack.callback(os.close, context)
-        paths = [f"/proc/self/fd/{fd}" for fd in descriptors]
-        joined = ":".join(paths)
-        # Short paths fit many layers into the one option that old kernels know; lowerdir+ is Linux 6.5.
-        if len(joined) <= _MAX_OPTION:
-            mount.fsconfig(context, mount.FSCONFIG_SET_STRING, "lowerdir", joined)
-        else:
-            for path in paths:
-                mount.fsconfig(context, mount.FSCONFIG_SET_STRING, "lowerdir+", path)
-        mount.fsconfig(context, mount.FSCONFIG_SET_STRING, "index", "off")  # the upper layer may be in use
-        if userxattr:
-            mount.fsconfig(context, mount.FSCONFIG_SET_FLAG, "userxattr")
-        mount.fsconfig(context, mount.FSCONFIG_CMD_CREATE)
-        root = mount.fsmount(context, mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NODEV)
-        stack.callback(os.close, root)
+    lower = ":".join(layer.replace("\\", "\\\\").replace(":", "\\:") for layer in layers)
+    data = [f"lowerdir={lower}", "index=off"]  # the upper layer may be in use
+    if userxattr:
+        data.append("userxattr")
+    root = mount.new_filesystem("overlay", "", data, _ATTRIBUTES)
+    try:
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.close(root)
 
 
 # -- the user databases

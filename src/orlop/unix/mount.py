@@ -283,6 +283,8 @@ def new_filesystem(fstype: str, source: str, data: list[str] | tuple[str, ...] =
 
     Raises OSError whose text carries what the filesystem said about it, where it said something.
     """
+    if fstype == "overlay" and (fd := _old_overlay(data, attributes)) is not None:
+        return fd
     context = fsopen(fstype)
     try:
         try:
@@ -305,6 +307,24 @@ def new_filesystem(fstype: str, source: str, data: list[str] | tuple[str, ...] =
         return fsmount(context, attributes)
     finally:
         os.close(context)
+
+
+def _old_overlay(data: list[str] | tuple[str, ...], attributes: int) -> int | None:
+    """The overlay on a kernel that cannot be told its layers one by one; None on a newer one."""
+    from orlop.unix.overlay import detached_overlay, layers_one_by_one
+
+    if layers_one_by_one():
+        return None
+    lower = next((option.removeprefix("lowerdir=") for option in data if option.startswith("lowerdir=")), "")
+    layers = [path.replace("\\:", ":").replace("\\\\", "\\") for path in _unescaped_split(lower, ":")]
+    fd = detached_overlay(layers, [option for option in data if not option.startswith("lowerdir=")])
+    if attributes:
+        try:
+            mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=attributes)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
 
 
 def _set_string(context: int, key: str, value: str) -> None:
