@@ -5,10 +5,14 @@ import asyncio
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import shutil
+import signal
+import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,8 +38,10 @@ from orlop.codec import decode
 from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount, from_proto, to_proto
 from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.plugins import layer_workers
 from orlop.errdefs import (
     DataLossError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     NotImplementedByUsError,
@@ -47,6 +53,7 @@ from orlop.unix import mount as unix_mount
 pytestmark = pytest.mark.root
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
+PACKAGES = "/usr/lib/python3/dist-packages"  # some thousand files
 Tree = dict[str, tuple[object, ...]]
 
 
@@ -303,8 +310,8 @@ def test_a_full_disk(differ: InProcess) -> None:
         os.close(fd)
 
 
-def test_cancellation_waits_for_the_thread(differ: InProcess) -> None:
-    layer = differ.layer(tar("-C", "/usr/lib/python3/dist-packages", "."))
+def test_cancellation_waits_for_the_worker(differ: InProcess) -> None:
+    layer = differ.layer(tar("-C", PACKAGES, "."))
 
     async def scenario() -> None:
         mounts = differ.snapshots.prepare("box")
@@ -314,11 +321,91 @@ def test_cancellation_waits_for_the_thread(differ: InProcess) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        after = sum(len(files) for _, _, files in os.walk(mounts[0].source))
+        assert workers() == []
+        after = files_below(mounts[0].source)
         await asyncio.sleep(0.05)
-        assert sum(len(files) for _, _, files in os.walk(mounts[0].source)) == after
+        assert files_below(mounts[0].source) == after
 
     asyncio.run(scenario())
+
+
+def files_below(root: str) -> int:
+    """How many files there are."""
+    return sum(len(files) for _, _, files in os.walk(root))
+
+
+def workers() -> list[int]:
+    """The processes that this one has started to unpack layers."""
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as file:
+        children = [int(pid) for pid in file.read().split()]
+    found = []
+    for pid in children:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if b"layer_worker" in file.read():
+                found.append(pid)
+    return found
+
+
+def test_a_worker_is_used_again_and_ends_when_idle(differ: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_workers, "IDLE_TIME", 0.05)
+    layer = differ.layer(tar("-C", "/etc", "hostname"))
+    apply = differ.local.storage.differ.apply
+
+    async def scenario() -> None:
+        await apply(differ.scope, layer, differ.snapshots.prepare("one"))
+        first = workers()
+        await apply(differ.scope, layer, differ.snapshots.prepare("two"))
+        assert workers() == first
+        assert len(first) == 1
+        await asyncio.sleep(0.1)
+        assert workers() == []
+        await apply(differ.scope, layer, differ.snapshots.prepare("three"))
+
+    asyncio.run(scenario())
+    differ.local.storage.differ.close()
+    assert workers() == []
+
+
+def test_a_worker_that_dies(differ: InProcess) -> None:
+    layer = differ.layer(tar("-C", PACKAGES, "."))
+
+    async def scenario() -> None:
+        mounts = differ.snapshots.prepare("box")
+        task = asyncio.create_task(differ.local.storage.differ.apply(differ.scope, layer, mounts))
+        while not os.listdir(mounts[0].source):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        for pid in workers():
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(InternalError, match=r"layer worker \d+ has died"):
+            await task
+        # The next one gets another process.
+        await differ.local.storage.differ.apply(differ.scope, layer, differ.snapshots.prepare("next"))
+        for pid in workers():
+            os.kill(pid, signal.SIGKILL)  # while it is idle: nobody notices
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        await differ.local.storage.differ.apply(differ.scope, layer, differ.snapshots.prepare("after"))
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_ends_with_its_daemon(differ: InProcess) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mounts = differ.snapshots.prepare("box")
+    layer = differ.layer(tar("-C", PACKAGES, "."))
+    root = os.open(mounts[0].source, os.O_RDONLY | os.O_DIRECTORY)
+    reader = differ.content.reader(layer.digest)
+    with ours, theirs:
+        command = [sys.executable, "-P", "-m", "orlop.containerd.plugins.layer_worker", str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        job = {"digest": layer.digest, "overlay": False, "sync": False}
+        socket.send_fds(ours, [json.dumps(job).encode()], [reader.fileno(), root])
+        while not os.listdir(root):
+            time.sleep(0.001)
+    assert process.wait(5) == 0
+    assert files_below(mounts[0].source) < files_below(PACKAGES)
+    os.close(root)
+    reader.close()
 
 
 def test_equal_trees_give_equal_layers(differ: InProcess) -> None:

@@ -95,6 +95,7 @@ class Storage:
     def close(self) -> None:
         """Stop the collector, wait for the worker threads and close the database. Stop the server first."""
         self.gc.close()
+        self.differ.close()
         for pool in self._workers:
             pool.shutdown(wait=True, cancel_futures=True)
         self.db.close()

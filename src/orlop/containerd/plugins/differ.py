@@ -8,24 +8,22 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 
-from orlop.containerd.archive.apply import apply_layer
 from orlop.containerd.archive.changes import write_changes
 from orlop.containerd.archive.compression import (
     Compressor,
     GzipCompressor,
-    LayerSource,
     PlainCompressor,
     ZstdCompressor,
 )
-from orlop.containerd.core.content import Reader, Writer
+from orlop.containerd.core.content import Writer
 from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.plugins.layer_mounts import lower_directories, open_target, open_tree, upper_directory
+from orlop.containerd.plugins.layer_workers import LayerWorkers
 from orlop.containerd.threads import in_thread
-from orlop.errdefs import AlreadyExistsError, CanceledError, DataLossError, NotFoundError, NotImplementedByUsError
-from orlop.unix import fs
+from orlop.errdefs import AlreadyExistsError, CanceledError, NotFoundError, NotImplementedByUsError
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -58,21 +56,27 @@ class LayerDiffer:
     def __init__(self, content: MetadataContent, workers: Executor) -> None:
         self._content = content
         self._workers = workers
+        self._processes = LayerWorkers(workers)
 
     async def apply(
         self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], sync: bool = False
     ) -> Descriptor:
-        """Unpack a layer in a worker thread, with a second one that decompresses and hashes."""
+        """Unpack a layer in a process of its own."""
         if layer.media_type not in _LAYER_TYPES:
             raise NotImplementedByUsError(f'media type "{layer.media_type}" is no layer that can be applied')
         reader = self._content.bind(scope).reader(layer.digest)
-        cancelled = threading.Event()
         try:
-            return await in_thread(
-                self._workers, lambda: _apply(layer, reader, mounts, sync, cancelled), cancelled.set
-            )
+            with open_target(mounts) as target:
+                digest, size = await self._processes.apply(
+                    layer.digest, reader.fileno(), target.root, target.lower, overlay=target.overlay, sync=sync
+                )
         finally:
             reader.close()
+        return Descriptor(TAR, digest, size)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()
 
     async def compare(
         self,
@@ -108,22 +112,6 @@ class LayerDiffer:
                 store.abort(ref)
             raise
         return Descriptor(media_type, digest, status.offset)
-
-
-def _apply(
-    layer: Descriptor, reader: Reader, mounts: Sequence[Mount], sync: bool, cancelled: threading.Event
-) -> Descriptor:
-    with open_target(mounts) as target, LayerSource(reader.fileno()) as source:
-        apply_layer(
-            iter(source), target.root, overlay=target.overlay, lower=target.lower, cancelled=cancelled.is_set
-        )
-        if cancelled.is_set():
-            raise CanceledError(f"applying layer {layer.digest} was given up")
-        if source.compressed_digest != layer.digest:
-            raise DataLossError(f"content {layer.digest} is damaged: its digest is {source.compressed_digest}")
-        if sync:
-            fs.syncfs(target.root)
-        return Descriptor(TAR, source.digest, source.size)
 
 
 def _compare(

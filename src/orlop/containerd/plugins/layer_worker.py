@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that unpacks layers: `python -P -m orlop.containerd.plugins.layer_worker <fd of its socket>`.
+
+Unpacking is bound by the interpreter, and its input comes from strangers: in a process of its own it neither holds
+up the event loop nor can it take the daemon down. One job is one packet each way on a SOCK_SEQPACKET pair:
+
+    daemon -> worker   {"digest", "overlay", "sync"} and descriptors: the blob, the root, lower directories
+    worker -> daemon   {"digest", "size"} of the uncompressed layer, or {"code", "message"} of an error
+
+The worker ends when the socket does, also in the middle of a job. It is given up by being killed.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from orlop.containerd.archive.apply import apply_layer
+from orlop.containerd.archive.compression import LayerSource
+from orlop.errdefs import DataLossError
+from orlop.rpc import status
+from orlop.unix import fs
+
+MAX_PACKET = 1 << 16
+MAX_DESCRIPTORS = 253  # of one message (unix(7), SCM_MAX_FD)
+
+
+def main(descriptor: int) -> None:
+    """Serve jobs from the socket, one after the other, until the daemon closes its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon
+    os.umask(0)
+    with socket.socket(fileno=descriptor) as channel:
+        hangup = select.poll()
+        hangup.register(channel, 0)  # POLLHUP is always reported
+        while True:
+            packet, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)
+            if not packet:
+                return
+            try:
+                answer = _serve(json.loads(packet), descriptors, lambda: bool(hangup.poll(0)))
+            finally:
+                for received in descriptors:
+                    os.close(received)
+            with contextlib.suppress(BrokenPipeError):
+                channel.send(json.dumps(answer).encode())
+
+
+def _serve(job: dict[str, object], descriptors: list[int], abandoned: Callable[[], bool]) -> dict[str, object]:
+    blob, root, *lower = descriptors
+    try:
+        with LayerSource(blob) as source:
+            apply_layer(iter(source), root, overlay=bool(job["overlay"]), lower=lower, cancelled=abandoned)
+            if source.compressed_digest != job["digest"]:
+                raise DataLossError(
+                    f"content {job['digest']} is damaged: its digest is {source.compressed_digest}"
+                )
+            if job["sync"]:
+                fs.syncfs(root)
+            return {"digest": source.digest, "size": source.size}
+    except Exception as error:  # noqa: BLE001 - the edge of the process: the daemon raises it again
+        return {"code": status.code_of(error), "message": status.message_of(error)}
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
