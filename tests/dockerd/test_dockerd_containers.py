@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.containerd import wait_until
+from support.stack import DOCKER
+from support.terminal import Terminal
 
 if TYPE_CHECKING:
     from support.stack import Stack
@@ -465,3 +467,51 @@ def test_network_modes(stack: Stack) -> None:
     assert "eth0" not in stack.docker("run", "--rm", "--network", "none", "busybox", "ip", "link").ok()
     assert "orlop0" in stack.docker("run", "--rm", "--network", "host", "busybox", "ip", "link").ok()
     assert "network nosuch not found" in stack.docker("run", "--rm", "--network", "nosuch", "busybox", "true").err
+
+
+# -- at a terminal
+
+
+def test_an_interactive_shell_that_is_resized(stack: Stack) -> None:
+    command = [DOCKER, "run", "--rm", "-it", "--name", "shell", "busybox", "sh"]
+    with Terminal(command, env=stack.environment(), rows=30, columns=100) as terminal:
+        terminal.expect("/ # ")
+        terminal.type("stty size\n")
+        terminal.expect("30 100")
+        terminal.resize(40, 120)
+        wait_until(lambda: "40 120" in stack.docker("exec", "shell", "stty", "-F", "/dev/console", "size").out)
+        terminal.type("exit 5\n")
+        assert terminal.wait() == 5
+
+
+def test_leaving_a_terminal_and_coming_back(stack: Stack) -> None:
+    with Terminal([DOCKER, "run", "-it", "--name", "left", "busybox", "sh"], env=stack.environment()) as terminal:
+        terminal.expect("/ # ")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+    assert inspect(stack, "left")["State"]["Running"]
+    with Terminal([DOCKER, "attach", "left"], env=stack.environment()) as terminal:
+        terminal.type("echo back $((1+1))\n")
+        terminal.expect("back 2")
+        terminal.type("exit 0\n")
+        assert terminal.wait() == 0
+
+
+def test_an_interactive_exec(stack: Stack) -> None:
+    run_detached(stack, "base", "sleep", "100")
+    command = [DOCKER, "exec", "-it", "base", "sh"]
+    with Terminal(command, env=stack.environment(), rows=33, columns=111) as terminal:
+        terminal.expect("/ # ")
+        terminal.type("stty size; exit 3\n")
+        terminal.expect("33 111")
+        assert terminal.wait() == 3
+
+
+# -- what is not there
+
+
+def test_what_is_not_served_says_so(stack: Stack) -> None:
+    container = stack.docker("create", "busybox").ok().strip()
+    assert "exporting a container is not supported" in stack.docker("export", container).err
+    assert "This node is not a swarm manager" in stack.docker("service", "ls").err
+    assert stack.docker("plugin", "ls", "-q").ok() == ""

@@ -14,6 +14,7 @@ from orlop import __version__
 from orlop.containerd.client import Client
 from orlop.dockerd import network, store, volumes
 from orlop.dockerd.api.router import Route
+from orlop.dockerd.api.routes.absent import absent_routes
 from orlop.dockerd.api.routes.containers import ContainerRoutes, ContainerUseCases
 from orlop.dockerd.api.routes.exec import ExecRoutes
 from orlop.dockerd.api.routes.images import image_routes
@@ -204,6 +205,7 @@ def build(config: Config) -> Parts:
         *image_routes(images),
         *VolumeRoutes(volume_service, users_of, publish_volume).routes(),
         *NetworkRoutes(networks).routes(),
+        *absent_routes(),
     ]
     server = ApiServer(
         routes,

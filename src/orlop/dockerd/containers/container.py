@@ -71,15 +71,11 @@ class Container:
 
     def on_stop(self) -> "asyncio.Future[ExitInfo]":
         """Resolves when the container has stopped for good (a restart by policy is no stop)."""
-        future: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
-        self._stopped.append(future)
-        return future
+        return _wait_in(self._stopped)
 
     def on_remove(self) -> "asyncio.Future[ExitInfo]":
         """Resolves when the container is gone."""
-        future: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
-        self._removed.append(future)
-        return future
+        return _wait_in(self._removed)
 
     def tell_stopped(self) -> None:
         """Wake those who wait for the stop."""
@@ -99,6 +95,12 @@ class Container:
             raise ConflictError(f"container {self.id} is not running")
         if state.restarting:
             raise ConflictError(f"Container {self.id} is restarting, wait until the container is running")
+
+
+def _wait_in(futures: "list[asyncio.Future[ExitInfo]]") -> "asyncio.Future[ExitInfo]":
+    futures[:] = [future for future in futures if not future.done()]  # those who gave up
+    futures.append(asyncio.get_running_loop().create_future())
+    return futures[-1]
 
 
 def _resolve(futures: "list[asyncio.Future[ExitInfo]]", value: ExitInfo) -> None:

@@ -2,28 +2,10 @@
 """Whether and when a container that ended is started again: pure."""
 
 from orlop.engine.types import RestartPolicy
-from orlop.errdefs import InvalidArgumentError
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 60.0
 _RAN_WELL = 10.0
-
-
-def check(policy: RestartPolicy, *, auto_remove: bool) -> None:
-    """Raise InvalidArgumentError for a policy that makes no sense."""
-    if policy.name not in ("", "no", "always", "unless-stopped", "on-failure"):
-        raise InvalidArgumentError(
-            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', "
-            "or 'unless-stopped'"
-        )
-    if policy.name != "on-failure" and policy.maximum_retry_count:
-        raise InvalidArgumentError(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
-        )
-    if policy.maximum_retry_count < 0:
-        raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
-    if auto_remove and policy.name not in ("", "no"):
-        raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
 
 
 def wants_restart(policy: RestartPolicy, exit_code: int, *, by_user: bool, attempts: int) -> bool:

@@ -4,6 +4,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from orlop.api.containers_pb2 import Container as ContainerdContainer
 from orlop.api.types_pb2 import Mount
@@ -35,6 +36,10 @@ log = logging.getLogger("orlop.dockerd.start")
 
 CONTAINER_LABEL = "com.docker/engine.bundle.path"
 """On containerd's records of our containers, as Docker has it."""
+
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Start:
@@ -120,8 +125,8 @@ class Start:
         record.state.error = ""
         record.state.oom_killed = False
         runtime = self._runtimes.resolve(record.host_config.runtime)
-        namespaces, mounts = await _both(self._resources.take(container), self._mounts(container))
-        user = await self._user(record, mounts)
+        # Side by side: the network is the kernel's work, the user is looked up in the image.
+        namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
         container.process = spec.process
         await self._create_record(record, runtime, spec)
@@ -135,11 +140,11 @@ class Start:
             raise type(error)(f"failed to start container: {error}") from None
         self._settle_running(container, runtime, pid, started_at)
 
-    async def _mounts(self, container: Container) -> Sequence[Mount]:
+    async def _rootfs(self, container: Container) -> tuple[Sequence[Mount], User]:
         if container.rootfs is None:
             snapshots = self._client.snapshots(container.record.snapshotter)
             container.rootfs = await snapshots.mounts(container.id)
-        return container.rootfs
+        return container.rootfs, await self._user(container.record, container.rootfs)
 
     async def _user(self, record: ContainerRecord, mounts: Sequence[Mount]) -> User:
         name, groups = record.config.user, record.host_config.group_add
@@ -272,9 +277,7 @@ async def discard_task(client: Client, container_id: str) -> None:
         return
 
 
-async def _both(
-    first: Awaitable[Namespaces], second: Awaitable[Sequence[Mount]]
-) -> tuple[Namespaces, Sequence[Mount]]:
+async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
     """Both results; on an error of one the other still runs to its end, for it may hold things."""
     one, two = await asyncio.gather(first, second, return_exceptions=True)
     if isinstance(one, BaseException):

@@ -4,7 +4,6 @@
 import msgspec
 
 from orlop.containerd.client import Client, typeurl
-from orlop.dockerd.containers import restart_policy
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.spec import Host, resources_of, validate
 from orlop.engine.types import HostConfig, RestartPolicy
@@ -47,7 +46,6 @@ class Update:
                 raise ConflictError(f"container {container.id} is marked for removal and cannot be updated")
             changed = _changed(record.host_config, request)
             warnings = validate(None, changed, self._host, update=True)
-            restart_policy.check(changed.restart_policy, auto_remove=changed.auto_remove)
             if record.state.running and not record.state.restarting:
                 resources = typeurl.pack_json(typeurl.LINUX_RESOURCES, resources_of(changed))
                 await self._client.tasks.update(container.id, resources)
