@@ -57,6 +57,8 @@ async def test_bridge_gives_address_route_and_names(host: Host) -> None:
     assert "default via 172.17.0.1 dev eth0" in run(one.netns_path, "ip", "route").stdout
     described = host.service.inspect_network("bridge")
     assert described["Containers"]["one"]["IPv4Address"] == "172.17.0.2/16"
+    host.service.rename("one", "uno")
+    assert host.service.inspect_network("bridge")["Containers"]["one"]["Name"] == "uno"
     assert described["IPAM"]["Config"] == [{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}]
 
 

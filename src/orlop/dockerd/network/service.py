@@ -115,6 +115,12 @@ class NetworkService:
         for endpoint in self._store.endpoints_of(container_id):
             await self._undo(endpoint)
 
+    def rename(self, container_id: str, name: str) -> None:
+        """A container has another name now: networks show it. No error if it has no sandbox."""
+        for endpoint in self._store.endpoints_of(container_id):
+            endpoint.container_name = name
+            self._store.put_endpoint(endpoint)
+
     def sandbox(self, container_id: str) -> Sandbox | None:
         """The sandbox that a container has, as recorded; its hosts and resolv.conf are not: they are empty."""
         for endpoint in self._store.endpoints_of(container_id):
