@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers from an OCI spec: namespaces, root filesystem, credentials, control groups.
 
-Which process runs what: `container`, `prepare` and `parent` run in the caller; `init` and `join` in the forked
-child (`sync` shows their conversation), with `program` for the steps that both have in common.
+Which process runs what: `container` (with `creation` and `entering`), `prepare` and `parent` run in the caller;
+`init` and `join` in the forked child, with `program` for the steps that both have in common. `sync` shows their
+conversation.
 """
 
 from orlop.libcontainer.container import Container

@@ -43,8 +43,8 @@ class InitPlan(msgspec.Struct):
     program: Program
     rootfs: RootfsPlan
     namespaces: namespaces.NamespacePlan
-    listener: _socket.socket  # where a starter connects
     state: State
+    listener: _socket.socket | None = None  # where a starter connects
     keyring: str = ""
     loopback: bool = False
     hostname: str = ""
@@ -64,6 +64,7 @@ def run_init(plan: InitPlan, channel: Channel) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         channel.send(ERROR, pack(error))
         os._exit(1)
+    assert plan.listener is not None
     starter = _wait_for_start(plan.listener)
     try:
         if plan.hooks.start_container:
@@ -77,7 +78,8 @@ def run_init(plan: InitPlan, channel: Channel) -> None:
 def _set_up(plan: InitPlan, channel: Channel) -> str:
     gc.disable()
     trees = [step.tree for step in plan.rootfs.mounts if step.tree >= 0]
-    isolate(channel, plan.program, [plan.listener.fileno(), *plan.namespaces.descriptors(), *trees])
+    listener = plan.listener.fileno() if plan.listener is not None else -1
+    isolate(channel, plan.program, [listener, *plan.namespaces.descriptors(), *trees])
     proc.reset_signals()
     os.setsid()
     channel.wait_go()

@@ -43,7 +43,7 @@ def prepare_program(
     *,
     is_exec: bool,
 ) -> Program:
-    """The program of an init or an exec, with a descriptor: `close_program`. Raises InvalidArgumentError."""
+    """The program of an init or an exec. Raises InvalidArgumentError."""
     capabilities = CapabilitySets(process.capabilities)
     if capabilities.unknown:
         warn(f"unknown capabilities: {' '.join(sorted(capabilities.unknown))}")
@@ -60,12 +60,17 @@ def prepare_program(
         filter=filter_,
         scheduling=plan_scheduling(process, linux.memory_policy, is_exec=is_exec),
         set_rlimits=all(namespace.type != "user" for namespace in linux.namespaces),
-        trampoline=trampoline.create() if trampoline.available(profile) else -1,
     )
 
 
+def open_program(program: Program, linux: Linux) -> None:
+    """Make the trampoline, for the child to inherit; `close_program` afterwards."""
+    if trampoline.available(linux.seccomp):
+        program.trampoline = trampoline.create()
+
+
 def close_program(program: Program) -> None:
-    """Close what `prepare_program` opened, in the parent."""
+    """Close what `open_program` opened, in the parent."""
     if program.trampoline >= 0:
         os.close(program.trampoline)
         program.trampoline = -1

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a container's init process, as the caller of Container.create sees it (`init` is the other side)."""
+
+import _socket
+import os
+from typing import TYPE_CHECKING
+
+from orlop.libcontainer import namespaces, parent, prepare, sync
+from orlop.libcontainer.hooks import run_hooks
+from orlop.libcontainer.init import InitPlan, run_init
+from orlop.libcontainer.options import CreateOptions
+from orlop.libcontainer.rootfs.plan import plan_rootfs
+from orlop.libcontainer.state import START_SOCKET, hook_state, process_start, write_record
+from orlop.oci.runtime import Hooks
+
+if TYPE_CHECKING:
+    from orlop.libcontainer.container import Container
+
+
+def launch(container: "Container", options: CreateOptions) -> None:
+    """Fork init into its namespaces and attend to it until it waits for its start.
+
+    Raises what keeps it from getting there; then there is no process.
+    """
+    plan = _plan(container, options)
+    cgroup = container.manager()
+    group = cgroup.fd()
+    ours, theirs = sync.pair()
+
+    def child() -> None:
+        if group is None:
+            cgroup.join()
+        run_init(plan, theirs)
+
+    try:
+        plan.listener = _listen(container.directory)
+        _open(container, plan)
+        pid, pidfd = namespaces.spawn(plan.namespaces, -1 if group is None else group, child)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        _close(plan)
+    try:
+        _attend(container, ours, pid, pidfd, plan, options)
+    except BaseException:
+        parent.reap(pid, pidfd)
+        os.close(pidfd)
+        container.init_pidfd = -1
+        raise
+    finally:
+        ours.close()
+
+
+def _plan(container: "Container", options: CreateOptions) -> InitPlan:
+    """All that can be decided before anything is opened but the namespaces to join."""
+    spec, bundle = container.record.spec, container.record.bundle
+    linux, process = spec.linux, spec.process
+    assert linux is not None and process is not None
+    network = next((entry for entry in linux.namespaces if entry.type == "network"), None)
+    return InitPlan(
+        program=prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=False),
+        rootfs=plan_rootfs(spec, bundle, container.record.cgroup_paths, no_pivot=options.no_pivot),
+        state=container.oci_state("creating", 0),
+        keyring=container.record.keyring,
+        loopback=network is not None and not network.path,
+        hostname=spec.hostname,
+        domainname=spec.domainname,
+        sysctl=linux.sysctl,
+        time_offsets=linux.time_offsets,
+        personality=prepare.personality_of(linux.personality),
+        hooks=spec.hooks or Hooks(),
+        namespaces=namespaces.plan_namespaces(linux.namespaces),
+    )
+
+
+def _listen(directory: str) -> _socket.socket:
+    """The socket that init accepts its starter on."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # A socket's path is limited to 107 bytes; the directory's is not.
+        sock.bind(f"/proc/self/fd/{fd}/{START_SOCKET}")
+    finally:
+        os.close(fd)
+    sock.listen(4)
+    return sock
+
+
+def _open(container: "Container", plan: InitPlan) -> None:
+    """What the child inherits as descriptors."""
+    linux = container.record.spec.linux
+    assert linux is not None
+    in_user_namespace = plan.namespaces.new_user or plan.namespaces.user >= 0
+    prepare.open_sources(plan.rootfs, linux, all_binds=in_user_namespace)
+    prepare.open_program(plan.program, linux)
+
+
+def _close(plan: InitPlan) -> None:
+    if plan.listener is not None:
+        plan.listener.close()
+    prepare.close_sources(plan.rootfs)
+    prepare.close_program(plan.program)
+    plan.namespaces.close()
+
+
+def _attend(
+    container: "Container", channel: sync.Channel, pid: int, pidfd: int, plan: InitPlan, options: CreateOptions
+) -> None:
+    """Do the parent's part until init waits for its start, then write down that it does."""
+    spec, record = container.record.spec, container.record
+    assert spec.linux is not None and spec.process is not None
+    if plan.namespaces.new_user:
+        parent.write_id_maps(pid, spec.linux.uid_mappings, spec.linux.gid_mappings)
+    parent.set_oom_score(pid, spec.process.oom_score_adj)
+    channel.send(sync.GO)
+
+    def hooks() -> None:
+        state = hook_state(container.oci_state("creating", pid))
+        run_hooks("prestart", plan.hooks.prestart, state)
+        run_hooks("createRuntime", plan.hooks.create_runtime, state)
+
+    container.console = parent.converse(
+        channel,
+        pid,
+        spec.process,
+        run_hooks=hooks,
+        late_rlimits=not plan.program.set_rlimits,
+        hand_on_seccomp=lambda fd: container.hand_on_seccomp(pid, fd),
+    )
+    if container.console is not None and options.console_socket is not None:
+        parent.send_descriptor(options.console_socket, b"/dev/ptmx", container.console)
+        os.close(container.console)
+        container.console = None
+    if options.pidfd_socket is not None:
+        parent.send_descriptor(options.pidfd_socket, b"standard", pidfd)
+    record.init_pid = pid
+    record.init_start, _ = process_start(pid)
+    container.init_pidfd = pidfd
+    write_record(container.directory, record)
+    if options.pid_file:
+        parent.write_pid_file(options.pid_file, pid)
