@@ -78,10 +78,10 @@ def scope() -> Scope:
     return Scope(f"storage-{os.getpid()}-{next(_numbers)}")
 
 
-@pytest.fixture
-def remote_snapshotter(channel: grpc.Channel, scope: Scope) -> Snapshotter:
-    """The overlay snapshotter of a daemon."""
-    return RemoteSnapshotter(channel, scope, "overlayfs")
+@pytest.fixture(params=["overlayfs", "native"])
+def remote_snapshotter(request: pytest.FixtureRequest, channel: grpc.Channel, scope: Scope) -> Snapshotter:
+    """Each snapshotter of a daemon."""
+    return RemoteSnapshotter(channel, scope, request.param)
 
 
 @pytest.fixture

@@ -122,7 +122,8 @@ class SnapshotterSuite:
         layer(snapshotter, "base")
         snapshotter.view("view", "base", ROOT)
         for key in ("view", "base"):
-            with pytest.raises((FailedPreconditionError, InvalidArgumentError)):
+            # containerd's native one looks for the directory of a view, which has none.
+            with pytest.raises((FailedPreconditionError, InvalidArgumentError, InternalError)):
                 snapshotter.commit("name", key)
             with pytest.raises(NotFoundError):
                 snapshotter.stat("name")
