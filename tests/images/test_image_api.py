@@ -573,6 +573,58 @@ async def test_resolving_reads_nothing(engine: Engine, monkeypatch: pytest.Monke
     assert await store.resolve("busybox:latest") is first
 
 
+async def test_push(engine: Engine, registry: Registry) -> None:
+    """To docker-registry: the transcript, a second time, all tags, an index; what is pulled back is the same."""
+    await _load(engine, "layers", "multi")
+    name = f"{registry.host}/{engine.service.store.client.namespace}/app"
+    await engine.docker("tag", "layers", f"{name}:v1")
+    await engine.docker("tag", "multi", f"{name}:v2")
+    image, index = images.layers(), images.multi_platform()
+    layers = decode(image.blobs[image.target.digest], Manifest).layers
+    lines = (await engine.docker("push", f"{name}:v1")).splitlines()
+    assert lines[0] == f"The push refers to repository [{name}]"
+    assert lines[-1] == f"v1: digest: {image.target.digest} size: {image.target.size}"
+    for layer in layers:
+        steps = [line.partition(": ")[2] for line in lines if line.startswith(_short(layer.digest))]
+        assert steps == ["Preparing", "Pushed"]
+    again = (await engine.docker("push", f"{name}:v1")).splitlines()
+    assert [line.partition(": ")[2] for line in again].count("Layer already exists") == len(layers)
+    everything = await engine.docker("push", "-a", name)
+    assert f"v2: digest: {index.target.digest} size: {index.target.size}" in everything
+    for tag in ("layers:latest", "multi:latest", f"{name}:v1", f"{name}:v2"):
+        await engine.docker("rmi", "-f", tag)
+    await engine.docker("pull", f"{name}:v1")
+    assert (await engine.service.store.resolve(f"{name}:v1")).id == _config_digest(image)
+    assert ("push", f"{name}:v1", name) in engine.events
+    refused = await engine.docker("push", f"{name}:nope", fails=True)
+    assert f"tag does not exist: {name}:nope" in refused
+
+
+async def test_push_of_a_part_of_an_index(engine: Engine, registry: Registry, fake: FakeRegistry) -> None:
+    """Where only the host's manifest is here, that is pushed in place of the index."""
+    fake.add(images.multi_platform())
+    await engine.docker("pull", "-q", f"{fake.host}/test/multi:latest")
+    name = f"{registry.host}/pushed/part:v1"
+    await engine.docker("tag", f"{fake.host}/test/multi:latest", name)
+    assert images.busybox().target.digest in await engine.docker("push", name)
+
+
+async def test_push_with_and_without_password(engine: Engine) -> None:
+    """A refusal is told in the stream, which began before."""
+    await _load(engine, "busybox")
+    with running_registry(user=("me", "pass")) as running:
+        await engine.docker("tag", "busybox", f"{running.host}/box:v1")
+        path = f"/images/{running.host}/box/push?tag=v1"
+        status, body = await engine.request("POST", path, headers={"X-Registry-Auth": "e30="})
+        assert status == 200
+        assert "no basic auth credentials" in body[-1]["error"]
+        auth = base64.urlsafe_b64encode(b'{"username":"me","password":"pass"}').decode()
+        status, body = await engine.request("POST", path, headers={"X-Registry-Auth": auth})
+        assert status == 200
+        target = images.busybox().target
+        assert body[-1]["aux"] == {"Tag": "v1", "Digest": target.digest, "Size": target.size}
+
+
 async def test_search_and_distribution(engine: Engine, registry: Registry) -> None:
     """Search says that it cannot; a registry's image is described without being pulled."""
     status, body = await engine.request("GET", "/images/search?term=x")

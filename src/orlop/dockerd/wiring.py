@@ -157,6 +157,7 @@ def build(config: Config) -> Parts:
             attempts=config.max_download_attempts,
         ),
         max_concurrent_downloads=config.max_concurrent_downloads,
+        max_concurrent_uploads=config.max_concurrent_uploads,
     )
 
     streams = Streams(client, paths)

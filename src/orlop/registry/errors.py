@@ -88,14 +88,29 @@ def refusal(reference: Reference, status: int, body: bytes, what: str, challenge
             return ResourceExhaustedError(str(item))
         case "BLOB_UNKNOWN":
             return NotFoundError(str(item))
-    by_status: dict[int, type[OrlopError]] = {
+    return _by_status(status)(str(item))
+
+
+def push_refusal(status: int, body: bytes, what: str) -> OrlopError:
+    """The error for an answer of 400 and above to an upload."""
+    items = registry_errors(body)
+    if not items and status in _BY_STATUS:
+        items = [ErrorItem(code=_BY_STATUS[status], message=_MESSAGES[_BY_STATUS[status]])]
+    if not items:
+        return _by_status(status)(f"unexpected status {status} from {what}")
+    kinds: dict[str, type[OrlopError]] = {"DENIED": PermissionDeniedError, "UNAUTHORIZED": UnauthorizedError}
+    return kinds.get(items[0].code, _by_status(status))(str(items[0]))
+
+
+def _by_status(status: int) -> type[OrlopError]:
+    kinds: dict[int, type[OrlopError]] = {
         400: InvalidArgumentError,
         401: UnauthorizedError,
         403: PermissionDeniedError,
         404: NotFoundError,
         429: ResourceExhaustedError,
     }
-    return by_status.get(status, UnavailableError if status >= 500 else InternalError)(str(item))
+    return kinds.get(status, UnavailableError if status >= 500 else InternalError)
 
 
 def describe_failure(method: str, url: URL | str, error: BaseException) -> str:

@@ -19,6 +19,7 @@ from orlop.dockerd.images.ports import (
 )
 from orlop.dockerd.images.prune import PruneImages
 from orlop.dockerd.images.pull import PullImage
+from orlop.dockerd.images.push import PushImage
 from orlop.dockerd.images.registries import InspectDistribution, Login
 from orlop.dockerd.images.remove import RemoveImage
 from orlop.dockerd.images.save import SaveImages
@@ -44,6 +45,7 @@ class ImageService:
         commit_source: FindCommitSource = no_sources,
         registries: RegistryConfig | None = None,
         max_concurrent_downloads: int = 3,
+        max_concurrent_uploads: int = 5,
     ) -> None:
         """`client` is in the daemon's namespace of containerd."""
         registries = registries or RegistryConfig()
@@ -51,6 +53,7 @@ class ImageService:
         self.store = ImageStore(client, snapshotter)
         self.sizes = LayerSizes(self.store)
         self.pull = PullImage(self.store, puller, publish)
+        self.push = PushImage(self.store, registries, publish, max_concurrent_uploads)
         self.list = ListImages(self.store, self.sizes, uses)
         self.inspect = InspectImage(self.store, self.sizes)
         self.history = ImageHistory(self.store, self.sizes)

@@ -63,9 +63,14 @@ class ImageRecord(NamedTuple):
         return self.names[0].target if self.names else self.manifest
 
     @property
+    def parsed_names(self) -> list[reference.Reference | None]:
+        """Each of `names` as a reference; None for a dangling or foreign one."""
+        return [_parse(name.name) for name in self.names]
+
+    @property
     def references(self) -> list[reference.Reference]:
         """The names under which people know it, dangling ones left out."""
-        return [parsed for name in self.names if (parsed := _parse(name.name)) is not None]
+        return [parsed for parsed in self.parsed_names if parsed is not None]
 
     @property
     def repo_tags(self) -> list[str]:

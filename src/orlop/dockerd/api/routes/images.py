@@ -141,9 +141,6 @@ class _Handlers:
             raise InvalidArgumentError("term is required")
         raise UnavailableError("searching Docker Hub is not supported")
 
-    async def push(self, request: ApiRequest) -> web.StreamResponse:
-        raise NotImplementedByUsError("pushing images is not supported yet")
-
     # Streams
 
     async def create(self, request: ApiRequest) -> web.StreamResponse:
@@ -177,6 +174,17 @@ class _Handlers:
             platform=_platform(request, (1, 32)),
         )
         await progress.send({"status": image_id})
+
+    async def push(self, request: ApiRequest) -> web.StreamResponse:
+        wanted = reference.parse(request.params["name"])
+        if request.query("tag"):
+            wanted = wanted.with_tag(request.query("tag"))
+        progress = _Progress(request)
+        try:
+            await or_gone(request, self._images.push(wanted, progress.send, auth=_auth(request)))
+        except OrlopError as error:
+            await progress.failed(error)
+        return await progress.close()
 
     async def load(self, request: ApiRequest) -> web.StreamResponse:
         platform = _platform(request, (1, 48))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pushes images: from containerd's content store into a registry, what is there already left out."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orlop.containerd.client.fetch import Progress, Report
+from orlop.containerd.client.pull import together
+from orlop.errdefs import NotFoundError
+from orlop.oci.image import MANIFEST_SIZE_MAX, Descriptor, Index, Manifest, parse_document
+from orlop.registry.upload import RegistryUploads
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from orlop.containerd.client.client import Client
+    from orlop.oci.distribution import AuthConfig
+    from orlop.oci.reference import Reference
+    from orlop.registry import RegistryConfig
+
+
+async def push(
+    client: Client,
+    reference: Reference,
+    target: Descriptor,
+    *,
+    auth: AuthConfig | None = None,
+    config: RegistryConfig | None = None,
+    slots: int = 5,
+    progress: Report | None = None,
+) -> None:
+    """Push a manifest, or an index with all of its manifests, and give it the reference's tag last.
+
+    Progress steps are preparing, uploading, uploaded, exists. Raises NotFoundError for content that is not here,
+    UnauthorizedError, PermissionDeniedError, UnavailableError.
+    """
+    async with RegistryUploads(config, auth) as uploads:
+        one = _Push(client, uploads, reference, slots, progress or (lambda _: None))
+        await one.document(target, reference.tag)
+
+
+async def is_complete(client: Client, target: Descriptor) -> bool:
+    """Whether all of an image is in the content store, for every platform of an index."""
+    try:
+        document = parse_document(
+            await client.content.read_blob(target.digest, MANIFEST_SIZE_MAX), target.media_type
+        )
+        if isinstance(document, Index):
+            return all([await is_complete(client, child) for child in document.manifests])
+        for blob in (document.config, *document.layers):
+            await client.content.info(blob.digest)
+    except NotFoundError:
+        return False
+    return True
+
+
+class _Push:
+    """One push."""
+
+    def __init__(
+        self, client: Client, uploads: RegistryUploads, reference: Reference, slots: int, report: Report
+    ) -> None:
+        self._client = client
+        self._uploads = uploads
+        self._reference = reference
+        self._slots = asyncio.Semaphore(slots)
+        self._report = report
+
+    async def document(self, target: Descriptor, name: str = "") -> None:
+        """Push what a document refers to, then the document itself: a registry refuses it before."""
+        raw = await self._client.content.read_blob(target.digest, MANIFEST_SIZE_MAX)
+        document = parse_document(raw, target.media_type)
+        if isinstance(document, Manifest):
+            await self._blobs(document)
+        else:
+            for child in document.manifests:
+                await self.document(child)
+        await self._uploads.put_document(self._reference, target, raw, name)
+
+    async def _blobs(self, manifest: Manifest) -> None:
+        layers = {layer.digest: layer for layer in manifest.layers}
+        for layer in layers.values():
+            self._report(Progress("preparing", layer, 0, layer.size))
+        await together(
+            self._blob(manifest.config, lambda _: None),
+            *(self._blob(layer, self._report) for layer in layers.values()),
+        )
+
+    async def _blob(self, blob: Descriptor, report: Report) -> None:
+        async with self._slots:
+            if await self._uploads.has_blob(self._reference, blob.digest):
+                report(Progress("exists", blob, blob.size, blob.size))
+                return
+            await self._uploads.upload(self._reference, blob, partial(self._read, blob, report))
+        report(Progress("uploaded", blob, blob.size, blob.size))
+
+    async def _read(self, blob: Descriptor, report: Report) -> AsyncIterator[bytes]:
+        done = 0
+        async for chunk in self._client.content.read(blob.digest):
+            done += len(chunk)
+            report(Progress("uploading", blob, done, blob.size))
+            yield chunk
