@@ -158,6 +158,18 @@ async def test_import_twice(client: Client) -> None:
     assert await _import(client, data)
 
 
+@root
+async def test_content_that_another_namespace_has(client: Client, containerd_daemon: Daemon) -> None:
+    """containerd shares blobs between namespaces: a writer finds them whole."""
+    data = _archive(one=fresh_image(), two=images.layers())
+    await _import(client, data)
+    async with Client(containerd_daemon.address, client.namespace + "-b") as other:
+        assert len(await _import(other, data)) == 2
+        assert await content_of(other) == await content_of(client)
+        for image in await other.images.list():
+            await other.images.delete(image.name, sync=True)
+
+
 def _without(data: bytes, digest: str) -> bytes:
     output = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(data)) as source, tarfile.open(fileobj=output, mode="w") as tar:

@@ -182,9 +182,12 @@ class _Archive:
         head = b""
         try:
             async with ingestion(self._client, ref, size=size, expected=expected) as writer:
+                # A blob that another namespace has is there already: the writer begins at its end.
+                there = writer.offset
                 async for chunk in reader.data():
                     head = head or chunk[:8]
-                    await writer.write(chunk)
+                    if not there:
+                        await writer.write(chunk)
                 digest = await writer.commit(size=size, expected=expected)
         except AlreadyExistsError as error:
             # The blob was here before: what is left of the member is skipped.
