@@ -80,6 +80,7 @@ class Container:
         self._on_exit = on_exit
         self._running_execs = 0
         self._init_exit: Exit | None = None
+        self._starting = False
         self.kill_orphans: Callable[[], None] = lambda: None
 
     def process(self, exec_id: str) -> Process:
@@ -109,10 +110,20 @@ class Container:
         init = self.init
         if init.status != CREATED:
             raise FailedPreconditionError(f"cannot start a {_NAMES[init.status]} container")
-        await self.runtime.start()
-        if init.status == CREATED:
-            init.status = RUNNING
+        self._starting = True
+        try:
+            await self.runtime.start()
+        except BaseException:
+            self.started()
+            raise
+        init.status = RUNNING
         init.streams.running()
+
+    def started(self) -> None:
+        """Init's exit may be told now, if it has come already."""
+        self._starting = False
+        if self._init_exit is not None and not self._running_execs and self.init.status != STOPPED:
+            self._tell_init_exit()
 
     async def start_exec(self, process: Exec) -> None:
         """Run an exec; `watch_exec` must follow once the event has been published."""
@@ -151,7 +162,7 @@ class Container:
         self._init_exit = ended
         if self._shared_pids:  # otherwise the kernel has killed all others with it
             self.kill_orphans()
-        if not self._running_execs:
+        if not self._running_execs and not self._starting:
             self._tell_init_exit()
 
     def _tell_init_exit(self) -> None:

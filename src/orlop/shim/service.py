@@ -212,6 +212,7 @@ class TaskService:
             if not isinstance(process, Exec):
                 await container.start()
                 self._publisher.publish(events.TaskStart(container_id=container.id, pid=process.pid))
+                container.started()
             else:
                 await container.start_exec(process)
                 self._publisher.publish(

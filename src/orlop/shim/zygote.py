@@ -30,6 +30,10 @@ _FD = 3
 _MAX_REQUEST = 65536
 
 
+_forked: dict[str, int] = {}
+"""The shims of this zygote by their socket, for further containers of their groups."""
+
+
 def main() -> NoReturn:
     """Run from a sealed copy of the interpreter, warm up, and fork until descriptor 3 closes."""
     if not seal.is_sealed():
@@ -86,7 +90,7 @@ def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, i
     path = bootstrap.socket_address(start, bootstrap.group_of(annotations(bundle), start.id))
     listener = bootstrap.bind(path)
     if listener is None:
-        return f"unix://{path}", _pid_behind(path)
+        return f"unix://{path}", _forked.get(path) or _pid_behind(path)
     try:
         pid = os.fork()
     except OSError:
@@ -95,6 +99,7 @@ def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, i
     if pid == 0:
         _become_shim(channel, listener, start, path, bundle, fds[0] if fds else -1)
     listener.close()
+    _forked[path] = pid
     return f"unix://{path}", pid
 
 
@@ -107,6 +112,7 @@ def _become_shim(
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         gc.enable()
+        listener.listen(128)  # again: from now on SO_PEERCRED names this process
         channel.close()
         os.setsid()
         settle_in(bundle, log_fd)
