@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.containerd import wait_until
 from support.stack import Stack
 
 if TYPE_CHECKING:
@@ -297,6 +298,32 @@ def test_an_attach_that_fails_leaves_the_connection_for_the_next_request(stack: 
         assert "No such container: nosuch" in json.loads(body)["message"]
         assert read_head(connection).status == 200
         assert connection.recv(2) == b"OK"
+
+
+@pytest.mark.parametrize("path", ["attach?stream=1&stdout=1", "logs?follow=1&stdout=1", "wait", "stats"])
+def test_a_client_that_goes_away_leaves_nothing_open(stack: Stack, path: str) -> None:
+    container = create(stack, ["sleep", "100"])
+    ask(stack, "POST", f"/containers/{container}/start")
+    before = ask(stack, "GET", "/info").json()["NFd"]
+    method = "GET" if path.startswith(("logs", "stats")) else "POST"
+    for _ in range(5):
+        with connect(stack) as connection:
+            connection.sendall(f"{method} /containers/{container}/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert read_head(connection).status == 200
+    wait_until(lambda: ask(stack, "GET", "/info").json()["NFd"] <= before)
+    remove(stack, container)
+
+
+def test_input_before_a_close_reaches_the_process(stack: Stack) -> None:
+    container = create(stack, ["sh", "-c", "cat > /got; cat /got"], OpenStdin=True, StdinOnce=True)
+    ask(stack, "POST", f"/containers/{container}/start")
+    with attach(stack, container, upgrade=True) as connection:
+        assert read_head(connection).status == 101
+        connection.sendall(b"last words")
+    assert b'{"StatusCode":0}' in ask(stack, "POST", f"/containers/{container}/wait").body
+    logs = ask(stack, "GET", f"/v1.41/containers/{container}/logs?stdout=1").body
+    assert b"last words" in logs
+    remove(stack, container)
 
 
 def test_exec_start_sends_the_common_headers(stack: Stack) -> None:

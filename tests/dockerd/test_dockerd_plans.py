@@ -272,10 +272,11 @@ def test_streams_of_our_shim() -> None:
     found = container_stdio(record(), "/r/a.sock")
     assert (found.stdin, found.terminal) == ("", False)
     assert found.stdout == found.stderr == "json-file:///d/c-json.log?attach=%2Fr%2Fa.sock"
+    assert container_stdio(record(open_stdin=True, stdin_once=True), "/a").stdin == "attach:///a?once=1"
     container = record(open_stdin=True, stdin_once=True, tty=True)
     container.host_config.log_config.config = {"max-size": "10k", "max-file": "3"}
     found = container_stdio(container, "/r/a.sock")
-    assert found.stdin == "attach:///r/a.sock?once=1"
+    assert found.stdin == "attach:///r/a.sock", "leaving a terminal is not the end of its input"
     assert found.stdout == "json-file:///d/c-json.log?max-file=3&max-size=10240&attach=%2Fr%2Fa.sock"
     assert (found.stderr, found.terminal) == ("", True)
     container.host_config.log_config = LogConfig(type="none")

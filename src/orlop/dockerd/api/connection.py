@@ -11,6 +11,8 @@ Three things that aiohttp's handler does not do are added here:
 
 import asyncio
 import re
+import select
+import socket
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +35,8 @@ class Hijacked:
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the client is known to read no more; its last input may still be waiting here."""
         self._chunks: list[bytes] = []
         self._size = 0
         self._eof = False
@@ -79,9 +83,11 @@ class Hijacked:
             self._connection.pause_input()
         self._wake()
 
-    def feed_eof(self) -> None:
-        """End of the client's input (called by the connection)."""
+    def feed_eof(self, *, closed: bool) -> None:
+        """End of the client's input; `closed`: it does not read any more either (called by the connection)."""
         self._eof = True
+        if closed and not self.left.done():
+            self.left.set_result(None)
         self._wake()
 
     def _wake(self) -> None:
@@ -123,7 +129,7 @@ class Connection(RequestHandler):
         """The client sends no more: end of input when hijacked; a request in progress is still answered."""
         self._eof = True
         if self._hijacked is not None:
-            self._hijacked.feed_eof()
+            self._hijacked.feed_eof(closed=self._peer_closed())
             return True
         if self._held is not None:
             return True
@@ -137,7 +143,7 @@ class Connection(RequestHandler):
         """Tell everybody who waits on this connection."""
         self.let_go()
         if self._hijacked is not None:
-            self._hijacked.feed_eof()
+            self._hijacked.feed_eof(closed=True)
         super().connection_lost(exc)
 
     # -- called by handlers
@@ -150,7 +156,7 @@ class Connection(RequestHandler):
         for data in held:
             stream.feed(data)
         if self._eof:
-            stream.feed_eof()
+            stream.feed_eof(closed=self._peer_closed())
         return stream
 
     def release(self) -> None:
@@ -177,6 +183,15 @@ class Connection(RequestHandler):
         """Read from the client again."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def _peer_closed(self) -> bool:
+        """Whether the client has closed its socket altogether; on Unix sockets one can tell."""
+        peer = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if peer is None or peer.family != socket.AF_UNIX:
+            return False
+        poll = select.poll()
+        poll.register(peer.fileno(), 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     # -- the hold
 

@@ -2,6 +2,7 @@
 """Attach a client to a process: output to it, its input to the process."""
 
 import asyncio
+import enum
 from typing import NamedTuple, Protocol
 
 from orlop.dockerd.containers.attach_point import Stream, Wanted
@@ -14,6 +15,11 @@ from orlop.rpc import stdcopy
 
 class Client(Protocol):
     """The client's end: raw bytes in both directions."""
+
+    @property
+    def left(self) -> "asyncio.Future[None]":
+        """Done when the client is known to read no more."""
+        ...
 
     async def read(self) -> bytes:
         """The client's input; empty at its end."""
@@ -92,13 +98,13 @@ async def serve(stream: Stream, client: Client, *, tty: bool, stdin: bool, keys:
     output = asyncio.ensure_future(_copy_output(stream, client, tty))
     feeding = asyncio.ensure_future(_copy_input(stream, client, keys)) if stdin else None
     try:
-        if feeding is None:
-            await output
-            return False
-        await asyncio.wait({output, feeding}, return_when=asyncio.FIRST_COMPLETED)
-        if feeding.done() and feeding.result():
-            return True
-        await output
+        if feeding is not None:
+            await asyncio.wait({output, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done() and feeding.result() is not _Input.ENDED:
+                return feeding.result() is _Input.DETACHED
+        await asyncio.wait({output, client.left}, return_when=asyncio.FIRST_COMPLETED)
+        if output.done():
+            output.result()
         return False
     except ConnectionError:
         return False  # nobody there any more to tell
@@ -119,7 +125,14 @@ async def _copy_output(stream: Stream, client: Client, tty: bool) -> None:
         await client.drain()
 
 
-async def _copy_input(stream: Stream, client: Client, keys: bytes) -> bool:
+class _Input(enum.Enum):
+    ENDED = enum.auto()
+    DETACHED = enum.auto()
+    LEFT = enum.auto()
+    """The client of a terminal sends no more: so the docker command leaves, having seen the keys itself."""
+
+
+async def _copy_input(stream: Stream, client: Client, keys: bytes) -> _Input:
     escape = EscapeFilter(keys) if keys else None
     while data := await client.read():
         if escape is not None:
@@ -128,8 +141,10 @@ async def _copy_input(stream: Stream, client: Client, keys: bytes) -> bool:
             try:
                 await stream.write(data)
             except (ConnectionError, BrokenPipeError):
-                return False  # the process has ended or closed its input; its output is still to be copied
+                return _Input.ENDED  # the process has ended or closed its input; its output is still to be copied
         if escape is not None and escape.escaped:
-            return True
+            return _Input.DETACHED
+    if escape is not None:
+        return _Input.LEFT
     stream.close_stdin()
-    return False
+    return _Input.ENDED

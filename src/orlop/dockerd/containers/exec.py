@@ -123,7 +123,8 @@ class Execs:
         if await attach.serve(stream, client, tty=record.tty, stdin=record.open_stdin, keys=keys):
             self._registry.publish(container, "exec_detach", execID=exec_id)
             return
-        await extra.ended.wait()
+        if not client.left.done():
+            await extra.ended.wait()
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         """Set the size of its terminal. Raises NotFoundError, ConflictError when it does not run."""

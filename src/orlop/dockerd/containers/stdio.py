@@ -54,15 +54,21 @@ def container_stdio(record: ContainerRecord, socket: str) -> Stdio:
         stdout = address
     stdin = ""
     if record.config.open_stdin:
-        stdin = address + ("?once=1" if record.config.stdin_once else "")
+        stdin = address + ("?once=1" if closes_stdin(record) else "")
     terminal = record.config.tty
     return Stdio(stdin, stdout, "" if terminal else stdout, terminal)
+
+
+def closes_stdin(record: ContainerRecord) -> bool:
+    """Whether the end of the first client's input ends the process's; never at a terminal, which people leave."""
+    return record.config.stdin_once and not record.config.tty
 
 
 def exec_stdio(record: ExecRecord, socket: str) -> Stdio:
     """The streams of an extra process, all by its attach socket; nothing at all where nobody will attach."""
     address = f"attach://{quote(socket)}"
-    stdin = f"{address}?once=1" if record.open_stdin else ""
+    once = "" if record.tty else "?once=1"
+    stdin = f"{address}{once}" if record.open_stdin else ""
     return Stdio(stdin, address, "" if record.tty else address, record.tty)
 
 

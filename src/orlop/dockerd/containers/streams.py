@@ -7,7 +7,7 @@ from orlop.dockerd.containers.foreign_io import ForeignIO
 from orlop.dockerd.containers.json_file import JsonFileWriter
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
 from orlop.dockerd.containers.paths import Paths
-from orlop.dockerd.containers.stdio import Stdio, container_stdio, exec_stdio, rotation
+from orlop.dockerd.containers.stdio import Stdio, closes_stdin, container_stdio, exec_stdio, rotation
 
 
 class Streams:
@@ -62,7 +62,7 @@ class Streams:
             "init",
             stdin=record.config.open_stdin,
             tty=record.config.tty,
-            once=record.config.stdin_once,
+            once=closes_stdin(record),
             log=log,
             close_io=lambda: self._client.tasks.close_io(record.id),
         )
@@ -73,7 +73,7 @@ class Streams:
             record.id[:16],
             stdin=record.open_stdin,
             tty=record.tty,
-            once=True,
+            once=not record.tty,
             log=None,
             close_io=lambda: self._client.tasks.close_io(record.container_id, record.id),
         )
