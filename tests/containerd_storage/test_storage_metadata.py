@@ -59,7 +59,9 @@ class TestImages:
         assert (updated.target, updated.labels) == (target, {"a": "3", "b": "2"})
         noted = images.update(Image("one", Target("", "", 0, {"more": "y"})), ["annotations.more"])
         assert noted.target.annotations == {"note": "x", "more": "y"}
-        replaced = images.update(image("one", c="1"))
+        assert images.update(image("one"), ["labels.a"]).labels == {"b": "2"}  # an empty value removes
+        assert images.get("one").labels == {"b": "2"}
+        replaced = images.update(image("one", c="1", d=""))
         assert (replaced.labels, replaced.target.digest) == ({"c": "1"}, DIGEST)
         with pytest.raises(InvalidArgumentError, match='cannot update "size" field on image "one"'):
             images.update(image("one"), ["size"])

@@ -142,6 +142,8 @@ class ContentSuite:
         digest = put(store, b"abc", {"a": "1", "b": "2", **ROOT})
         created = store.info(digest).created
         assert store.update(digest, {"a": "3"}, ["labels.a"]).labels == {"a": "3", "b": "2", **ROOT}
+        store.update(digest, {"b": ""}, ["labels.b"])  # an empty value removes
+        assert store.info(digest).labels == {"a": "3", **ROOT}
         info = store.update(digest, {"c": "4", **ROOT}, ["labels"])
         assert info.labels == {"c": "4", **ROOT}
         assert info.created == created < info.updated

@@ -146,6 +146,8 @@ class SnapshotterSuite:
         snapshotter.prepare("box", "", {"a": "1", "b": "2", **ROOT})
         created = snapshotter.stat("box").created
         assert snapshotter.update("box", {"a": "3"}, ["labels.a"]).labels == {"a": "3", "b": "2", **ROOT}
+        snapshotter.update("box", {"b": ""}, ["labels.b"])  # an empty value removes
+        assert snapshotter.stat("box").labels == {"a": "3", **ROOT}
         info = snapshotter.update("box", {"c": "4", **ROOT}, ["labels"])
         assert info.labels == {"c": "4", **ROOT}
         assert info.created == created < info.updated

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels, the string pairs on every object of the API: limits, and updates by field mask."""
+"""Labels, the string pairs on every object of the API: limits, and updates by field mask.
+
+A label with an empty value does not exist: setting it to that removes it.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,13 +25,19 @@ def validate(labels: Mapping[str, str]) -> None:
             )
 
 
+def checked(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels that come to exist; raises as `validate`."""
+    validate(labels)
+    return {key: value for key, value in labels.items() if value}
+
+
 def update(
     what: str, stored: Mapping[str, str], wanted: Mapping[str, str], paths: Sequence[str]
 ) -> dict[str, str]:
     """The labels after an update with the field mask `paths`: `labels` replaces all, `labels.<key>` one.
 
-    An empty mask replaces all. A single label whose new value is empty stays, with an empty value, as in
-    containerd. Raises InvalidArgumentError for another path, naming `what`, or for labels that are too large.
+    An empty mask replaces all. Raises InvalidArgumentError for another path, naming `what`, or for labels that are
+    too large.
     """
     labels = dict(stored)
     for path in paths or ("labels",):
@@ -39,5 +48,4 @@ def update(
             labels[key] = wanted.get(key, "")
         else:
             raise InvalidArgumentError(f'cannot update "{path}" field on {what}')
-    validate(labels)
-    return labels
+    return checked(labels)

@@ -243,7 +243,8 @@ class BoundContent:
             size = self._owner.local.size(row["expected"]) or 0
             return IngestStatus(row["ref"], size, size, row["expected"], row["started"], row["started"])
         offset, modified = self._owner.local.ingest_stat(row["number"]) or (0, row["started"])
-        return IngestStatus(row["ref"], offset, row["total"], row["expected"], row["started"], modified)
+        updated = max(row["started"], modified)  # files have a coarser clock
+        return IngestStatus(row["ref"], offset, row["total"], row["expected"], row["started"], updated)
 
 
 class MetadataWriter:
@@ -272,9 +273,8 @@ class MetadataWriter:
         if self._local is None:
             size = self._shared_size
             return IngestStatus(self._ref, size, size, self._expected, self._started, self._started)
-        return IngestStatus(
-            self._ref, self._local.offset, self._total, self._expected, self._started, self._local.modified
-        )
+        offset, updated = self._local.offset, max(self._started, self._local.modified)
+        return IngestStatus(self._ref, offset, self._total, self._expected, self._started, updated)
 
     def digest(self) -> str:
         """The digest so far."""
@@ -301,7 +301,7 @@ class MetadataWriter:
 
     def commit(self, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None) -> Info:
         """Make a blob of it; raises FailedPreconditionError, AlreadyExistsError, InvalidArgumentError."""
-        label_rules.validate(labels or {})
+        labels = label_rules.checked(labels or {})
         offset, digest = self.status().offset, self.digest()
         if size and size != offset:
             raise FailedPreconditionError(f'"{self._ref}" failed size validation: {offset} != {size}')
@@ -309,7 +309,7 @@ class MetadataWriter:
             raise FailedPreconditionError(f"unexpected commit digest {digest}, expected {expected}")
         self.sync()
         owner, namespace, time = self._owner, self._scope.namespace, now()
-        info = Info(digest, offset, time, time, dict(labels or {}))
+        info = Info(digest, offset, time, time, labels)
         with owner.db.transaction():
             owner.leases.hold(self._scope, "content", digest)
             owner.leases.release(self._scope, "ingests", self._ref)

@@ -137,8 +137,9 @@ def now() -> int:
 
 
 def pack(labels: Mapping[str, str]) -> str:
-    """Labels or annotations as the text that is stored."""
-    return json.dumps(labels, separators=(",", ":"), ensure_ascii=False) if labels else ""
+    """Labels or annotations as the text that is stored; what has an empty value is left out."""
+    existing = {key: value for key, value in labels.items() if value}
+    return json.dumps(existing, separators=(",", ":"), ensure_ascii=False) if existing else ""
 
 
 def unpack(text: str) -> dict[str, str]:

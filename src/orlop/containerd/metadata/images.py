@@ -81,7 +81,7 @@ class BoundImages:
 
     def create(self, image: Image, epoch: int | None = None) -> Image:
         """Add an image; raises AlreadyExistsError, InvalidArgumentError."""
-        _validate(image)
+        image = _checked(image)
         created = epoch if epoch is not None else now()
         image = image._replace(created=created, updated=created)
         with self._db.transaction():
@@ -104,8 +104,9 @@ class BoundImages:
         with self._db.transaction():
             stored = self.get(image.name)
             updated = _merge(stored, image, paths) if paths else image
-            _validate(updated)
-            updated = updated._replace(created=stored.created, updated=epoch if epoch is not None else now())
+            updated = _checked(updated)._replace(
+                created=stored.created, updated=epoch if epoch is not None else now()
+            )
             self._hold_expiring(updated)
             self._store(updated)
         self._owner.gc.mutated()
@@ -179,12 +180,15 @@ def _merge_annotations(stored: Mapping[str, str], wanted: Mapping[str, str], pat
     return {**stored, key: wanted.get(key, "")}
 
 
-def _validate(image: Image) -> None:
+def _checked(image: Image) -> Image:
+    """The image as it comes to exist; raises InvalidArgumentError that names the field."""
     if not image.name:
         raise InvalidArgumentError("image name must not be empty")
-    label_rules.validate(image.labels)
+    labels = label_rules.checked(image.labels)
     validate_digest(image.target.digest, "target.digest")
     if image.target.size <= 0:
         raise InvalidArgumentError("target.size must be greater than zero")
     if not image.target.media_type:
         raise InvalidArgumentError("target.media_type must be set")
+    annotations = {key: value for key, value in image.target.annotations.items() if value}
+    return image._replace(labels=labels, target=image.target._replace(annotations=annotations))

@@ -74,7 +74,7 @@ class BoundLeases:
 
     def create(self, id: str, labels: Mapping[str, str]) -> Lease:
         """Add a lease; raises AlreadyExistsError, InvalidArgumentError."""
-        label_rules.validate(labels)
+        labels = label_rules.checked(labels)
         lease = Lease(id or _random_id(), now(), labels)
         with self._db.transaction():
             self._namespaces.ensure(self._namespace)

@@ -57,7 +57,7 @@ class MetadataNamespaces:
     def create(self, name: str, labels: Mapping[str, str]) -> Namespace:
         """Add a namespace; raises AlreadyExistsError, InvalidArgumentError."""
         validate_identifier(name, "namespace")
-        label_rules.validate(labels)
+        labels = label_rules.checked(labels)
         with self._db.transaction():
             if self._db.row("SELECT 1 FROM namespaces WHERE name = ?", (name,)):
                 raise AlreadyExistsError(f'namespace "{name}": already exists')
@@ -80,8 +80,7 @@ class MetadataNamespaces:
                     stored[key] = labels.get(key, "")
             else:
                 stored = dict(labels)
-            stored = {key: value for key, value in stored.items() if value}
-            label_rules.validate(stored)
+            stored = label_rules.checked(stored)
             self._db.execute("UPDATE namespaces SET labels = ? WHERE name = ?", (pack(stored), name))
         self._events.publish(name, "/namespaces/update", NamespaceUpdate(name=name, labels=labels))
         return Namespace(name, stored)

@@ -188,7 +188,7 @@ class BoundSnapshots:
         """
         if not key:
             raise InvalidArgumentError("snapshot key must not be empty")
-        label_rules.validate(labels)
+        labels = label_rules.checked(labels)
         self._refuse_taken(labels.get(TARGET_LABEL, ""), key)
         owner, time = self._owner, now()
         with self._db.transaction():
@@ -233,7 +233,7 @@ class BoundSnapshots:
         """Turn an active snapshot into a committed one; `usage` spares the walk. Raises as the contract says."""
         if not name:
             raise InvalidArgumentError("snapshot name must not be empty")
-        label_rules.validate(labels or {})
+        labels = label_rules.checked(labels or {})
         owner, type = self._owner, f"snapshots/{self._owner.name}"
         self._refuse_taken("", name)
         with self._db.transaction():
@@ -253,7 +253,7 @@ class BoundSnapshots:
                     int(Kind.COMMITTED),
                     time,
                     time,
-                    pack(labels or {}),
+                    pack(labels),
                     usage.size,
                     usage.inodes,
                     row["number"],
