@@ -340,3 +340,21 @@ def test_zombies_of_a_finished_exec_are_collected(ours: Runtime, bundle: Bundle)
     container = ours.start(bundle.args("sleep", "100"))
     ours("exec", container, "sh", "-c", "sleep 0.1 &").ok()
     eventually(lambda: len(json.loads(ours("ps", "-f", "json", container).ok())) == 1, "more than init is left")
+
+
+def test_exec_into_a_group_below(ours: Runtime, bundle: Bundle) -> None:
+    container = ours.start(bundle.without_namespace("cgroup").args("sleep", "100"))
+    path = f"orlop-oci/{container}/below"
+    made = [f"/sys/fs/cgroup/{name}/{path}" for name in os.listdir("/sys/fs/cgroup")]
+    made = [directory for directory in made if os.path.isdir(os.path.dirname(directory))]
+    for directory in made:
+        os.mkdir(directory)
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if os.path.exists(f"{directory}/{name}"):
+                with open(f"{directory}/../{name}", encoding="utf-8") as file:
+                    value = file.read()
+                with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
+                    file.write(value)
+    assert f":pids:/{path}\n" in ours("exec", "--cgroup", "below", container, "cat", "/proc/self/cgroup").ok()
+    assert ours("exec", "--cgroup", "../..", container, "true").status == 255
+    assert "once and without a controller" in ours("exec", "--cgroup", "pids:x", container, "true").err

@@ -143,9 +143,11 @@ def test_tmpcopyup(runtime: Runtime, bundle: Bundle) -> None:
 def test_a_tmpfs_takes_the_mode_of_what_it_covers(ours: Runtime, bundle: Bundle) -> None:
     os.mkdir(f"{bundle.rootfs}/covered")
     os.chmod(f"{bundle.rootfs}/covered", 0o1731)
-    bundle.mount("/covered", "tmpfs", "tmpfs").mount("/new", "tmpfs", "tmpfs", "mode=700", "ro")
-    script = "stat -c %a /covered /new; touch /new/x 2>&1 | grep -o Read-only"
-    assert ours.run(bundle.args(script)).ok().split() == ["1731", "700", "Read-only"]
+    bundle.mount("/covered", "tmpfs", "tmpfs").mount("/new", "tmpfs", "tmpfs", "mode=700", "ro").mount(
+        "/sealed", "tmpfs", "tmpfs", "rro"
+    )
+    script = "stat -c %a /covered /new; touch /new/x /sealed/x 2>&1 | grep -o Read-only"
+    assert ours.run(bundle.args(script)).ok().split() == ["1731", "700", "Read-only", "Read-only"]
 
 
 def test_mounts_do_not_spread_to_the_host(runtime: Runtime, bundle: Bundle) -> None:
@@ -177,6 +179,9 @@ def test_nothing_of_the_host_is_mounted(runtime: Runtime, bundle: Bundle) -> Non
 def test_no_pivot(runtime: Runtime, bundle: Bundle) -> None:
     names = runtime.run(bundle.args("ls", "/"), "--no-pivot").ok().split()
     assert sorted(names) == sorted(os.listdir(bundle.rootfs))
+    bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if m["destination"] in ("/proc", "/dev")]
+    text = runtime.run(bundle.args("cat", "/proc/self/mountinfo"), "--no-pivot").ok()
+    assert [line for line in text.splitlines() if " - sysfs " in line] == []
 
 
 # -- namespaces -----------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ def exec(call: Call) -> int:
 
         foreground = Foreground(subreaper=not flags.flag("no-subreaper"))
     cgroups = flags.items("cgroup")
+    if len(cgroups) > 1 or any(":" in cgroup for cgroup in cgroups):
+        raise InvalidArgumentError("--cgroup is taken once and without a controller")
     result = container.exec(
         process,
         ExecOptions(
@@ -34,7 +36,7 @@ def exec(call: Call) -> int:
             pid_file=flags.text("pid-file") or None,
             preserve_fds=flags.number("preserve-fds") + listen_fds(),
             ignore_paused=flags.flag("ignore-paused"),
-            cgroup=cgroups[-1].rpartition(":")[2] if cgroups else "",
+            cgroup=cgroups[0] if cgroups else "",
         ),
     )
     if foreground is None:

@@ -61,6 +61,7 @@ class Rootfs:
         """Make this the root of the mount namespace and let go of the host's."""
         os.fchdir(self.fd)
         if self.plan.no_pivot:
+            _leave_no_kernel_filesystem(self.plan.path)
             mnt.move_mount(
                 self.fd, b"", mnt.AT_FDCWD, "/", mnt.MOVE_MOUNT_F_EMPTY_PATH | mnt.MOVE_MOUNT_T_SYMLINKS
             )
@@ -121,7 +122,9 @@ class Rootfs:
 
     def _filesystem(self, step: MountStep) -> int:
         try:
-            return mnt.new_filesystem(step.fstype, step.source, step.options.data, step.options.attr_set)
+            # Nothing is mounted below a new filesystem: what is asked for recursively is the same as for it alone.
+            attributes = step.options.attr_set | step.options.rec_set
+            return mnt.new_filesystem(step.fstype, step.source, step.options.data, attributes)
         except PermissionError:
             if step.fstype != "cgroup2":
                 raise
@@ -239,6 +242,24 @@ def _inherit_mode(step: MountStep, target: int) -> None:
 def _set_propagation(fd: int, path: str | bytes, flags: int) -> None:
     how = (mnt.AT_EMPTY_PATH if not path else 0) | (mnt.AT_RECURSIVE if flags & mnt.MS_REC else 0)
     mnt.mount_setattr(fd, path, how, propagation=flags & ~mnt.MS_REC)
+
+
+def _leave_no_kernel_filesystem(rootfs: str) -> None:
+    """Take the host's procfs and sysfs away, which stay below a root that was moved and not pivoted.
+
+    A user namespace may mount a new one only where an unmasked one can be seen.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        rows = [line.split(" ") for line in file]
+    for row in reversed(rows):
+        point, kind = row[4], row[row.index("-") + 1]
+        if kind in ("proc", "sysfs") and row[3] == "/" and not (point + "/").startswith(rootfs + "/"):
+            try:
+                mnt.umount2(point, mnt.MNT_DETACH)
+            except (PermissionError, FileNotFoundError):
+                # Locked, or below one that has gone already; what is locked is covered.
+                if os.path.isdir(point):
+                    mnt.mount("tmpfs", point, "tmpfs", mnt.MS_RDONLY, "size=0k")
 
 
 def _make_parent_private(path: str) -> None:

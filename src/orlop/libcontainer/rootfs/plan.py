@@ -126,6 +126,9 @@ def _step(entry: Mount) -> MountStep:
     bind = options.bind or entry.type in ("bind", "rbind")
     if entry.type == "rbind":
         options.recursive = True
+    if bind:
+        # The filesystem's own flags cannot be changed through a bind mount; mount(8) ignores them there too.
+        options.data = [option for option in options.data if option not in mnt.SUPERBLOCK_FLAGS]
     if bind and options.data:
         raise InvalidArgumentError(
             f"mounts: {destination}: bind mounts take no filesystem options, got {','.join(options.data)}"
