@@ -15,7 +15,7 @@ from support.containerd import Daemon, mounts_below, processes_about, wait_until
 
 from orlop.api import containers_pb2, events_pb2, types_pb2
 from orlop.containerd.client import Client, typeurl
-from orlop.errdefs import NotFoundError, OrlopError, UnavailableError
+from orlop.errdefs import AlreadyExistsError, NotFoundError, OrlopError, UnavailableError
 
 pytestmark = pytest.mark.root
 
@@ -36,8 +36,7 @@ def daemon(orlop: Daemon) -> Iterator[Daemon]:
     """orlop-containerd; at the end nothing is left of its tasks."""
     yield orlop
     base = f"{orlop.state}/{TASKS}/{orlop.namespace}"
-    left = os.listdir(base) if os.path.isdir(base) else []
-    assert not left, f"bundles left: {left}"
+    wait_until(lambda: not os.path.isdir(base) or not os.listdir(base))
 
 
 def spec(namespace: str, id: str, rootfs: str, *arguments: str) -> bytes:
@@ -166,6 +165,28 @@ async def test_daemon_stops(daemon: Daemon, runtime: str, rootfs: str) -> None:
         await finish(client, "a")
 
 
+async def test_patient_client(daemon: Daemon) -> None:
+    """With patience, a restart of the daemon fails nobody's call; without, a call fails at once."""
+    async with (
+        Client(daemon.address, daemon.namespace, patience=20) as patient,
+        Client(daemon.address, daemon.namespace) as impatient,
+    ):
+        assert await patient.tasks.list() == await impatient.tasks.list() == []
+        daemon.kill()
+        calls = [patient.tasks.list(), patient.with_lease("l").snapshots().usage("none"), patient.images.list()]
+        waiting = asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(UnavailableError):
+            await impatient.tasks.list()
+        assert not waiting.done()
+        await asyncio.to_thread(daemon.start)
+        tasks, usage, found = await waiting
+        assert (tasks, found) == ([], [])
+        assert isinstance(usage, NotFoundError)
+    async with Client("/tmp/oc-nowhere.sock", patience=0.1) as client:
+        with pytest.raises(UnavailableError, match=r"0\.1 s"):
+            await client.tasks.list()
+
+
 async def test_shim_dies(daemon: Daemon, runtime: str, rootfs: str) -> None:
     async with Client(daemon.address, daemon.namespace) as client:
         pid = await start(client, "a", runtime, rootfs, "sleep", "100")
@@ -266,23 +287,41 @@ async def test_client_gives_up_in_create(daemon: Daemon, runtime: str, rootfs: s
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
-        async def settled() -> bool:
-            """Either it was undone, or it was whole before the daemon heard of it."""
-            base = f"{daemon.state}/{TASKS}/{daemon.namespace}"
-            bundles = os.listdir(base) if os.path.isdir(base) else []
-            return len(bundles) == len(await client.tasks.list())
-
         for _ in range(200):
-            if await settled():
+            try:
+                await client.tasks.create("a")
                 break
-            await asyncio.sleep(0.02)
-        if await client.tasks.list():
-            await client.tasks.kill("a", signal.SIGKILL)
-            await client.tasks.wait("a")
-            await client.tasks.delete("a")
-        await client.tasks.create("a")
+            except AlreadyExistsError:  # it is being undone, or was whole before the daemon heard of it
+                for task in await client.tasks.list():
+                    await client.tasks.kill(task.id, signal.SIGKILL)
+                    await client.tasks.wait(task.id)
+                    await client.tasks.delete(task.id)
+                await asyncio.sleep(0.02)
         await client.tasks.start("a")
         await finish(client, "a")
+
+
+async def test_client_gives_up_in_delete(daemon: Daemon, runtime: str, rootfs: str) -> None:
+    """A deletion is carried through, and the name is free."""
+    async with Client(daemon.address, daemon.namespace) as client:
+        await store(client, "a", runtime, spec(client.namespace, "a", rootfs, "true"))
+        for delay in (0.0, 0.001, 0.003, 0.006, 0.012):
+            await client.tasks.create("a")
+            waiting = asyncio.ensure_future(client.tasks.wait("a"))
+            await asyncio.sleep(0)
+            await client.tasks.start("a")
+            await waiting
+            call = asyncio.ensure_future(client.tasks.delete("a"))
+            await asyncio.sleep(delay)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            try:
+                await client.tasks.delete("a")
+            except NotFoundError:
+                pass  # the call that was given up has done it
+            base = f"{daemon.state}/{TASKS}/{daemon.namespace}"
+            wait_until(lambda base=base: not os.listdir(base))
+        await client.containers.delete("a")
 
 
 async def test_zygote_dies(daemon: Daemon, rootfs: str) -> None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+import grpc
 import grpc.aio
 
 from orlop.errdefs import UnavailableError
@@ -27,7 +29,7 @@ _OPTIONS: list[tuple[str, int | str]] = [
     # A daemon that restarts is back within a second: do not wait for the usual minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # Every client has a connection of its own, so that closing one ends its calls and nobody else's.
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -41,13 +43,26 @@ def open_channel(address: str) -> grpc.aio.Channel:
 class Service:
     """Base of the typed sub-clients: calls carry the client's metadata and raise `orlop.errdefs` errors."""
 
+    patience = 0.0
+    """Seconds that a call waits for a daemon that is not there, before it is made; a call is never made twice."""
+
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._channel = channel
         self._metadata = metadata
 
+    async def _ready(self) -> None:
+        """Wait for the connection, within our patience. Raises UnavailableError."""
+        if not self.patience or self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            return
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), self.patience)
+        except TimeoutError:
+            raise UnavailableError(f"containerd has not been there for {self.patience:g} s") from None
+
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, timeout: float | None = None
     ) -> A:
+        await self._ready()
         try:
             return await method(request, metadata=self._metadata, timeout=timeout)
         except grpc.aio.AioRpcError as error:
@@ -56,6 +71,7 @@ class Service:
             raise UnavailableError(f"containerd's client is closed: {error}") from None
 
     async def _stream(self, method: grpc.aio.UnaryStreamMultiCallable[Q, A], request: Q) -> AsyncIterator[A]:
+        await self._ready()
         call = method(request, metadata=self._metadata)
         try:
             async for answer in call:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from orlop.containerd.client.base import open_channel
+from orlop.containerd.client.base import Service, open_channel
 from orlop.errdefs import UnavailableError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from orlop.containerd.client.snapshots import Diff, Snapshots
     from orlop.containerd.client.system import System
     from orlop.containerd.client.tasks import Tasks
+
+S = TypeVar("S", bound=Service)
 
 DEFAULT_ADDRESS = "/run/orlop/containerd/containerd.sock"
 DEFAULT_SNAPSHOTTER = "overlayfs"
@@ -43,12 +45,18 @@ class Client:
         namespace: str = "default",
         *,
         lease: str = "",
+        patience: float = 0.0,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        """`address` is a socket's path; `channel` shares the connection of another client."""
+        """`address` is a socket's path; `channel` shares the connection of another client.
+
+        With `patience`, a call that finds the daemon gone waits so many seconds for it to come back. A daemon
+        that serves others wants some, so that a restart of containerd fails nobody's request; a command none.
+        """
         self.address = address
         self.namespace = namespace
         self.lease = lease
+        self.patience = patience
         self._owns_channel = channel is None
         self._channel = channel if channel is not None else open_channel(address)
         pairs = [("containerd-namespace", namespace)] if namespace else []
@@ -56,11 +64,11 @@ class Client:
 
     def with_namespace(self, namespace: str) -> Client:
         """The same connection in another namespace."""
-        return Client(self.address, namespace, channel=self._channel)
+        return Client(self.address, namespace, patience=self.patience, channel=self._channel)
 
     def with_lease(self, lease: str) -> Client:
         """The same connection and namespace, under a lease: the collector keeps what is made by it."""
-        return Client(self.address, self.namespace, lease=lease, channel=self._channel)
+        return Client(self.address, self.namespace, lease=lease, patience=self.patience, channel=self._channel)
 
     async def connect(self, timeout: float = 10.0) -> None:
         """Wait until the daemon takes connections, at most `timeout` seconds. Raises UnavailableError."""
@@ -80,41 +88,45 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _patient(self, made: S) -> S:
+        made.patience = self.patience
+        return made
+
     @cached_property
     def containers(self) -> Containers:
         from orlop.containerd.client.containers import Containers
 
-        return Containers(self._channel, self._metadata)
+        return self._patient(Containers(self._channel, self._metadata))
 
     @cached_property
     def namespaces(self) -> Namespaces:
         from orlop.containerd.client.containers import Namespaces
 
-        return Namespaces(self._channel, self._metadata)
+        return self._patient(Namespaces(self._channel, self._metadata))
 
     @cached_property
     def tasks(self) -> Tasks:
         from orlop.containerd.client.tasks import Tasks
 
-        return Tasks(self._channel, self._metadata)
+        return self._patient(Tasks(self._channel, self._metadata))
 
     @cached_property
     def content(self) -> Content:
         from orlop.containerd.client.content import Content
 
-        return Content(self._channel, self._metadata)
+        return self._patient(Content(self._channel, self._metadata))
 
     @cached_property
     def images(self) -> Images:
         from orlop.containerd.client.images import Images
 
-        return Images(self._channel, self._metadata)
+        return self._patient(Images(self._channel, self._metadata))
 
     @cached_property
     def leases(self) -> Leases:
         from orlop.containerd.client.images import Leases
 
-        return Leases(self._channel, self._metadata)
+        return self._patient(Leases(self._channel, self._metadata))
 
     def snapshots(self, snapshotter: str = DEFAULT_SNAPSHOTTER) -> Snapshots:
         """The snapshots of a snapshotter (`overlayfs`, `native`)."""
@@ -122,7 +134,8 @@ class Client:
         if made is None:
             from orlop.containerd.client.snapshots import Snapshots
 
-            made = self._snapshots[snapshotter] = Snapshots(self._channel, self._metadata, snapshotter)
+            made = self._patient(Snapshots(self._channel, self._metadata, snapshotter))
+            self._snapshots[snapshotter] = made
         return made
 
     @cached_property
@@ -133,17 +146,17 @@ class Client:
     def diff(self) -> Diff:
         from orlop.containerd.client.snapshots import Diff
 
-        return Diff(self._channel, self._metadata)
+        return self._patient(Diff(self._channel, self._metadata))
 
     @cached_property
     def events(self) -> Events:
         from orlop.containerd.client.events import Events
 
-        return Events(self._channel, self._metadata)
+        return self._patient(Events(self._channel, self._metadata))
 
     @cached_property
     def system(self) -> System:
         """Version, health and introspection."""
         from orlop.containerd.client.system import System
 
-        return System(self._channel, self._metadata)
+        return self._patient(System(self._channel, self._metadata))

@@ -138,6 +138,7 @@ class Content(Service):
 
         Raises AlreadyExistsError when the expected digest is there, UnavailableError when another holds the ref.
         """
+        await self._ready()
         call = self._stub.Write(metadata=self._metadata)
         try:
             writer = Writer(call)
@@ -153,9 +154,10 @@ class Content(Service):
         """Store a blob that is in memory; one that is there already is as good, and gets the labels."""
         try:
             async with self.writer(ref, size=len(data), expected=expected) as writer:
-                if writer.offset:
-                    await writer.restart()
-                await writer.write(data)
+                if writer.offset != len(data):  # all of it is there when another namespace has the blob
+                    if writer.offset:
+                        await writer.restart()
+                    await writer.write(data)
                 await writer.commit(size=len(data), expected=expected, labels=labels)
         except AlreadyExistsError:
             if labels:

@@ -52,6 +52,7 @@ class Events(Service):
         Once entered, orlop's daemon delivers whatever is published; the original is given 50 ms to subscribe.
         The iterator raises UnavailableError when the daemon goes away or this subscriber was too slow.
         """
+        await self._ready()
         call = self._stub.Subscribe(pb.SubscribeRequest(filters=filters), metadata=self._metadata)
         headers = asyncio.ensure_future(call.initial_metadata())
         try:

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orlop.containerd.core.events import EventPublisher
     from orlop.containerd.plugins.runtime.bundle import Bundle
     from orlop.containerd.plugins.runtime.zygote import Zygote
+
+T = TypeVar("T")
 
 log = logging.getLogger("containerd.tasks")
 
@@ -65,7 +67,8 @@ class TaskManager:
         self._timeouts = timeouts or Timeouts()
         self._shims: dict[tuple[str, str], Shim] = {}
         self._creating: set[tuple[str, str]] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
         self._programs: dict[str, str] = {}
 
     def get(self, namespace: str, id: str) -> Shim:
@@ -87,44 +90,73 @@ class TaskManager:
         program = self._program(options.runtime)
         bundle = bundle_at(self._state, self._root, namespace, id)
         self._creating.add(key)
+        creation = self._spawn(self._create(bundle, program, options))
         try:
-            self._make_bundle(bundle, options.spec)
-            try:
-                bundle.write_shim(program)
-                shim = await self._start_shim(bundle, program, options)
-            except BaseException:
-                bundle.remove()
-                raise
-            try:
-                answer = await shim.call("Create", **_create_fields(bundle, options))
-                if not shim.connected:
-                    raise UnavailableError(f"the shim of {id} died")
-            except BaseException:
-                await asyncio.shield(self._spawn(self._discard(shim)))
-                raise
-            self._shims[key] = shim
+            shim, pid = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            # What a shim has begun it carries through. Once it has, it is undone; until then the name is taken.
+            self._spawn(self._undo(key, creation))
+            raise
+        except BaseException:
+            self._creating.discard(key)
+            raise
+        self._creating.discard(key)
+        self._shims[key] = shim
+        if not shim.connected:
+            self._on_close(shim)
+        return pid
+
+    async def _create(self, bundle: Bundle, program: str, options: CreateOptions) -> tuple[Shim, int]:
+        ending = self._ending.get((bundle.namespace, bundle.id))
+        if ending is not None:  # its shim's socket has the same name
+            await asyncio.shield(ending)
+        self._make_bundle(bundle, options.spec)
+        try:
+            bundle.write_shim(program)
+            shim = await self._start_shim(bundle, program, options)
+        except BaseException:
+            bundle.remove()
+            raise
+        try:
+            answer = await shim.call("Create", **_create_fields(bundle, options))
+        except BaseException:
+            await self._discard(shim)
+            raise
+        return shim, answer.pid
+
+    async def _undo(self, key: tuple[str, str], creation: asyncio.Task[tuple[Shim, int]]) -> None:
+        """Undo a creation whose caller went away."""
+        try:
+            shim, _ = await creation
+        except (OrlopError, OSError) as error:
+            log.info("the creation of task %s, given up by its caller, failed: %s", key[1], error)
+        else:
+            await self._discard(shim)
         finally:
             self._creating.discard(key)
-        pid: int = answer.pid
-        return pid
 
     async def delete(self, namespace: str, id: str) -> Exit:
         """As the contract says."""
-        shim = self.get(namespace, id)
+        # It is carried through even if the caller goes away: the shim forgets the task at the first call.
+        return await asyncio.shield(self._spawn(self._delete(self.get(namespace, id))))
+
+    async def _delete(self, shim: Shim) -> Exit:
+        key = shim.namespace, shim.id
         async with shim.lock:
-            if self._shims.get((namespace, id)) is not shim:
-                raise NotFoundError(f"task {id}: not found")
+            if self._shims.get(key) is not shim:
+                raise NotFoundError(f"task {shim.id}: not found")
             try:
                 answer = await shim.call("Delete")
+            except NotFoundError:
+                # The shim has lost it, in a deletion that a former daemon did not finish for instance.
+                self._end(shim)
+                raise
             except UnavailableError:
-                if shim.connected:
+                if shim.connected or shim.released:
                     raise
                 return await asyncio.shield(shim.buried)  # it died, and is cleaned up already or right now
-            exit = Exit(answer.pid, answer.exit_status, answer.exited_at)
-            self._shims.pop((namespace, id), None)
-            # From here the task is gone for everybody: what is left to do is done even if the caller goes away.
-            await asyncio.shield(self._spawn(self._finish(shim)))
-            return exit
+            self._end(shim)
+            return Exit(answer.pid, answer.exit_status, answer.exited_at)
 
     async def load(self) -> None:
         """Find the shims that a former daemon left, and clean up after those that died in between."""
@@ -194,6 +226,13 @@ class TaskManager:
 
     # Ending
 
+    def _end(self, shim: Shim) -> None:
+        """The task is gone. Nobody waits for the rest but who makes a task of the same name."""
+        key = shim.namespace, shim.id
+        shim.released = True
+        del self._shims[key]
+        self._ending[key] = self._spawn(self._finish(shim))
+
     async def _finish(self, shim: Shim) -> None:
         """After the task's deletion: end the shim and remove the bundle."""
         try:
@@ -201,6 +240,7 @@ class TaskManager:
         except OrlopError as error:
             log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
         self._remove_bundle(shim.bundle)
+        del self._ending[shim.namespace, shim.id]
 
     async def _discard(self, shim: Shim) -> None:
         """Undo a creation that failed half way, silently: nobody was told of the task."""
@@ -350,7 +390,7 @@ class TaskManager:
                 if not os.path.isdir(bundle.path):
                     self._remove_bundle(bundle)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         """Run in the background, held until it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)

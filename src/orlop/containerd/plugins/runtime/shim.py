@@ -126,12 +126,18 @@ class Shim:
         return answer.exit_status, answer.exited_at
 
     async def shutdown(self, timeout: float) -> None:
-        """Ask the shim to end, and close the connection. A shim that still has other tasks stays."""
+        """Ask the shim to end, wait until it has, and close the connection.
+
+        It takes its socket along, by name: until then no other may have that name. One that still has other
+        tasks stays; it is waited for in vain. `timeout` is in seconds, for each of the two steps.
+        """
         self.released = True
         try:
             await self.call("Shutdown", timeout=timeout)
-        except UnavailableError:
-            pass  # it has ended before its answer was sent
+            if self._client is not None:
+                await asyncio.wait_for(self._client.wait_closed(), timeout)
+        except (UnavailableError, TimeoutError):
+            pass  # it ended before its answer was sent, or stays for its other tasks
         finally:
             await self.close()
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -23,6 +24,7 @@ log = logging.getLogger("containerd.zygote")
 
 _FD = 3
 _MAX_ANSWER = 65536
+_ANSWER_TIMEOUT = 30.0  # seconds
 _MIN_LIFE = 1.0  # seconds; a zygote that lives shorter is broken and not started again at once
 _RETRY_AFTER = 30.0  # seconds
 
@@ -92,7 +94,15 @@ class Zygote:
             raise UnavailableError(f"the zygote is gone: {error.strerror}") from None
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._waiting.append(future)
-        answer = await asyncio.shield(future)  # a caller that gives up must not shift the others' answers
+        try:
+            # A caller that gives up must not shift the others' answers.
+            answer = await asyncio.wait_for(asyncio.shield(future), _ANSWER_TIMEOUT)
+        except TimeoutError:
+            log.error("the zygote (pid %d) does not answer: killing it", self._pid)
+            if self._socket is sock:
+                os.kill(self._pid, signal.SIGKILL)
+                self._lost(sock)
+            raise UnavailableError("the zygote does not answer") from None
         if "error" in answer:
             raise InternalError(f"start the shim: {answer['error']}")
         return answer["address"], answer["pid"]
