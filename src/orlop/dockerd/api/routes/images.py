@@ -55,6 +55,7 @@ def image_routes(images: ImageService) -> list[Route]:
         Route("GET", "/images/{name:.*}/get", handlers.save),
         Route("GET", "/images/{name:.*}/history", handlers.history),
         Route("GET", "/images/{name:.*}/json", handlers.inspect),
+        Route("GET", "/images/{name:.*}/attestations", handlers.attestations),
         Route("POST", "/images/load", handlers.load),
         Route("POST", "/images/create", handlers.create),
         Route("POST", "/images/prune", handlers.prune),
@@ -135,6 +136,10 @@ class _Handlers:
 
     async def prune(self, request: ApiRequest) -> web.StreamResponse:
         return json_response(await self._images.prune(request.filters()))
+
+    async def attestations(self, request: ApiRequest) -> web.StreamResponse:
+        await self._images.store.resolve(request.params["name"])
+        raise NotImplementedByUsError("attestations of images are not supported")
 
     async def search(self, request: ApiRequest) -> web.StreamResponse:
         if not request.query("term"):
