@@ -15,6 +15,7 @@ import zstandard
 
 from orlop.containerd.archive.apply import apply_layer, clean
 from orlop.containerd.archive.compression import LayerSource
+from orlop.containerd.archive.remove import remove_tree
 from orlop.containerd.archive.tar import BLOCK, Stream, TarReader
 from orlop.errdefs import InvalidArgumentError, OrlopError, ResourceExhaustedError
 from orlop.unix import mount
@@ -398,6 +399,9 @@ class TestMalformed:
             (Layer().add("f", data=b"x" * 2000).bytes()[:1500], "unexpected end"),
             (Layer().add("f", pax_headers={"SCHILY.xattr.user.x": "y" * (1 << 21)}).bytes(), "too long"),
             (Layer().add("f", b"Z").bytes(), "unknown type"),
+            (Layer().add("f", uid=2**32 - 1).bytes(), "owner of"),
+            (Layer().add("f", gid=2**40).bytes(), "owner of"),
+            (Layer(tarfile.GNU_FORMAT).add("f", tarfile.CHRTYPE, devmajor=2**40).bytes(), '"f"'),
         ],
     )
     def test_one_clear_line(self, target: Target, data: bytes, message: str) -> None:
@@ -511,6 +515,39 @@ class TestSource:
         assert len(first) <= 1 << 20
         assert source.size < 20 << 20
         assert threading.active_count() == before
+
+
+class TestDepth:
+    """Trees that are deeper than a path is long."""
+
+    def make(self, root: Path, levels: int) -> None:
+        here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=here)
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+            below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(here)
+
+    def test_removal(self, tmp_path: Path) -> None:
+        root = tmp_path / "deep"
+        root.mkdir()
+        os.symlink(tmp_path, root / "link")
+        self.make(root, 3000)
+        remove_tree(str(root))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_layer_that_replaces_it(self, target: Target) -> None:
+        (target.root / "deep").mkdir()
+        self.make(target.root / "deep", 1200)
+        target.apply(Layer().add("deep", data=b"x"))
+        assert target.names() == ["deep"]
+
+    def test_only_directories(self, target: Target) -> None:
+        os.symlink(target.outside, target.root / "link")
+        with pytest.raises(NotADirectoryError):
+            remove_tree(str(target.root / "link"))
 
 
 class TestFullDisk:

@@ -13,11 +13,11 @@ it.
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from orlop.containerd.archive.attributes import set_attributes, set_xattr, times_of, xattrs_of
+from orlop.containerd.archive.remove import remove_tree
 from orlop.containerd.archive.tar import (
     BLOCKDEV,
     CHAR,
@@ -73,6 +73,8 @@ def apply_layer(
                 raise
             except OSError as error:
                 raise _explain(entry, error) from None
+            except OverflowError as error:  # a device number
+                raise InvalidArgumentError(f"invalid layer: {show(entry.name)}: {error}") from None
         extractor.finish()
     finally:
         extractor.close()
@@ -387,7 +389,7 @@ class _Extractor:
                 return
             raise
         if stat.S_ISDIR(mode):
-            shutil.rmtree(name, dir_fd=parent)
+            remove_tree(name, parent)
         else:
             os.unlink(name, dir_fd=parent)
         if not stat.S_ISREG(mode):

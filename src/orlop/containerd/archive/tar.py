@@ -17,6 +17,7 @@ _HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
 _ZERO = bytes(BLOCK)
 _MAX_EXTENSION = 1 << 20  # bytes of a pax header or a long name
 _MAX_SPARSE = 1 << 16  # entries of a sparse map
+_MAX_ID = (1 << 32) - 2  # the last one means "leave it" to chown(2)
 _NO_DATA = (HARDLINK, SYMLINK, CHAR, BLOCKDEV, DIRECTORY, FIFO)
 _XATTR = b"SCHILY.xattr."
 
@@ -196,6 +197,8 @@ class TarReader:
             entry.size = entry.real_size = 0
         if entry.sparse is not None:
             _check_sparse(entry)
+        if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+            raise InvalidArgumentError(f"invalid layer: owner of {_show(entry.name)} is out of range")
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
         entry.type = REGULAR

@@ -2,9 +2,9 @@
 """What the snapshot drivers share: numbered directories, their size, and their removal."""
 
 import os
-import shutil
 import stat
 
+from orlop.containerd.archive import remove
 from orlop.containerd.core.snapshots import Usage
 
 
@@ -51,7 +51,7 @@ class NumberedDirectories:
 def remove_tree(path: str) -> None:
     """Delete a tree without following links; it is no error when it is not there."""
     try:
-        shutil.rmtree(path)
+        remove.remove_tree(path)
     except FileNotFoundError:
         if os.path.lexists(path):
             raise
