@@ -167,7 +167,7 @@ def test_container_survives_containerd(containerd: Containerd) -> None:
     assert containerd.ctr("task", "exec", "--exec-id", "x", "a", "/bin/true").returncode == 0
     containerd.ctr("task", "kill", "-s", "TERM", "a")
     eventually(lambda: containerd.status("a") == "STOPPED")
-    assert containerd.ctr("task", "rm", "a").returncode == 9
+    assert b"exit code 9" in containerd.ctr("task", "rm", "a").stderr
     containerd.remove("b")
     assert containerd.ctr("containers", "rm", "a").returncode == 0
 
@@ -184,7 +184,8 @@ def test_dead_shim_is_cleaned_up(containerd: Containerd) -> None:
 
 
 def test_no_line_is_lost_or_doubled_while_containerd_dies(containerd: Containerd) -> None:
-    names = [f"n{number}" for number in range(20)]
+    many = 3 if containerd.environment["ORLOP_SHIM_RUNTIME"] else 20
+    names = [f"n{number}" for number in range(many)]
     for name in names:
         log = f"json-file://{containerd.directory}/{name}.log"
         code, text = containerd.run(
