@@ -295,6 +295,24 @@ def test_a_user_namespace_is_joined_by_path(ours: Runtime, bundle: Bundle) -> No
     assert (lines[0], lines[1].split()) == ("0", ["0", "100000", "65536"])
 
 
+def test_a_new_user_namespace_with_namespaces_of_the_host_to_join(runtime: Runtime, bundle: Bundle) -> None:
+    _use_user_namespace(bundle)
+    holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 100"], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        for namespace in bundle.linux["namespaces"]:
+            if namespace["type"] == "network":
+                namespace["path"] = f"/proc/{holder.pid}/ns/net"
+        # sysfs belongs to the network namespace, which is not the user namespace's.
+        bundle.spec["mounts"] = [m for m in bundle.spec["mounts"] if not m["destination"].startswith("/sys")]
+        inside = runtime.run(bundle.args("readlink", "/proc/self/ns/net")).ok().strip()
+        assert inside == os.readlink(f"/proc/{holder.pid}/ns/net")
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def test_time_namespace(ours: Runtime, bundle: Bundle) -> None:
     bundle.linux["namespaces"].append({"type": "time"})
     bundle.linux["timeOffsets"] = {"boottime": {"secs": 5_000_000}}

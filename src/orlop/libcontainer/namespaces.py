@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from orlop.errdefs import InternalError, InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer.errors import explain
 from orlop.oci.runtime import Namespace, TimeOffset
 from orlop.unix import process as proc
@@ -95,8 +95,8 @@ def spawn(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[
     dumpable = proc.prctl(proc.PR_GET_DUMPABLE)
     proc.prctl(proc.PR_SET_DUMPABLE, 0)
     try:
-        if plan.user >= 0:
-            return _spawn_in_user_namespace(plan, cgroup, child)
+        if plan.user >= 0 or (plan.new_user and (plan.joins or plan.pid >= 0)):
+            return _spawn_by_way_of_another(plan, cgroup, child)
         if plan.pid < 0:
             return _fork(plan.clone_flags, cgroup, child)
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -121,21 +121,27 @@ def _fork(flags: int, cgroup: int, child: Callable[[], None]) -> tuple[int, int]
     return pid, pidfd
 
 
-def _spawn_in_user_namespace(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[int, int]:
-    """By way of a process that joins the user namespace, so that the new namespaces belong to it."""
+def _spawn_by_way_of_another(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[int, int]:
+    """By way of a process that joins what is to be joined with the caller's rights, the user namespace last.
+
+    Inside a user namespace there are no rights over namespaces that belong to the host, and what is made new has
+    to belong to the user namespace.
+    """
     reader, writer = os.pipe()
     try:
         between, pidfd = proc.clone3(cgroup=cgroup)
         if between == 0:
             try:
-                proc.setns(plan.user, proc.CLONE_NEWUSER)
+                _join(plan)
                 if plan.pid >= 0:
                     proc.setns(plan.pid, proc.CLONE_NEWPID)
+                if plan.user >= 0:
+                    proc.setns(plan.user, proc.CLONE_NEWUSER)
                 pid, _ = proc.clone3(plan.clone_flags | proc.CLONE_PARENT, exit_signal=0)
                 if pid == 0:
                     child()
                 os.write(writer, str(pid).encode())
-            except OSError as error:
+            except (OSError, InvalidArgumentError) as error:
                 os.write(writer, explain(error).encode())
             finally:
                 os._exit(0)
@@ -145,7 +151,7 @@ def _spawn_in_user_namespace(plan: NamespacePlan, cgroup: int, child: Callable[[
         answer = os.read(reader, 4096).decode()
         os.waitpid(between, 0)
         if not answer.isdigit():
-            raise InternalError(f"cannot join the user namespace: {answer}")
+            raise InvalidArgumentError(answer or "linux.namespaces: the process that joins them died")
         return int(answer), proc.pidfd_open(int(answer))
     finally:
         os.close(reader)
@@ -158,6 +164,14 @@ def enter(plan: NamespacePlan, time_offsets: dict[str, TimeOffset]) -> None:
     if plan.user >= 0 or plan.new_user:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    _join(plan)
+    if "cgroup" in plan.late:
+        proc.unshare(proc.CLONE_NEWCGROUP)
+    if "time" in plan.late:
+        _enter_new_time(time_offsets)
+
+
+def _join(plan: NamespacePlan) -> None:
     for kind, fd in plan.joins:
         try:
             proc.setns(fd, FLAGS[kind])
@@ -166,10 +180,7 @@ def enter(plan: NamespacePlan, time_offsets: dict[str, TimeOffset]) -> None:
                 f"linux.namespaces: cannot join the {kind} namespace: {explain(error)}"
             ) from error
         os.close(fd)
-    if "cgroup" in plan.late:
-        proc.unshare(proc.CLONE_NEWCGROUP)
-    if "time" in plan.late:
-        _enter_new_time(time_offsets)
+    plan.joins = []
 
 
 def _enter_new_time(offsets: dict[str, TimeOffset]) -> None:
