@@ -94,7 +94,7 @@ def _give_to_group(path: str, group: str) -> None:
 
 def _inherited(wanted: str, environment: Mapping[str, str]) -> list[socket.socket]:
     """Sockets by sd_listen_fds(3): all of them, or the one whose number `fd://N` names."""
-    if environment.get("LISTEN_PID") not in (None, str(os.getpid())):
+    if environment.get("LISTEN_PID") not in (None, "", str(os.getpid())):
         raise UnavailableError("hosts: fd://: LISTEN_PID names another process")
     count = environment.get("LISTEN_FDS", "0")
     fds = range(_FIRST_FD, _FIRST_FD + (int(count) if count.isdecimal() else 0))

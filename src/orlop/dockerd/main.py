@@ -20,6 +20,8 @@ from orlop.errdefs import OrlopError
 
 log = logging.getLogger("orlop.dockerd")
 
+_FROM_MANAGER = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; returns the exit status. One line on standard error says what is wrong."""
@@ -62,7 +64,10 @@ async def _run(config: Config) -> int:
     from orlop.dockerd.listeners import open_listeners
     from orlop.dockerd.wiring import build
 
-    sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, os.environ)
+    # Descriptors and service manager are this process's: what it starts (orlop-netd, ps) must not inherit them.
+    environment = {name: os.environ.pop(name, "") for name in _FROM_MANAGER}
+    manager = ServiceManager(environment["NOTIFY_SOCKET"])
+    sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, environment)
     parts = build(config)
     background = None
     try:
@@ -72,10 +77,10 @@ async def _run(config: Config) -> int:
         # What is loaded by now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
-        notify("READY=1")
+        manager.tell("READY=1")
         log.info("API listens on %s", ", ".join(config.hosts or [DEFAULT_HOST]))
-        await _until_told(background)
-        notify("STOPPING=1")
+        await _until_told(background, manager)
+        manager.tell("STOPPING=1")
         await parts.server.close(_grace(config))
     finally:
         if background is not None:
@@ -83,11 +88,12 @@ async def _run(config: Config) -> int:
             await asyncio.wait({background})
         await parts.close()
         for listening in sockets:
-            _close_socket(listening, config)
+            listening.close()
+        _remove_sockets(config)
     return 0
 
 
-async def _until_told(background: "asyncio.Future[None]") -> None:
+async def _until_told(background: "asyncio.Future[None]", manager: "ServiceManager") -> None:
     """Wait for SIGTERM or SIGINT; a background task that ends is a defect, which ends the daemon."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
@@ -98,16 +104,16 @@ async def _until_told(background: "asyncio.Future[None]") -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, _reload)
+    loop.add_signal_handler(signal.SIGHUP, _reload, manager)
     await asyncio.wait({told, background}, return_when=asyncio.FIRST_COMPLETED)
     if background.done():
         background.result()
 
 
-def _reload() -> None:
-    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+def _reload(manager: "ServiceManager") -> None:
+    manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
     log.info("SIGHUP: no setting can be changed while the daemon runs; restart it, containers go on")
-    notify("READY=1")
+    manager.tell("READY=1")
 
 
 def _grace(config: Config) -> float:
@@ -115,14 +121,11 @@ def _grace(config: Config) -> float:
     return min(float(config.shutdown_timeout), 2.0)
 
 
-def _close_socket(listening: socket.socket, config: Config) -> None:
-    try:
-        path = listening.getsockname()
-    except OSError:
-        path = ""
-    listening.close()
-    if path and f"unix://{path}" in (config.hosts or [DEFAULT_HOST]):
-        Path(path).unlink(missing_ok=True)
+def _remove_sockets(config: Config) -> None:
+    """The files of our own sockets; those that were handed down stay."""
+    for host in config.hosts or [DEFAULT_HOST]:
+        if host.startswith("unix://"):
+            Path(host.removeprefix("unix://")).unlink(missing_ok=True)
 
 
 def _set_up_logging(config: Config) -> None:
@@ -157,16 +160,21 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
-def notify(state: str) -> None:
-    """Tell the service manager by sd_notify(3), if there is one."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        try:
-            manager.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
-        except OSError as error:
-            log.warning("NOTIFY_SOCKET: %s", error)
+class ServiceManager:
+    """Who started the daemon and wants to know how it is, by sd_notify(3); nobody if `address` is empty."""
+
+    def __init__(self, address: str) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def tell(self, state: str) -> None:
+        """Send a state; that nobody listens is logged."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            try:
+                sender.sendto(state.encode(), self._address)
+            except OSError as error:
+                log.warning("NOTIFY_SOCKET: %s", error)
 
 
 if __name__ == "__main__":

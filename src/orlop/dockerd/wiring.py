@@ -180,7 +180,7 @@ def build(config: Config) -> Parts:
         kill=kill,
         restart=Restart(registry, stop, start),
         pause=pause,
-        rename=Rename(registry),
+        rename=Rename(registry, networks),
         remove=remove,
         wait=Wait(registry),
         attach=Attach(registry, logs),

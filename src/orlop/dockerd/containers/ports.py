@@ -31,6 +31,10 @@ class Networks(Protocol):
         """Undo `connect`; no error if there is nothing (any more)."""
         ...
 
+    def rename(self, container_id: str, name: str) -> None:
+        """The container has another name from now on."""
+        ...
+
 
 class Volumes(Protocol):
     """The volume calls of a container's life. All block."""

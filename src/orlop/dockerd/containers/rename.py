@@ -2,6 +2,7 @@
 """Give a container another name."""
 
 from orlop.dockerd.containers.names import check_name
+from orlop.dockerd.containers.ports import Networks
 from orlop.dockerd.containers.registry import Registry
 from orlop.errdefs import ConflictError, InvalidArgumentError
 
@@ -9,8 +10,9 @@ from orlop.errdefs import ConflictError, InvalidArgumentError
 class Rename:
     """The use case."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, networks: Networks) -> None:
         self._registry = registry
+        self._networks = networks
 
     async def __call__(self, reference: str, name: str) -> None:
         """Rename. Raises NotFoundError, InvalidArgumentError, ConflictError when the name is taken."""
@@ -30,4 +32,5 @@ class Rename:
             except BaseException:
                 self._registry.release(name)
                 raise
+            self._networks.rename(container.id, name)
         self._registry.publish(container, "rename", oldName=f"/{old}")
