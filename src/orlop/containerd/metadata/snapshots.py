@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
 
 from orlop.api.events_pb2 import SnapshotCommit, SnapshotPrepare, SnapshotRemove
@@ -21,6 +22,8 @@ from orlop.errdefs import AlreadyExistsError, FailedPreconditionError, InvalidAr
 if TYPE_CHECKING:
     from orlop.containerd.core.events import EventPublisher
     from orlop.containerd.metadata.gc import GarbageCollector
+
+_log = logging.getLogger("containerd.snapshots")
 
 # A client that prepares to unpack a layer names with this label the snapshot that the layer will become.
 TARGET_LABEL = "containerd.io/snapshot.ref"
@@ -105,8 +108,15 @@ class MetadataSnapshots:
         """Delete the directory of a snapshot whose record is gone, in a worker thread."""
         future = self._workers.submit(self.driver.delete, number)
         self._deleting[number] = future
-        future.add_done_callback(lambda _: self._deleting.pop(number, None))
+        future.add_done_callback(lambda done: self._deleted(number, done))
         return future
+
+    def _deleted(self, number: int, done: Future[None]) -> None:
+        self._deleting.pop(number, None)
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            # It is tried again by the next cleanup or start: the directory has no record.
+            _log.warning("directory of removed snapshot %s/%d is not deleted: %s", self.name, number, error)
 
     def deletions(self) -> list[Future[None]]:
         """The deletions under way."""
@@ -291,8 +301,7 @@ class BoundSnapshots:
         """Delete what belongs to no snapshot, and wait for it; blocks."""
         for number in self._owner.waste():
             self._owner.discard(number)
-        for future in self._owner.deletions():
-            future.result()
+        wait(self._owner.deletions())
 
     def _row(self, key: str) -> Row:
         row = self._db.row(

@@ -12,12 +12,14 @@ dropped at the next start. Partial ingests are not synced: what is left of them 
 
 import errno
 import hashlib
+import logging
 import os
 import threading
 
 from orlop.containerd.core.content import validate_digest
 from orlop.errdefs import DataLossError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
+_log = logging.getLogger("containerd.content")
 _CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -205,7 +207,10 @@ class LocalContent:
         """Free what was discarded; blocks on the disk."""
         with self._trash_lock:
             for name in os.listdir(self._trash):
-                os.unlink(os.path.join(self._trash, name))
+                try:
+                    os.unlink(os.path.join(self._trash, name))
+                except OSError as error:
+                    _log.warning("discarded content %s is not deleted: %s", name, error)
 
     def _discard(self, path: str) -> None:
         self._trash_count += 1

@@ -100,8 +100,7 @@ class SnapshotsService(SnapshotsServicer):
         scope_of(context.invocation_metadata())
         for number in owner.waste():
             owner.discard(number)
-        for future in owner.deletions():
-            await asyncio.wrap_future(future)
+        await asyncio.gather(*map(asyncio.wrap_future, owner.deletions()), return_exceptions=True)
         return Empty()
 
     async def _create(
