@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -237,3 +239,34 @@ def test_the_unified_hierarchy(ours: Runtime, bundle: Bundle, monkeypatch) -> No
     container.signal(9)
     _finish(container)
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("args", [["sh", "-c", "exit 0"], ["nonexistent"], ["/etc/passwd"]])
+def test_the_child_imports_nothing(ours: Runtime, bundle: Bundle, args: list[str]) -> None:
+    """After the fork the interpreter's path may lead into the container: no module is looked for any more."""
+    bundle.process["args"] = args
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    seen = mmap.mmap(-1, 1 << 16)  # shared with the children, who close every descriptor
+    helper = os.fork()
+    if helper == 0:
+        try:
+
+            def hook(event: str, details: tuple[object, ...]) -> None:
+                if event == "import" and os.getpid() != me:
+                    seen.write(f"{details[0]} ".encode())
+
+            me = os.getpid()
+            sys.addaudithook(hook)
+            container = _create(ours, bundle)
+            process = Process(cwd="/", args=args, env=["PATH=/bin"])
+            container.exec(process, ExecOptions())
+            container.start()
+        finally:
+            os._exit(0)
+    os.waitpid(helper, 0)
+    assert seen[:].rstrip(b"\0") == b""
+    seen.close()
+    for container in Container.list(ours.root):
+        ours.ids.append(container.id)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes: making them in namespaces, joining namespaces, credentials, capabilities, limits, keyrings."""
 
+# As signal, which makes an enumeration member of every answer.
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import signal
@@ -272,11 +274,10 @@ def reset_signals() -> None:
 
     Python ignores SIGPIPE and SIGXFSZ, and a shim blocks what it reads from a signalfd.
     """
-    default = signal.SIG_DFL
     for number in range(1, signal.NSIG):
-        # None: not a signal of Python's (the C library keeps 32 and 33).
-        if signal.getsignal(number) not in (default, None) and number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, default)
+        # 0 is SIG_DFL already; None: not a signal of Python's (the C library keeps 32 and 33).
+        if _signal.getsignal(number) not in (0, None) and number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
