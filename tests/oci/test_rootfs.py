@@ -176,6 +176,21 @@ def test_nothing_of_the_host_is_mounted(runtime: Runtime, bundle: Bundle) -> Non
     assert [point for point in points if not allowed.fullmatch(point)] == []
 
 
+def test_an_overlay(runtime: Runtime, bundle: Bundle, tmp_path) -> None:
+    for name in ("lower1", "lower2", "upper", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower1" / "one").write_text("1\n")
+    (tmp_path / "lower2" / "two").write_text("2\n")
+    options = [
+        f"lowerdir={tmp_path}/lower1:{tmp_path}/lower2",
+        f"upperdir={tmp_path}/upper",
+        f"workdir={tmp_path}/work",
+    ]
+    bundle.mount("/o", "overlay", "overlay", *options)
+    assert runtime.run(bundle.args("cat /o/one /o/two; touch /o/new")).ok() == "1\n2\n"
+    assert (tmp_path / "upper" / "new").exists()
+
+
 def test_no_pivot(runtime: Runtime, bundle: Bundle) -> None:
     names = runtime.run(bundle.args("ls", "/"), "--no-pivot").ok().split()
     assert sorted(names) == sorted(os.listdir(bundle.rootfs))

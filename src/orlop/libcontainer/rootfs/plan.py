@@ -3,6 +3,7 @@
 
 import os
 import stat
+from importlib import import_module
 
 import msgspec
 
@@ -121,6 +122,8 @@ def _destination(entry: Mount) -> str:
 
 def _step(entry: Mount) -> MountStep:
     destination = _destination(entry)
+    if entry.type == "overlay":
+        import_module("orlop.unix.overlay")  # the child, which may need it, cannot import any more
     idmap = _idmap(entry)
     options = mnt.parse_options([o for o in entry.options if o not in ("tmpcopyup", "idmap", "ridmap")])
     bind = options.bind or entry.type in ("bind", "rbind")
