@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The storage services on the wire, ours and the original's: scopes, the Write protocol, crashes, ctr."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -305,6 +306,19 @@ def test_a_full_disk_keeps_the_ingest(tmp_path: Path) -> None:
         writer.close()
     finally:
         os.close(fd)
+
+
+def test_a_snapshot_that_cannot_be_made(
+    local: LocalStorage, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    overlay = local.storage.snapshotters["overlayfs"]
+    monkeypatch.setattr(overlay.driver, "create", full)
+    with pytest.raises(ResourceExhaustedError, match=r'^cannot make snapshot "key": No space left on device$'):
+        overlay.bind(scope).prepare("key")
+    assert list(overlay.bind(scope).walk()) == []
 
 
 def test_events(local: LocalStorage, scope: Scope) -> None:

@@ -30,6 +30,7 @@ from orlop.containerd.archive.tar import (
     Stream,
     TarReader,
 )
+from orlop.containerd.disk import FULL
 from orlop.errdefs import InternalError, InvalidArgumentError, OrlopError, ResourceExhaustedError
 from orlop.unix import fs
 
@@ -37,7 +38,6 @@ WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 OVERLAY_OPAQUE = "trusted.overlay.opaque"
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OPEN_DIRECTORIES = 128  # descriptors kept open at a time
 _MAX_LINKS = 40
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -421,7 +421,7 @@ def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
 
 def _explain(entry: Entry, error: OSError) -> OrlopError:
     message = f"failed to make {show(entry.name)}: {os.strerror(error.errno or errno.EIO)}"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return ResourceExhaustedError(message)
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EXDEV):
         return InvalidArgumentError(f"invalid layer: {message}")

@@ -11,6 +11,7 @@ from orlop.containerd.core import filters as filter_language
 from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.content import Info, IngestStatus, validate_digest
 from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -197,7 +198,8 @@ class BoundContent:
                 )
             row = self._ingest(ref)
             assert row is not None
-        local = None if shared else self._owner.local.writer(row["number"])
+        with disk_errors(f"cannot open ingest {ref}"):
+            local = None if shared else self._owner.local.writer(row["number"])
         return MetadataWriter(self._owner, self._scope, row, local, shared_size or 0)
 
     def status(self, ref: str) -> IngestStatus:

@@ -14,6 +14,7 @@ from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.core.snapshots import Info, Kind, SnapshotDriver, Usage
+from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -214,7 +215,8 @@ class BoundSnapshots:
             owner.leases.hold(self._scope, f"snapshots/{owner.name}", key)
             parents = owner.parents(parent_number)
             if create:
-                self._driver.create(number, kind, parents)
+                with disk_errors(f'cannot make snapshot "{key}"'):
+                    self._driver.create(number, kind, parents)
         owner.gc.mutated()
         return number, parents
 

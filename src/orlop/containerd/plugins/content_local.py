@@ -10,18 +10,17 @@ blob name. A blob therefore is either whole or absent, also after a power cut; a
 dropped at the next start. Partial ingests are not synced: what is left of them is hashed anew when resumed.
 """
 
-import errno
 import hashlib
 import logging
 import os
 import threading
 
 from orlop.containerd.core.content import validate_digest
+from orlop.containerd.disk import FULL
 from orlop.errdefs import DataLossError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 _log = logging.getLogger("containerd.content")
 _CHUNK = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalReader:
@@ -97,7 +96,7 @@ class LocalWriter:
                 view = view[written:]
         except OSError as error:
             os.ftruncate(self._fd, self.offset)
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise ResourceExhaustedError(
                     f"content cannot be written at offset {at}: {error.strerror}"
                 ) from None
@@ -118,7 +117,7 @@ class LocalWriter:
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
-                if error.errno in _FULL:
+                if error.errno in FULL:
                     raise ResourceExhaustedError(f"content cannot be synced: {error.strerror}") from None
                 raise
             self._synced = self.offset

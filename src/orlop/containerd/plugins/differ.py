@@ -19,11 +19,18 @@ from orlop.containerd.core.content import Writer
 from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.plugins.layer_mounts import lower_directories, open_target, open_tree, upper_directory
 from orlop.containerd.plugins.layer_workers import LayerWorkers
 from orlop.containerd.threads import in_thread
-from orlop.errdefs import AlreadyExistsError, CanceledError, NotFoundError, NotImplementedByUsError
+from orlop.errdefs import (
+    AlreadyExistsError,
+    CanceledError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotImplementedByUsError,
+)
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -97,9 +104,13 @@ class LayerDiffer:
         writer = store.writer(ref)
         stop = threading.Event()
         try:
-            diff_id = await in_thread(
-                self._workers, lambda: _compare(lower, upper, media_type, epoch, writer, stop), stop.set
-            )
+            try:
+                with disk_errors("cannot make a layer"):
+                    diff_id = await in_thread(
+                        self._workers, lambda: _compare(lower, upper, media_type, epoch, writer, stop), stop.set
+                    )
+            except RecursionError:
+                raise InvalidArgumentError("cannot make a layer: directories are nested too deeply") from None
             status, digest = writer.status(), writer.digest()
             wanted = {UNCOMPRESSED_LABEL: diff_id, **(labels or {})}
             try:

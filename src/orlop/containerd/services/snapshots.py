@@ -14,6 +14,7 @@ from orlop.api.snapshots_pb2_grpc import SnapshotsServicer
 from orlop.containerd.core.mount import to_proto
 from orlop.containerd.core.namespaces import scope_of
 from orlop.containerd.core.snapshots import Info, Kind
+from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.snapshots import BoundSnapshots, MetadataSnapshots
 from orlop.containerd.services.times import to_timestamp
 from orlop.containerd.threads import in_thread
@@ -115,7 +116,8 @@ class SnapshotsService(SnapshotsServicer):
         number, parents = snapshots.reserve(kind, key, parent, labels, create=False)
         owner.creating.add(number)
         try:
-            await self._run(lambda: owner.driver.create(number, kind, parents))
+            with disk_errors(f'cannot make snapshot "{key}"'):
+                await self._run(lambda: owner.driver.create(number, kind, parents))
         except BaseException:
             owner.creating.discard(number)
             snapshots.withdraw(number, key)
