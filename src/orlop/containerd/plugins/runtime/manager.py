@@ -155,7 +155,10 @@ class TaskManager:
                 if shim.connected or shim.released:
                     raise
                 return await asyncio.shield(shim.buried)  # it died, and is cleaned up already or right now
-            self._end(shim)
+            ending = self._end(shim)
+            if not is_orlop(shim.program):
+                # Our shim has sent the event of the deletion before it answers, others do so before they end.
+                await ending
             return Exit(answer.pid, answer.exit_status, answer.exited_at)
 
     async def load(self) -> None:
@@ -226,12 +229,13 @@ class TaskManager:
 
     # Ending
 
-    def _end(self, shim: Shim) -> None:
+    def _end(self, shim: Shim) -> asyncio.Task[None]:
         """The task is gone. Nobody waits for the rest but who makes a task of the same name."""
         key = shim.namespace, shim.id
         shim.released = True
         del self._shims[key]
-        self._ending[key] = self._spawn(self._finish(shim))
+        ending = self._ending[key] = self._spawn(self._finish(shim))
+        return ending
 
     async def _finish(self, shim: Shim) -> None:
         """After the task's deletion: end the shim and remove the bundle."""
