@@ -4,10 +4,13 @@
 import json
 import os
 import struct
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
-from support.shims import TASK_V2, Attached, Lab, Shim, eventually
+from support.shims import TASK_V2, Attached, Lab, Shim, children_of, eventually, kill, pids_of
 
 from orlop.api import cgroup_metrics_v1_pb2, cgroup_metrics_v2_pb2, types_pb2
 from orlop.api import shim_v2_pb2 as api
@@ -18,7 +21,10 @@ from orlop.errdefs import (
     InvalidArgumentError,
     NotFoundError,
     NotImplementedByUsError,
+    UnavailableError,
 )
+from orlop.rpc.ttrpc.client import Client
+from orlop.shim.bootstrap import is_served
 
 pytestmark = pytest.mark.root
 
@@ -251,6 +257,32 @@ def test_delete_of_a_created_container(any_lab: Lab) -> None:
     assert not os.path.exists(f"/proc/{pid}")
     shim.shutdown()
     assert any_lab.sink.topics() == ["create", "exit", "delete"]
+
+
+def test_nobody_keeps_a_dead_shims_connections(lab: Lab) -> None:
+    hang = {"path": "/bin/sleep", "args": ["sleep", "30.125"]}
+    created, hung = lab.shim(["true"], "c1"), lab.shim(["true"], "c2", hooks={"createRuntime": [hang]})
+    pid = created.create().pid
+
+    def create() -> None:
+        with pytest.raises(UnavailableError):
+            hung.create()
+
+    threading.Thread(target=create, daemon=True).start()
+    hooks = eventually(lambda: pids_of("30.125"))
+    helpers = children_of(hung.pid)
+    for shim in (created, hung):
+        with Client.connect(shim.address) as client:  # another connection, as containerd's
+            client.call(TASK_V2, "Connect", api.ConnectRequest(id=shim.id))
+            os.kill(shim.pid, 9)
+            assert client._sock.recv(1) == b""
+        eventually(lambda path=shim.address[7:]: not is_served(path))  # type: ignore[misc]
+    os.kill(pid, 0)
+    for each in (pid, *(child for helper in helpers for child in children_of(helper)), *helpers, *hooks):
+        kill(each)
+    for name in ("c1", "c2"):
+        words = ["-namespace", lab.namespace, "-id", name, "-bundle", str(lab.directory / name), "delete"]
+        subprocess.run([sys.executable, "-P", "-m", "orlop.shim.main", *words], check=True, capture_output=True)
 
 
 def test_states_forbid(lab: Lab) -> None:

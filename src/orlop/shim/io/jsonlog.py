@@ -6,6 +6,7 @@ import os
 import time
 
 from orlop.shim import log
+from orlop.unix.process import close_range
 
 PARTIAL = 16384
 """A longer line is cut into entries of this many bytes; only the last has the newline."""
@@ -245,6 +246,7 @@ def _compress(path: str) -> None:
     if pid:
         return
     try:
+        close_range(3)
         os.nice(10)
         import gzip
         import shutil

@@ -22,6 +22,7 @@ from orlop.shim import log
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
 from orlop.shim.runtime import Options, Started
+from orlop.unix.process import close_range
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -65,7 +66,7 @@ class InProcessRuntime:
             container = Container.create(self._options.root, self._id, self._bundle, spec, options)
             return {"pid": container.init_pid}, container.console
 
-        return await self._start(work, "OCI runtime create failed: runc create failed")
+        return await self._start(work, stdio, "OCI runtime create failed: runc create failed")
 
     async def start(self) -> None:
         """Container.start."""
@@ -93,7 +94,7 @@ class InProcessRuntime:
             result = self._load().exec(spec, options)
             return {"pid": result.pid}, result.console
 
-        return await self._start(work, "OCI runtime exec failed: exec failed")
+        return await self._start(work, stdio, "OCI runtime exec failed: exec failed")
 
     async def kill(self, signal: int, all_processes: bool) -> None:
         """Container.signal."""
@@ -164,10 +165,10 @@ class InProcessRuntime:
 
         return Container.load(self._options.root, self._id)
 
-    async def _start(self, work: Callable[[], Answer], context: str) -> Started:
+    async def _start(self, work: Callable[[], Answer], stdio: tuple[int, int, int], context: str) -> Started:
         self._reaper.starting()
         try:
-            answer, console = await self._run(work)
+            answer, console = await self._run(work, stdio)
             return Started(answer["pid"], console)
         except OrlopError as error:
             raise InternalError(f"{context}: {error}") from None
@@ -175,13 +176,13 @@ class InProcessRuntime:
             # The caller watches the pid before the loop turns again.
             self._loop.call_soon(self._reaper.started)
 
-    async def _run(self, work: Callable[[], Answer]) -> Answer:
-        """Run `work` in a helper. Raises the OrlopError that it raises."""
+    async def _run(self, work: Callable[[], Answer], keep: tuple[int, ...] = ()) -> Answer:
+        """Run `work` in a helper, which has the descriptors `keep`. Raises the OrlopError that it raises."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             pid = os.fork()
             if pid == 0:
-                _help(theirs, work)
+                _help(theirs, work, keep)
             theirs.close()
             await self._reaper.wait(pid)  # and what it has made is our child now
             packet, fds, _, _ = socket.recv_fds(ours, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
@@ -193,10 +194,17 @@ class InProcessRuntime:
         return answer, fds[0] if fds else None
 
 
-def _help(channel: socket.socket, work: Callable[[], Answer]) -> NoReturn:
+def _help(channel: socket.socket, work: Callable[[], Answer], keep: tuple[int, ...]) -> NoReturn:
     """Be the helper: never returns into the shim's code."""
     status = 1
     try:
+        # A helper that hangs must not keep the shim's connections open when the shim is gone.
+        first = 3
+        for kept in sorted({kept for kept in (*keep, channel.fileno()) if kept >= first}):
+            if kept > first:
+                close_range(first, kept - 1)
+            first = kept + 1
+        close_range(first)
         from orlop.libcontainer.journal import set_warning_sink
 
         set_warning_sink(log.warning)
