@@ -62,14 +62,25 @@ def _prepare(config: Config, held: contextlib.ExitStack) -> None:
 
 async def _run(config: Config) -> int:
     from orlop.dockerd.listeners import open_listeners
-    from orlop.dockerd.wiring import build
 
     # Descriptors and service manager are this process's: what it starts (orlop-netd, ps) must not inherit them.
     environment = {name: os.environ.pop(name, "") for name in _FROM_MANAGER}
     manager = ServiceManager(environment["NOTIFY_SOCKET"])
     sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, environment)
+    try:
+        await _serve(config, sockets, manager)
+    finally:
+        for listening in sockets:
+            listening.close()
+        _remove_sockets(config)
+    return 0
+
+
+async def _serve(config: Config, sockets: Sequence[socket.socket], manager: "ServiceManager") -> None:
+    from orlop.dockerd.wiring import build
+
     parts = build(config)
-    background = None
+    background: asyncio.Future[None] | None = None
     try:
         await parts.start()
         background = asyncio.ensure_future(parts.run())
@@ -87,10 +98,6 @@ async def _run(config: Config) -> int:
             background.cancel()
             await asyncio.wait({background})
         await parts.close()
-        for listening in sockets:
-            listening.close()
-        _remove_sockets(config)
-    return 0
 
 
 async def _until_told(background: "asyncio.Future[None]", manager: "ServiceManager") -> None:

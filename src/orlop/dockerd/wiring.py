@@ -24,7 +24,7 @@ from orlop.dockerd.api.routes.volumes import VolumeRoutes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.attach import Attach
-from orlop.dockerd.containers.commit_source import CommitSources
+from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.exec import Execs
 from orlop.dockerd.containers.exits import Exits
@@ -70,118 +70,200 @@ class Parts(NamedTuple):
     """What main starts and stops."""
 
     server: ApiServer
-    events: Events
-    client: Client
-    networks: NetworkService
-    netd: NetdClient
-    images: ImageService
-    monitor: Monitor
-    health: HealthMonitor
-    volumes: VolumeService
-    store: Store
-    reconcile: Reconcile
+    base: "_Base"
+    services: "_Services"
+    life: "_Life"
 
     async def start(self) -> None:
-        """Networks and volumes, then everything that goes on by itself. Raises OrlopError."""
-        await self.networks.start()
-        await asyncio.to_thread(self.volumes.reconcile)
+        """Networks and volumes, which requests rely on. Raises OrlopError."""
+        await self.services.networks.start()
+        await asyncio.to_thread(self.services.volumes.reconcile)
 
     async def run(self) -> None:
         """What goes on by itself until cancelled: containerd's events, image names."""
-        resync = once_then(self.reconcile, self.monitor.catch_up)
+        monitor = self.life.monitor
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.monitor.run(resync))
-            group.create_task(self.images.store.watch())
+            group.create_task(monitor.run(once_then(self.life.reconcile, monitor.catch_up)))
+            group.create_task(self.services.images.store.watch())
 
     async def close(self) -> None:
         """Let go of everything; containers go on."""
-        await self.health.close()
-        await self.monitor.close()
-        await self.networks.close()
-        await self.netd.close()
-        await self.client.close()
-        self.store.close()
+        await self.life.health.close()
+        await self.life.monitor.close()
+        await self.services.networks.close()
+        await self.services.netd.close()
+        await self.base.client.close()
+        self.services.volume_connection.close()
+        self.base.store.close()
+
+
+class _Base(NamedTuple):
+    """What nearly everything stands on."""
+
+    config: Config
+    paths: Paths
+    connection: sqlite3.Connection
+    store: Store
+    events: Events
+    registry: Registry
+    client: Client
+    host: Host
+    runtimes: Runtimes
+
+
+class _Services(NamedTuple):
+    """The services beside the containers."""
+
+    volume_connection: sqlite3.Connection
+    volumes: VolumeService
+    netd: NetdClient
+    networks: NetworkService
+    images: ImageService
+
+
+class _Life(NamedTuple):
+    """Starting, ending and removing containers, and what watches them."""
+
+    streams: Streams
+    health: HealthMonitor
+    kill: Kill
+    stop: Stop
+    remove: Remove
+    start: Start
+    monitor: Monitor
+    reconcile: Reconcile
 
 
 def build(config: Config) -> Parts:
     """Make every part; nothing is started and nothing is asked of another process. Must run in the event loop."""
-    data_root = Path(config.data_root)
-    connection = _open_database(data_root / "dockerd.db")
-    paths = Paths(config.data_root, config.exec_root)
+    base = _base(config)
+    services = _services(base)
+    life = _life(base, services)
+    server = ApiServer(
+        _routes(base, services, life),
+        server_version=__version__,
+        min_version=config.lowest_api_version,
+        experimental=config.experimental,
+    )
+    return Parts(server, base, services, life)
+
+
+def _base(config: Config) -> _Base:
+    connection = store.connect(Path(config.data_root, "dockerd.db"))
+    network.init_schema(connection)
+    volumes.init_schema(connection)
     events = Events()
     database = Store(connection)
     registry = Registry(database, events)
     registry.load()
-    client = Client(config.containerd, config.containerd_namespace)
     host = Host.probe()
     if config.ip_forward:  # the networks turn it on before the first container
         host = msgspec.structs.replace(host, ipv4_forwarding=True)
-    runtimes = Runtimes(config.runtimes, config.default_runtime, systemd_cgroup=config.systemd_cgroup)
+    return _Base(
+        config,
+        Paths(config.data_root, config.exec_root),
+        connection,
+        database,
+        events,
+        registry,
+        Client(config.containerd, config.containerd_namespace),
+        host,
+        Runtimes(config.runtimes, config.default_runtime, systemd_cgroup=config.systemd_cgroup),
+    )
 
-    def users_of(volume: str) -> list[str]:
-        return [
-            container.id
-            for container in registry
-            if not container.record.state.removing
-            and any(point.type == "volume" and point.name == volume for point in container.record.mounts)
-        ]
 
-    def publish_volume(action: str, name: str, attributes: Mapping[str, str]) -> None:
-        events.publish("volume", action, name, attributes)
+def _services(base: _Base) -> _Services:
+    config = base.config
+    # A connection of its own: volumes are worked on in threads, which must not get into a transaction here.
+    volume_connection = store.connect(Path(config.data_root, "dockerd.db"))
+    volume_service = VolumeService(
+        Path(config.data_root, "volumes"), lambda: volume_connection, base.registry.users_of_volume
+    )
+    netd = NetdClient(f"{config.exec_root}/netd.sock", f"{config.exec_root}/netd.log")
+    networks = NetworkService(base.connection, netd, _network_config(config), config.exec_root)
 
-    def publish_image(action: str, actor: str, attributes: Mapping[str, str]) -> None:
-        events.publish("image", action, actor, attributes)
+    def publish(action: str, actor: str, attributes: Mapping[str, str]) -> None:
+        base.events.publish("image", action, actor, attributes)
 
-    def image_uses(image_id: str) -> Sequence[ContainerUse]:
+    def uses(image_id: str) -> Sequence[ContainerUse]:
         return [
             ContainerUse(container.id, container.record.state.running, container.record.config.image)
-            for container in registry
+            for container in base.registry
             if container.record.image_id == image_id
         ]
 
-    # A connection of its own: volumes are worked on in threads, which must not get into a transaction here.
-    volume_connection = store.connect(data_root / "dockerd.db")
-    volume_service = VolumeService(data_root / "volumes", lambda: volume_connection, users_of)
-    netd = NetdClient(f"{config.exec_root}/netd.sock", _netd_log(config))
-    networks = NetworkService(connection, netd, _network_config(config), config.exec_root)
-    pause = Pause(registry, client)
-    images = ImageService(
-        client,
-        snapshotter=config.storage_driver,
-        uses=image_uses,
-        publish=publish_image,
-        commit_source=CommitSources(registry, pause),
-        registries=RegistryConfig(
-            insecure=config.insecure_registries,
-            mirrors=config.registry_mirrors,
-            attempts=config.max_download_attempts,
-        ),
-        max_concurrent_downloads=config.max_concurrent_downloads,
-        max_concurrent_uploads=config.max_concurrent_uploads,
+    registries = RegistryConfig(
+        insecure=config.insecure_registries,
+        mirrors=config.registry_mirrors,
+        attempts=config.max_download_attempts,
     )
+    images = ImageService(
+        base.client,
+        snapshotter=config.storage_driver,
+        uses=uses,
+        publish=publish,
+        registries=registries,
+        max_concurrent_downloads=config.max_concurrent_downloads,
+    )
+    return _Services(volume_connection, volume_service, netd, networks, images)
 
+
+def _life(base: _Base, services: _Services) -> _Life:
+    config, registry, client, paths = base.config, base.registry, base.client, base.paths
     streams = Streams(client, paths)
-    resources = Resources(registry, networks, volume_service, paths, events)
-    health = HealthMonitor(registry, client, streams, host)
+    resources = Resources(registry, services.networks, services.volumes, paths, base.events)
+    health = HealthMonitor(registry, client, streams, base.host)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config.default_stop_timeout)
-    remove = Remove(registry, client, volume_service, stop, paths)
-    start = Start(registry, client, resources, runtimes, streams, paths, host, config, health.watch, remove.auto)
-    exits = Exits(
-        registry, client, resources, lambda c: start.start(c, by_user=False), remove.auto, health.unwatch
+    remove = Remove(registry, client, services.volumes, stop, paths)
+    start = Start(
+        registry,
+        client,
+        resources,
+        base.runtimes,
+        streams,
+        paths,
+        base.host,
+        config,
+        on_running=health.watch,
+        remove=remove.auto,
     )
-    monitor = Monitor(registry, client, exits)
+
+    async def start_again(container: Container) -> None:
+        await start.start(container, by_user=False)
+
+    exits = Exits(registry, client, resources, start=start_again, remove=remove.auto, on_stopped=health.unwatch)
+    reconcile = Reconcile(
+        registry,
+        client,
+        streams,
+        exits,
+        start,
+        remove,
+        health,
+        services.networks,
+        paths,
+        config.storage_driver,
+    )
+    return _Life(streams, health, kill, stop, remove, start, Monitor(registry, client, exits), reconcile)
+
+
+def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCases:
+    registry, client = base.registry, base.client
     logs = Logs(registry)
-    inspect = Inspect(registry, client, paths)
-    containers = ContainerUseCases(
-        create=Create(registry, client, images.store, volume_service, runtimes, paths, host, config),
-        start=start,
-        stop=stop,
-        kill=kill,
-        restart=Restart(registry, stop, start),
-        pause=pause,
-        rename=Rename(registry, networks),
-        remove=remove,
+    inspect = Inspect(registry, client, base.paths)
+    images = services.images.store
+    return ContainerUseCases(
+        create=Create(
+            registry, client, images, services.volumes, base.runtimes, base.paths, base.host, base.config
+        ),
+        start=life.start,
+        stop=life.stop,
+        kill=life.kill,
+        restart=Restart(registry, life.stop, life.start),
+        pause=Pause(registry, client),
+        rename=Rename(registry, services.networks),
+        remove=life.remove,
         wait=Wait(registry),
         attach=Attach(registry, logs),
         logs=logs,
@@ -189,44 +271,35 @@ def build(config: Config) -> Parts:
         top=Top(registry, client),
         stats=GetStats(registry, client),
         inspect=inspect,
-        list=List(registry, images.store, inspect),
-        update=Update(registry, client, host),
-        prune=Prune(registry, remove, inspect, events),
+        list=List(registry, images, inspect),
+        update=Update(registry, client, base.host),
+        prune=Prune(registry, life.remove, inspect, base.events),
     )
+
+
+def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
+    containers = _containers(base, services, life)
+    users_of = base.registry.users_of_volume
 
     async def count_images() -> int:
-        return len(await images.store.records())
+        return len(await services.images.store.records())
 
-    system = System(registry, events, client, runtimes, config, _identity(data_root), count_images)
-    disk_usage = DiskUsage(containers.list, images, volume_service, users_of)
-    routes: list[Route] = [
-        *SystemRoutes(system, events, disk_usage).routes(),
+    def publish_volume(action: str, name: str, attributes: Mapping[str, str]) -> None:
+        base.events.publish("volume", action, name, attributes)
+
+    identity = _identity(Path(base.config.data_root))
+    system = System(base.registry, base.events, base.client, base.runtimes, base.config, identity, count_images)
+    disk_usage = DiskUsage(containers.list, services.images, services.volumes, users_of)
+    execs = Execs(base.registry, base.client, life.streams, base.host)
+    return [
+        *SystemRoutes(system, base.events, disk_usage).routes(),
         *ContainerRoutes(containers).routes(),
-        *ExecRoutes(Execs(registry, client, streams, host)).routes(),
-        *image_routes(images),
-        *VolumeRoutes(volume_service, users_of, publish_volume).routes(),
-        *NetworkRoutes(networks).routes(),
+        *ExecRoutes(execs).routes(),
+        *image_routes(services.images),
+        *VolumeRoutes(services.volumes, users_of, publish_volume).routes(),
+        *NetworkRoutes(services.networks).routes(),
         *absent_routes(),
     ]
-    server = ApiServer(
-        routes,
-        server_version=__version__,
-        min_version=config.lowest_api_version,
-        experimental=config.experimental,
-    )
-    reconcile = Reconcile(
-        registry, client, streams, exits, start, remove, health, networks, paths, config.storage_driver
-    )
-    return Parts(
-        server, events, client, networks, netd, images, monitor, health, volume_service, database, reconcile
-    )
-
-
-def _open_database(path: Path) -> sqlite3.Connection:
-    connection = store.connect(path)
-    network.init_schema(connection)
-    volumes.init_schema(connection)
-    return connection
 
 
 def _network_config(config: Config) -> NetworkConfig:
@@ -247,10 +320,6 @@ def _network_config(config: Config) -> NetworkConfig:
         dns_options=config.dns_opts,
         host_gateway_ip=config.host_gateway_ips[0] if config.host_gateway_ips else "",
     )
-
-
-def _netd_log(config: Config) -> str:
-    return f"{config.exec_root}/netd.log"
 
 
 def _identity(data_root: Path) -> str:

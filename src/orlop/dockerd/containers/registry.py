@@ -58,6 +58,15 @@ class Registry:
             raise NotFoundError(f"No such container: {reference}")
         return matching[0]
 
+    def users_of_volume(self, name: str) -> list[str]:
+        """Ids of the containers that refer to a volume, but for those that are being removed."""
+        return [
+            container.id
+            for container in self._by_id.values()
+            if not container.record.state.removing
+            and any(point.type == "volume" and point.name == name for point in container.record.mounts)
+        ]
+
     # -- names
 
     def name_taken(self, name: str) -> bool:

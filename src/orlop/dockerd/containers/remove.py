@@ -93,12 +93,9 @@ class Remove:
         for point in container.record.mounts:
             if point.type != "volume" or not point.anonymous:
                 continue
-            if any(self._uses(other, point.name) for other in self._registry if other is not container):
+            if self._registry.users_of_volume(point.name):
                 continue
             try:
                 await asyncio.to_thread(self._volumes.remove, point.name, True)
             except OrlopError as error:
                 log.warning("container %s: volume %s: %s", container.id, point.name, error)
-
-    def _uses(self, container: Container, volume: str) -> bool:
-        return any(point.type == "volume" and point.name == volume for point in container.record.mounts)
