@@ -181,10 +181,10 @@ class Zygote:
         if self._pidfd >= 0:
             pidfd, pid = self._pidfd, self._pid
             self._loop.remove_reader(pidfd)
-            ended = self._loop.create_future()
-            self._loop.add_reader(pidfd, ended.set_result, None)
+            ended = asyncio.Event()
+            self._loop.add_reader(pidfd, ended.set)  # may fire more than once before it is removed
             try:
-                await asyncio.wait_for(ended, 5)
+                await asyncio.wait_for(ended.wait(), 5)
             except TimeoutError:
                 os.kill(pid, 9)
                 log.error("the zygote (pid %d) did not end: killed", pid)
