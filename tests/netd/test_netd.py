@@ -126,7 +126,7 @@ async def test_bad_requests_are_answered(netd: NetdClient) -> None:
     answers = raw(netd.socket_path, b"{", b"[]", b'{"op":"fly"}', b'{"op":"hold","owner":""}', b'{"op":"ping"}')
     assert [answer.get("error") for answer in answers[1:4]] == [
         "invalid message: not an object",
-        "invalid op: 'fly' is not one of hold, release, list, ping",
+        "invalid op: 'fly' is not one of hold, release, name, forget, resolve, unresolve, list, ping",
         "invalid owner: a non-empty string is needed",
     ]
     assert str(answers[0]["error"]).startswith("invalid message: Expecting property name")
@@ -178,7 +178,7 @@ async def test_supervised_daemon_is_waited_for(
             assert not await answers(client.socket_path)  # nobody has started one
     await client.close()
     end(pids[-1])
-    assert "published ports are not held: cannot reach orlop-netd" in caplog.text
+    assert "published ports are not held, names not served: cannot reach orlop-netd" in caplog.text
 
 
 def start_daemon(path: str) -> int:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""orlop-netd: holds published ports and carries the traffic that the kernel does not redirect."""
+"""orlop-netd: holds published ports, carries what the kernel does not redirect, and serves containers' DNS."""

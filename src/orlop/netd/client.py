@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orlop.errdefs import InternalError, OrlopError, UnavailableError
-from orlop.netd.protocol import MAX_LINE, HeldPort, decode, encode, port_from
+from orlop.netd.names import Entry, View
+from orlop.netd.protocol import MAX_LINE, HeldPort, decode, encode, port_from, resolver_row
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 10.0
@@ -70,6 +71,28 @@ class NetdClient:
         """Held ports by owner."""
         answer = _check(await self._request({"op": "list"}))
         return {owner: [port_from(row) for row in rows] for owner, rows in answer["owners"].items()}
+
+    async def name(self, endpoint: str, entry: Entry) -> None:
+        """Enter an endpoint's names, in place of those that it has."""
+        row = {"network": entry.network, "names": entry.names, "addresses": entry.addresses}
+        _check(await self._request({"op": "name", "endpoint": endpoint, **row}))
+
+    async def forget(self, endpoint: str) -> None:
+        """Strike an endpoint's names out."""
+        _check(await self._request({"op": "forget", "endpoint": endpoint}))
+
+    async def resolve(self, owner: str, netns: str, port: int, view: View) -> None:
+        """Serve DNS at `port` in the namespace at `netns`; where it is served already, change what is known."""
+        _check(await self._request({"op": "resolve", "owner": owner, "resolver": resolver_row(netns, port, view)}))
+
+    async def unresolve(self, owner: str) -> None:
+        """End `owner`'s DNS server; only then its namespace can go."""
+        _check(await self._request({"op": "unresolve", "owner": owner}))
+
+    async def resolving(self) -> tuple[list[str], list[str]]:
+        """The owners that have a DNS server, and the endpoints that have names."""
+        answer = _check(await self._request({"op": "list"}))
+        return answer["resolvers"], answer["endpoints"]
 
     async def ping(self) -> int:
         """The daemon's process id."""
@@ -149,7 +172,7 @@ class NetdClient:
                 if self.on_restart is not None:
                     await self.on_restart()
             except OrlopError as error:
-                _log.error("published ports are not held: %s", error)
+                _log.error("published ports are not held, names not served: %s", error)
                 if not self._supervised:
                     return  # the next request tries again
                 await asyncio.sleep(_REVIVE_SECONDS)

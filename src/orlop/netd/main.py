@@ -16,7 +16,7 @@ _DEFAULT_SOCKET = "/run/orlop/netd.sock"
 _USAGE = f"""\
 usage: orlop-netd [--socket PATH] [--standby | --detach] [--log PATH]
 
-Hold published ports of containers.
+Hold published ports of containers, and answer their DNS queries.
 
   --socket PATH  the socket to serve (default: {_DEFAULT_SOCKET})
   --standby      wait while another one serves the socket, and take over when it ends

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket of orlop-netd: requests in, held ports as its only state."""
+"""The socket of orlop-netd: requests in; held ports, names and resolvers are its only state."""
 
 import asyncio
 import os
@@ -9,17 +9,32 @@ from typing import Any
 
 from orlop import __version__
 from orlop.errdefs import InvalidArgumentError
-from orlop.netd.protocol import MAX_LINE, HeldPort, decode, encode, owner_of, ports_of
+from orlop.netd.names import Names, View
+from orlop.netd.protocol import (
+    MAX_LINE,
+    HeldPort,
+    decode,
+    encode,
+    entry_of,
+    owner_of,
+    ports_of,
+    resolver_of,
+    text_of,
+)
 from orlop.netd.proxy import Holder
+from orlop.netd.resolver import Resolver
 
 _UCRED = struct.Struct("=iII")
+_OPERATIONS = ("hold", "release", "name", "forget", "resolve", "unresolve", "list", "ping")
 
 
 class Server:
-    """Holds ports for owners and answers requests about them."""
+    """Holds ports for owners, serves DNS in their network namespaces, and answers requests about both."""
 
     def __init__(self) -> None:
         self._held: dict[str, dict[HeldPort, Holder]] = {}
+        self._names = Names()
+        self._resolvers: dict[str, Resolver] = {}
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
@@ -33,6 +48,8 @@ class Server:
         await asyncio.gather(*self._connections, return_exceptions=True)
         for owner in list(self._held):
             self.release(owner)
+        for owner in list(self._resolvers):
+            self.unresolve(owner)
 
     async def hold(self, owner: str, ports: list[HeldPort]) -> None:
         """Hold all of `ports` for `owner`, or none. Raises PortError."""
@@ -58,6 +75,27 @@ class Server:
         """Free what `owner` holds."""
         for holder in self._held.pop(owner, {}).values():
             holder.close()
+
+    async def resolve(self, owner: str, netns: str, port: int, view: View) -> None:
+        """Serve DNS in `owner`'s namespace; a server that is there learns what it knows now. Raises OSError."""
+        known = self._resolvers.get(owner)
+        if known is not None and (known.netns, known.port) == (netns, port):
+            known.view = view
+            return
+        self.unresolve(owner)
+        resolver = Resolver(self._names, netns, port, view)
+        try:
+            await resolver.start()
+        except BaseException:
+            resolver.close()
+            raise
+        self._resolvers[owner] = resolver
+
+    def unresolve(self, owner: str) -> None:
+        """End `owner`'s DNS server."""
+        resolver = self._resolvers.pop(owner, None)
+        if resolver is not None:
+            resolver.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -88,13 +126,28 @@ class Server:
                 await self.hold(owner_of(message), ports_of(message))
             case "release":
                 self.release(owner_of(message))
+            case "name":
+                self._names.put(text_of(message, "endpoint"), entry_of(message))
+            case "forget":
+                self._names.remove(text_of(message, "endpoint"))
+            case "resolve":
+                await self.resolve(owner_of(message), *resolver_of(message))
+            case "unresolve":
+                self.unresolve(owner_of(message))
             case "list":
-                return {"owners": {owner: [port._asdict() for port in held] for owner, held in self._held.items()}}
+                return self._list()
             case "ping":
                 return {"pid": os.getpid(), "version": __version__}
             case other:
-                raise InvalidArgumentError(f"invalid op: {other!r} is not one of hold, release, list, ping")
+                raise InvalidArgumentError(f"invalid op: {other!r} is not one of {', '.join(_OPERATIONS)}")
         return {}
+
+    def _list(self) -> dict[str, Any]:
+        return {
+            "owners": {owner: [port._asdict() for port in held] for owner, held in self._held.items()},
+            "resolvers": list(self._resolvers),
+            "endpoints": self._names.endpoints(),
+        }
 
 
 class PortError(Exception):
