@@ -140,12 +140,12 @@ class Rootfs:
             self._refuse_procfs(step, target)
             return target
         try:
-            os.close(open_in_root(self.fd, step.destination, resolve=RESOLVE_NO_SYMLINKS))
+            target = open_in_root(self.fd, step.destination, resolve=RESOLVE_NO_SYMLINKS)
         except FileNotFoundError:
             os.close(make_directories(self.fd, step.destination))
+            target = open_in_root(self.fd, step.destination, resolve=RESOLVE_NO_SYMLINKS)
         except OSError:
             raise _not_ordinary(step) from None
-        target = open_in_root(self.fd, step.destination, resolve=RESOLVE_NO_SYMLINKS)
         if not stat.S_ISDIR(os.fstat(target).st_mode):
             raise _not_ordinary(step)
         return target

@@ -7,7 +7,7 @@ links that are swapped meanwhile end inside the root. The caller closes what is 
 
 import os
 
-from orlop.unix.fs import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from orlop.unix.fs import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
 _MOST_LINKS = 40
 
@@ -23,8 +23,30 @@ def make_directories(root: int, path: str, mode: int = 0o755) -> int:
         return open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         pass
-    done: list[str] = []
     missing = _components(path)
+    made = _make_last(root, missing, mode)
+    return made if made >= 0 else _make_each(root, missing, mode)
+
+
+def _make_last(root: int, components: list[str], mode: int) -> int:
+    """The usual case: only the last directory is missing; -1 when it is another."""
+    if not components or components[-1] == "..":
+        return -1
+    try:
+        parent = open_in_root(root, "/".join(components[:-1]), os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return -1
+    try:
+        os.mkdir(components[-1], mode, dir_fd=parent)
+        return openat2(parent, components[-1], os.O_PATH | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    except FileExistsError:
+        return -1
+    finally:
+        os.close(parent)
+
+
+def _make_each(root: int, missing: list[str], mode: int) -> int:
+    done: list[str] = []
     links = 0
     while missing:
         name = missing.pop(0)
