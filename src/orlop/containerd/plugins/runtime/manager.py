@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from orlop.api import events_pb2
 from orlop.containerd.core.runtime import TASK_DELETE, TASK_EXIT, CreateOptions, Exit
-from orlop.containerd.plugins.runtime.binary import ORLOP_RUNTIME, Environment, ShimBinary, is_orlop, program_of
-from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, Bootstrap, bundle_at, remove_hidden
-from orlop.containerd.plugins.runtime.shim import Shim, ShimLog
+from orlop.containerd.plugins.runtime.binary import ORLOP_RUNTIME, Environment, is_orlop, program_of
+from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, bundle_at, remove_hidden
+from orlop.containerd.plugins.runtime.shim import Shim
+from orlop.containerd.plugins.runtime.starter import ShimStarter
 from orlop.errdefs import AlreadyExistsError, NotFoundError, OrlopError, UnavailableError
 
 if TYPE_CHECKING:
@@ -30,8 +28,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("containerd.tasks")
 
-_LOST = 255  # the exit status of a process that nobody can tell of
 _LOADS = 8  # shims that are reconnected to at a time
+_STATE_TRIES, _STATE_PAUSE = 20, 0.05  # times and seconds
 
 
 class Timeouts:
@@ -61,15 +59,13 @@ class TaskManager:
         self._root = root
         self._state = state
         self._events = events
-        self._environment = environment
-        self._zygote = zygote
         self._runtime_of = runtime_of
         self._timeouts = timeouts or Timeouts()
+        self._starter = ShimStarter(environment, zygote, self._timeouts.cleanup)
         self._shims: dict[tuple[str, str], Shim] = {}
         self._creating: set[tuple[str, str]] = set()
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._programs: dict[str, str] = {}
 
     def get(self, namespace: str, id: str) -> Shim:
         """As the contract says."""
@@ -87,7 +83,7 @@ class TaskManager:
         key = namespace, id
         if key in self._shims or key in self._creating:
             raise AlreadyExistsError(f"task {id}: already exists")
-        program = self._program(options.runtime)
+        program = self._starter.program(options.runtime)
         bundle = bundle_at(self._state, self._root, namespace, id)
         self._creating.add(key)
         creation = self._spawn(self._create(bundle, program, options))
@@ -110,10 +106,10 @@ class TaskManager:
         ending = self._ending.get((bundle.namespace, bundle.id))
         if ending is not None:  # its shim's socket has the same name
             await asyncio.shield(ending)
-        self._make_bundle(bundle, options.spec)
+        _make_bundle(bundle, options.spec)
         try:
             bundle.write_shim(program)
-            shim = await self._start_shim(bundle, program, options)
+            shim = await self._starter.start(bundle, program, options, self._on_close)
         except BaseException:
             bundle.remove()
             raise
@@ -182,51 +178,6 @@ class TaskManager:
         if self._background:
             await asyncio.wait(self._background, timeout=self._timeouts.cleanup + self._timeouts.shutdown)
 
-    # Starting a shim
-
-    def _program(self, runtime: str) -> str:
-        program = self._programs.get(runtime)
-        if program is None or not os.path.exists(program):
-            program = self._programs[runtime] = program_of(runtime)
-        return program
-
-    def _make_bundle(self, bundle: Bundle, spec: bytes) -> None:
-        try:
-            bundle.create(spec)
-        except AlreadyExistsError:
-            # No task has it and none is being made: it is what an earlier removal could not remove.
-            bundle.remove()
-            bundle.create(spec)
-
-    async def _start_shim(self, bundle: Bundle, program: str, options: CreateOptions) -> Shim:
-        shim_log = ShimLog(bundle.open_log())
-        try:
-            bootstrap = await self._bootstrap(bundle, program, options, shim_log.fd)
-            bundle.write_bootstrap(bootstrap)
-            return await Shim.connect(bundle, program, bootstrap, shim_log, self._on_close)
-        except BaseException:
-            shim_log.close()
-            raise
-
-    async def _bootstrap(self, bundle: Bundle, program: str, options: CreateOptions, log_fd: int) -> Bootstrap:
-        environment = self._environment
-        if self._zygote is not None and is_orlop(program) and not os.path.isabs(options.runtime):
-            request = {
-                "id": bundle.id,
-                "namespace": bundle.namespace,
-                "bundle": bundle.path,
-                "address": environment.address,
-                "ttrpc_address": environment.ttrpc_address,
-                "socket_dir": environment.socket_dir,
-                "debug": environment.debug,
-            }
-            try:
-                address, _ = await self._zygote.start_shim(request, log_fd)
-                return Bootstrap(3, address)
-            except UnavailableError as error:
-                log.warning("start the shim of %s by its binary: %s", bundle.id, error)
-        return await ShimBinary(program, bundle, environment).start(options.options)
-
     # Ending
 
     def _end(self, shim: Shim) -> asyncio.Task[None]:
@@ -263,7 +214,7 @@ class TaskManager:
         except OrlopError as error:
             log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
         if thorough:
-            await self._delete_by_binary(shim.bundle, shim.program)
+            await self._starter.clean_up(shim.bundle, shim.program)
         self._remove_bundle(shim.bundle)
 
     def _on_close(self, shim: Shim) -> None:
@@ -274,7 +225,7 @@ class TaskManager:
     async def _bury(self, shim: Shim) -> None:
         """Clean up after a dead shim and publish in its place what it cannot publish any more."""
         log.warning("the shim of task %s/%s died: cleaning up", shim.namespace, shim.id)
-        exit = await self._delete_by_binary(shim.bundle, shim.program)
+        exit = await self._starter.clean_up(shim.bundle, shim.program)
         self._remove_bundle(shim.bundle)
         self._shims.pop((shim.namespace, shim.id), None)
         shim.buried.set_result(exit)
@@ -296,17 +247,6 @@ class TaskManager:
                 container_id=shim.id, pid=exit.pid, exit_status=exit.status, exited_at=exit.exited_at
             ),
         )
-
-    async def _delete_by_binary(self, bundle: Bundle, program: str) -> Exit:
-        """What the shim's `delete` says of the process; it kills and removes the container."""
-        try:
-            answer = await ShimBinary(program, bundle, self._environment).delete(self._timeouts.cleanup)
-        except OrlopError as error:
-            log.error("clean up after the shim of %s: %s", bundle.id, error)
-            now = Timestamp()
-            now.GetCurrentTime()
-            return Exit(0, _LOST, now)
-        return Exit(answer.pid, answer.exit_status, answer.exited_at)
 
     def _remove_bundle(self, bundle: Bundle) -> None:
         try:
@@ -331,7 +271,7 @@ class TaskManager:
             log.warning("the bundle of %s/%s has no shim: removing it", bundle.namespace, bundle.id)
             self._remove_bundle(bundle)
             return
-        shim = await self._reconnect(bundle, program)
+        shim = await self._starter.reconnect(bundle, program, self._on_close)
         if shim is not None and await self._has_task(shim):
             self._shims[bundle.namespace, bundle.id] = shim
             if not shim.connected:
@@ -341,36 +281,25 @@ class TaskManager:
         if shim is not None:
             await self._discard(shim)
             return
-        await self._delete_by_binary(bundle, program)
+        await self._starter.clean_up(bundle, program)
         self._remove_bundle(bundle)
 
-    async def _reconnect(self, bundle: Bundle, program: str) -> Shim | None:
-        try:
-            bootstrap = bundle.read_bootstrap()
-        except OrlopError as error:
-            log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
-            bootstrap = None
-        if bootstrap is None and is_orlop(program):
-            # The former daemon died between the start of the shim and noting its address.
-            bootstrap = Bootstrap(3, self._orlop_address(bundle))
-        if bootstrap is None:
-            return None
-        shim_log = ShimLog(bundle.open_log())
-        try:
-            return await Shim.connect(bundle, program, bootstrap, shim_log, self._on_close)
-        except UnavailableError:
-            shim_log.close()
-            return None
-
     async def _has_task(self, shim: Shim) -> bool:
-        """Whether the shim holds the task, running or ended; one that does not answer is taken for dead."""
-        try:
-            await shim.call("State", exec_id="", timeout=self._timeouts.load)
-        except OrlopError as error:
-            if not isinstance(error, NotFoundError):
+        """Whether the shim holds the task, running or ended; one that does not answer is taken for dead.
+
+        A creation that the former daemon asked for may be under way, and a shim tells of it only when it is done:
+        hence the repetition.
+        """
+        for _ in range(_STATE_TRIES):
+            try:
+                await shim.call("State", exec_id="", timeout=self._timeouts.load)
+                return True
+            except NotFoundError:
+                await asyncio.sleep(_STATE_PAUSE)
+            except OrlopError as error:
                 log.error("the shim of %s/%s does not answer: %s", shim.namespace, shim.id, error)
-            return False
-        return True
+                return False
+        return False
 
     def _recorded_program(self, bundle: Bundle) -> str | None:
         try:
@@ -378,10 +307,6 @@ class TaskManager:
         except OrlopError as error:
             log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
             return None
-
-    def _orlop_address(self, bundle: Bundle) -> str:
-        name = f"{self._environment.address}/{bundle.namespace}/{bundle.id}"
-        return f"unix://{self._environment.socket_dir}/{hashlib.sha256(name.encode()).hexdigest()}"
 
     def _remove_stray_work(self) -> None:
         """Remove the kept directories of tasks that are gone, with a reboot for instance."""
@@ -400,6 +325,15 @@ class TaskManager:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+def _make_bundle(bundle: Bundle, spec: bytes) -> None:
+    try:
+        bundle.create(spec)
+    except AlreadyExistsError:
+        # No task has it and none is being made: it is what an earlier removal could not remove.
+        bundle.remove()
+        bundle.create(spec)
 
 
 def _create_fields(bundle: Bundle, options: CreateOptions) -> dict[str, Any]:
