@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our shim under Debian's containerd, driven by ctr: the protocols are the original's on both sides."""
+"""Our shim under Debian's containerd, driven by ctr, and the original shim to prove the suite."""
 
 import os
 import re
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.original,
     pytest.mark.skipif(shutil.which("containerd") is None, reason="containerd is not installed"),
 ]
-RUNTIME = "io.containerd.orlop.v2"
+ORIGINAL = "original"
 
 
 class Containerd:
@@ -42,6 +42,10 @@ class Containerd:
             "ORLOP_SHIM_RUNTIME": runtime,
             "ORLOP_SHIM_RUNTIME_ROOT": str(directory / "runtime"),
         }
+        self.original = runtime == ORIGINAL
+        self.flags = ("--runtime", "io.containerd.orlop.v2")
+        if self.original:
+            self.flags = ("--runtime", "io.containerd.runc.v2", "--runc-root", str(directory / "runtime"))
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -64,7 +68,7 @@ class Containerd:
     def run(
         self, name: str, *args: str, flags: tuple[str, ...] = ("--rm",), data: bytes = b""
     ) -> tuple[int, bytes]:
-        words = ("run", *flags, "--runtime", RUNTIME, "--rootfs", self.rootfs, name, *args)
+        words = ("run", *flags, *self.flags, "--rootfs", self.rootfs, name, *args)
         done = self.ctr(*words, data=data)
         return done.returncode, done.stdout + done.stderr
 
@@ -95,7 +99,7 @@ class Containerd:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if str(self.socket).encode() in words and b"orlop.shim" in words:
+            if str(self.socket).encode() in words and b"shim" in words and b"containerd\0-c" not in words:
                 found.append(int(pid))
         return found
 
@@ -105,7 +109,7 @@ class Containerd:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(params=["", "runc"], ids=lambda name: name or "in-process")
+@pytest.fixture(params=["", "runc", ORIGINAL], ids=lambda name: name or "in-process")
 def containerd(request: pytest.FixtureRequest, short_dir: Path, rootfs: Path) -> Iterator[Containerd]:
     daemon = Containerd(short_dir, rootfs, request.param)
     try:
@@ -118,7 +122,8 @@ def containerd(request: pytest.FixtureRequest, short_dir: Path, rootfs: Path) ->
 def test_run(containerd: Containerd) -> None:
     assert containerd.run("a", "/bin/echo", "hello") == (0, b"hello\n")
     assert containerd.run("a", "/bin/sh", "-c", "exit 37")[0] == 37
-    assert containerd.run("a", "/bin/cat", data=b"from stdin\n") == (0, b"from stdin\n")
+    if not containerd.original:  # with the original, ctr may read the end of its input too early to pass it on
+        assert containerd.run("a", "/bin/cat", data=b"from stdin\n") == (0, b"from stdin\n")
     code, text = containerd.run("a", "/bin/sh", "-c", "echo out; echo err >&2")
     assert (code, sorted(text.split())) == (0, [b"err", b"out"])
     code, text = containerd.run("a", "/no/such/program")
@@ -128,7 +133,8 @@ def test_run(containerd: Containerd) -> None:
 
 
 def test_terminal(containerd: Containerd) -> None:
-    command = f"ctr -a {containerd.socket} run --rm -t --runtime {RUNTIME} --rootfs {containerd.rootfs} t /bin/tty"
+    flags = " ".join(containerd.flags)
+    command = f"ctr -a {containerd.socket} run --rm -t {flags} --rootfs {containerd.rootfs} t /bin/tty"
     done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, timeout=60, check=False)
     assert re.search(rb"/dev/(pts/\d+|console)", done.stdout)
     assert done.returncode == 0
@@ -141,8 +147,11 @@ def test_exec_kill_pause_metrics_and_log(containerd: Containerd) -> None:
     )
     assert code == 0, text
     assert containerd.status("a") == "RUNNING"
-    done = containerd.ctr("task", "exec", "--exec-id", "e", "a", "/bin/sh", "-c", "cat; exit 3", data=b"piped\n")
-    assert (done.returncode, done.stdout) == (3, b"piped\n")
+    done = containerd.ctr("task", "exec", "--exec-id", "e", "a", "/bin/sh", "-c", "echo out; exit 3")
+    assert (done.returncode, done.stdout) == (3, b"out\n")
+    if not containerd.original:
+        done = containerd.ctr("task", "exec", "--exec-id", "f", "a", "/bin/cat", data=b"piped\n")
+        assert (done.returncode, done.stdout) == (0, b"piped\n")
     assert b"pids.current" in containerd.ctr("task", "metrics", "a").stdout
     assert str(containerd.pid("a")).encode() in containerd.ctr("task", "ps", "a").stdout
     containerd.ctr("task", "pause", "a")
@@ -184,6 +193,8 @@ def test_dead_shim_is_cleaned_up(containerd: Containerd) -> None:
 
 
 def test_no_line_is_lost_or_doubled_while_containerd_dies(containerd: Containerd) -> None:
+    if containerd.original:
+        return  # it has no log of its own
     many = 3 if containerd.environment["ORLOP_SHIM_RUNTIME"] else 20
     names = [f"n{number}" for number in range(many)]
     for name in names:

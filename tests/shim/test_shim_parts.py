@@ -173,6 +173,24 @@ def test_loop_runs_coroutines_timers_and_locks() -> None:
     loop.close()
 
 
+def test_loop_survives_a_bug_in_a_callback() -> None:
+    told: list[str] = []
+    loop = Loop(lambda where, error: told.append(str(error)))
+    reader, writer = os.pipe()
+    os.write(writer, b"x")  # stays readable: the callback fails each time, until it is taken out
+
+    def bug(_events: int) -> None:
+        raise ValueError("bug")
+
+    loop.add(reader, 1, bug)
+    loop.call_later(0.2, loop.stop)
+    loop.run()
+    assert told == ["bug"] * 100
+    os.close(reader)
+    os.close(writer)
+    loop.close()
+
+
 def run_until(loop: Loop, condition: Any) -> None:
     def check() -> None:
         if condition():

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_PATIENCE = 100
+
 
 class Timer:
     """A call that is due at a time; made by `Loop.call_later`."""
@@ -101,9 +103,15 @@ class Lock:
 
 
 class Loop:
-    """Calls back when descriptors are ready and times are due, in one thread, until `stop`."""
+    """Calls back when descriptors are ready and times are due, in one thread, until `stop`.
 
-    def __init__(self) -> None:
+    An exception that a callback lets out goes to `on_error(where, error)` and the loop goes on; a descriptor whose
+    callback fails again and again is taken out. Without `on_error` the exception ends `run`.
+    """
+
+    def __init__(self, on_error: Callable[[str, Exception], None] | None = None) -> None:
+        self._on_error = on_error
+        self._failures: dict[int, int] = {}
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
@@ -123,6 +131,7 @@ class Loop:
         """Forget `fd`; call before closing it."""
         self._epoll.unregister(fd)
         del self._callbacks[fd]
+        self._failures.pop(fd, None)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call once after that time."""
@@ -179,16 +188,33 @@ class Loop:
         """Run until `stop`."""
         self._stopping = False
         while not self._stopping:
-            self._run_ready()
-            if self._stopping:
-                break
-            for fd, events in self._epoll.poll(self._timeout()):
-                callback = self._callbacks.get(fd)
-                if callback is not None:  # an earlier callback of this round may have removed it
+            try:
+                self._run_ready()
+                if self._stopping:
+                    break
+                self._run_once()
+            except Exception as error:
+                if self._on_error is None:
+                    raise
+                self._on_error("loop", error)
+
+    def _run_once(self) -> None:
+        for fd, events in self._epoll.poll(self._timeout()):
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # an earlier callback of this round may have removed it
+                try:
                     callback(events)
-                    if self._ready:
-                        self._run_ready()
-            self._run_timers()
+                except Exception:
+                    self._failed(fd)
+                    raise
+                if self._ready:
+                    self._run_ready()
+        self._run_timers()
+
+    def _failed(self, fd: int) -> None:
+        self._failures[fd] = self._failures.get(fd, 0) + 1
+        if self._failures[fd] >= _PATIENCE and fd in self._callbacks:
+            self.remove(fd)
 
     def close(self) -> None:
         """Release the epoll descriptor."""

@@ -79,7 +79,7 @@ class Shim:
 
     def __init__(self, listener: socket.socket, start: Start, path: str) -> None:
         self._path = path
-        self._loop = Loop()
+        self._loop = Loop(log.exception)
         self._reaper = Reaper()
         self._signals = signalfd((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
         self._publisher = Publisher(self._loop, start.ttrpc_address, start.namespace)

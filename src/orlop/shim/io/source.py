@@ -7,6 +7,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from orlop.shim import log
 from orlop.shim.loop import Loop
 
 READ_SIZE = 65536
@@ -78,8 +79,8 @@ class Source:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno != errno.EIO:  # the last slave of the terminal has been closed
-                raise
+            if error.errno != errno.EIO:  # EIO: the last slave of the terminal has been closed
+                log.error(f"reading stream {self.stream}: {error.strerror}")
             data = b""
         if not data:
             self.stop()
