@@ -158,7 +158,7 @@ class ImageStore:
 
     async def refresh(self) -> None:
         """Read the names, and the content that is new, if anything may have changed."""
-        if self._fresh and self._watched:
+        if self._fresh and self._watched and not self._lock.locked():  # locked: somebody is just reading them
             return
         async with self._lock:
             if self._fresh and self._watched:
