@@ -14,7 +14,13 @@ from support.bundles import Bundle, Runtime, eventually
 
 from orlop import cgroups
 from orlop.codec import convert
-from orlop.errdefs import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from orlop.errdefs import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    OrlopError,
+)
 from orlop.libcontainer import Container, CreateOptions, ExecOptions, Stdio
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Pids, Process, Resources, Spec
@@ -270,3 +276,52 @@ def test_the_child_imports_nothing(ours: Runtime, bundle: Bundle, args: list[str
     seen.close()
     for container in Container.list(ours.root):
         ours.ids.append(container.id)
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied", "tasks"), MemoryError(), KeyboardInterrupt()])
+def test_an_error_in_the_child_never_runs_the_callers_code(
+    ours: Runtime, bundle: Bundle, monkeypatch, error: BaseException
+) -> None:
+    """Above all not its clean-up: the child shares the state directory and the control groups."""
+    seen = mmap.mmap(-1, 4096)
+    me = os.getpid()
+    manager = type(cgroups.new_manager("/orlop-oci/x", False))
+
+    def fail(self: cgroups.Manager) -> None:
+        raise error
+
+    def note(self: Container, made_cgroup: bool, discard=Container._discard) -> None:
+        seen.write(b"parent " if os.getpid() == me else b"child ")
+        discard(self, made_cgroup)
+
+    monkeypatch.setattr(manager, "join", fail)
+    monkeypatch.setattr(Container, "_discard", note)
+    with pytest.raises(OrlopError, match="error during container init"):
+        _create(ours, bundle)
+    assert seen[:].rstrip(b"\0") == b"parent "
+    seen.close()
+    assert Container.list(ours.root) == []
+
+
+def test_a_child_without_a_parent_ends(ours: Runtime, bundle: Bundle) -> None:
+    """The caller is killed while a hook runs: init finds the conversation ended and goes."""
+    hook = f"{bundle.path}/hook"
+    with open(hook, "w", encoding="utf-8") as file:
+        file.write(f"#!/bin/sh\necho $$ > {bundle.path}/up\nkill -9 $PPID\nexec sleep 100\n")
+    os.chmod(hook, 0o755)
+    bundle.spec["hooks"] = {"createRuntime": [{"path": hook, "env": ["PATH=/bin:/usr/bin"]}]}
+    helper = os.fork()
+    if helper == 0:
+        try:
+            _create(ours, bundle)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(helper, 0)
+    assert os.waitstatus_to_exitcode(status) == -9
+    (container,) = Container.list(ours.root)
+    ours.ids.append(container.id)
+    eventually(lambda: container.pids() == [], "init is left")
+    assert container.status() == "stopped"
+    container.delete()
+    with open(f"{bundle.path}/up", encoding="utf-8") as file:
+        os.kill(int(file.read()), 9)

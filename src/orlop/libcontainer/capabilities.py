@@ -82,7 +82,7 @@ class CapabilitySets:
         self.effective &= available
         self.permitted &= available
         self.inheritable &= available
-        # The kernel raises only what is permitted and inheritable; a spec with more is common (runc spec writes it).
+        # The kernel raises only what is permitted and inheritable; specs with more are common.
         self.ambient &= self.permitted & self.inheritable
         return [name for number, name in enumerate(NAMES) if missing >> number & 1]
 

@@ -27,10 +27,12 @@ def launch(container: "Container", options: CreateOptions) -> None:
     group = cgroup.fd()
     ours, theirs = sync.pair()
 
-    def child() -> None:
+    def join_group() -> None:
         if group is None:
             cgroup.join()
-        run_init(plan, theirs)
+
+    def child() -> None:
+        run_init(plan, theirs, join_group)
 
     try:
         plan.listener = _listen(container.directory)

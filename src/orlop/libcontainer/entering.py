@@ -30,12 +30,14 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
     group = cgroup.fd()
     ours, theirs = sync.pair()
 
-    def child() -> None:
+    def join_group() -> None:
         if initial := plan.program.scheduling.initial_cpus:
             os.sched_setaffinity(0, initial)
         if group is None:
             cgroup.join()
-        run_join(plan, theirs)
+
+    def child() -> None:
+        run_join(plan, theirs, join_group)
 
     try:
         if any(namespace.type == "pid" for namespace in linux.namespaces):

@@ -4,6 +4,7 @@
 import _socket
 import gc
 import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -55,15 +56,18 @@ class InitPlan(msgspec.Struct):
     hooks: Hooks = msgspec.field(default_factory=Hooks)
 
 
-def run_init(plan: InitPlan, channel: Channel) -> None:
-    """The whole life of the child; ends in the user's program or in _exit."""
+def run_init(plan: InitPlan, channel: Channel, prologue: Callable[[], None]) -> None:
+    """The whole life of the child; ends in the user's program or in _exit.
+
+    `prologue` runs first, while the descriptors of the caller are still there: it joins the control group.
+    """
     try:
+        prologue()
         executable = _set_up(plan, channel)
         channel.send(READY)
         channel.close()
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
-        channel.send(ERROR, pack(error))
-        os._exit(1)
+        report(channel, error)
     assert plan.listener is not None
     starter = _wait_for_start(plan.listener)
     try:
@@ -71,7 +75,17 @@ def run_init(plan: InitPlan, channel: Channel) -> None:
             _run_start_hooks(plan)
         execute(channel, plan.program, executable, starter)
     except BaseException as error:  # noqa: BLE001 - the same for the starter
-        os.write(starter, pack(error))
+        try:
+            os.write(starter, pack(error))
+        finally:
+            os._exit(1)
+
+
+def report(channel: Channel, error: BaseException) -> None:
+    """Tell the parent of an error, if there still is one, and end."""
+    try:
+        channel.send(ERROR, pack(error))
+    finally:
         os._exit(1)
 
 

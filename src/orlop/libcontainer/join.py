@@ -3,11 +3,11 @@
 
 import gc
 import os
+from collections.abc import Callable
 
 import msgspec
 
-from orlop.libcontainer.errors import pack
-from orlop.libcontainer.init import join_keyring
+from orlop.libcontainer.init import join_keyring, report
 from orlop.libcontainer.program import (
     Program,
     become_user,
@@ -18,7 +18,7 @@ from orlop.libcontainer.program import (
     set_security_label,
 )
 from orlop.libcontainer.scheduling import apply_scheduling
-from orlop.libcontainer.sync import CONSOLE, ERROR, READY, Channel
+from orlop.libcontainer.sync import CONSOLE, READY, Channel
 from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.unix import process as proc
 
@@ -33,16 +33,19 @@ class JoinPlan(msgspec.Struct):
     personality: int | None = None
 
 
-def run_join(plan: JoinPlan, channel: Channel) -> None:
-    """The whole life of the child; ends in the user's program or in _exit."""
+def run_join(plan: JoinPlan, channel: Channel, prologue: Callable[[], None]) -> None:
+    """The whole life of the child; ends in the user's program or in _exit.
+
+    `prologue` runs first, while the descriptors of the caller are still there: it joins the control group.
+    """
     try:
+        prologue()
         executable = _set_up(plan, channel)
         channel.send(READY)
         channel.wait_go()
         execute(channel, plan.program, executable, channel.fd)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
-        channel.send(ERROR, pack(error))
-        os._exit(1)
+        report(channel, error)
 
 
 def _set_up(plan: JoinPlan, channel: Channel) -> str:

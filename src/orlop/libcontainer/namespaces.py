@@ -116,9 +116,16 @@ def spawn(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[
 def _fork(flags: int, cgroup: int, child: Callable[[], None]) -> tuple[int, int]:
     pid, pidfd = proc.clone3(flags, cgroup=cgroup)
     if pid == 0:
-        child()
-        os._exit(1)
+        _end_after(child)
     return pid, pidfd
+
+
+def _end_after(child: Callable[[], None]) -> None:
+    """Run the child's code; nothing of it, not even an exception, may get back into the caller's."""
+    try:
+        child()
+    finally:
+        os._exit(1)
 
 
 def _spawn_by_way_of_another(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[int, int]:
@@ -139,7 +146,7 @@ def _spawn_by_way_of_another(plan: NamespacePlan, cgroup: int, child: Callable[[
                     proc.setns(plan.user, proc.CLONE_NEWUSER)
                 pid, _ = proc.clone3(plan.clone_flags | proc.CLONE_PARENT, exit_signal=0)
                 if pid == 0:
-                    child()
+                    _end_after(child)
                 os.write(writer, str(pid).encode())
             except (OSError, InvalidArgumentError) as error:
                 os.write(writer, explain(error).encode())

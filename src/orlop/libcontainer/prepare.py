@@ -145,8 +145,10 @@ def user_namespace(uids: list[IDMapping], gids: list[IDMapping]) -> int:
     """A descriptor of a new user namespace with these mappings, which lives as long as the descriptor."""
     pid, pidfd = proc.clone3(proc.CLONE_NEWUSER)
     if pid == 0:
-        signal.pause()
-        os._exit(0)
+        try:
+            signal.pause()
+        finally:
+            os._exit(0)
     try:
         write_id_maps(pid, uids, gids)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
