@@ -66,39 +66,45 @@ class Reconcile:
         self._known = {container.id for container in registry}
 
     async def __call__(self) -> None:
-        """Settle everything. Raises OrlopError when containerd goes away; the next connection does it again."""
-        tasks = {task.id: task for task in await self._client.tasks.list()}
+        """Settle everything. Raises OrlopError when containerd goes away; the next connection does it again.
+
+        The list of tasks is of one moment while requests go on: what a request has touched since is left to it.
+        """
         was_running = {container.id for container in self._registry if container.record.state.running}
+        tasks = {task.id: task for task in await self._client.tasks.list()}
         for container in self._registry:
-            if container.id in self._known:
-                await self._logged(container, self._settle(container, tasks.get(container.id)))
+            if not container.taken_up:
+                container.taken_up = True
+                running = container.id in was_running
+                await self._logged(container, self._settle(container, tasks.get(container.id), running))
         await self._remove_orphans()
         await self._release_networks()
         await self._start_wanted(was_running)
 
     # -- containers
 
-    async def _settle(self, container: Container, task: Process | None) -> None:
+    async def _settle(self, container: Container, task: Process | None, was_running: bool) -> None:
         state = container.record.state
         if state.removing:
             await self._finish_removal(container, task)
-            return
-        alive = task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING)
-        if task is not None and alive:
-            await self._adopt(container, task)
-        elif state.running and not state.restarting:
+        elif task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING):
+            await self._adopt(container, task, was_running)
+        elif was_running and not state.restarting:
             await self._missed_exit(container, task)
         elif task is not None:
             await self._discard(container)
         elif container.record.host_config.auto_remove and state.status == "exited":
             await self._remove.auto(container)
 
-    async def _adopt(self, container: Container, task: Process) -> None:
+    async def _adopt(self, container: Container, task: Process, was_running: bool) -> None:
         """It runs: take it up where it is."""
         async with container.lock:
             state = container.record.state
+            if was_running and not state.running:
+                return  # its end was told meanwhile
             if not state.running:
-                # The last daemon died between the start and noting it down.
+                # The last daemon died between the start and noting it down; nobody waits for its end yet.
+                task = await self._client.tasks.get(container.id)
                 state.started_at, state.finished_at = timestamps.now(), 0
             state.running, state.restarting = True, False
             state.paused = task.status in (Status.PAUSED, Status.PAUSING)
@@ -109,7 +115,10 @@ class Reconcile:
                     await extra.attach.open(self._streams.exec_again(container.record, extra.record))
             self._registry.save(container)
             self._health.watch(container)
-        await self._exits.missed_execs(container)
+        if task.status == Status.STOPPED:
+            await self._missed_exit(container, task)
+        else:
+            await self._exits.missed_execs(container)
 
     async def _missed_exit(self, container: Container, task: Process | None) -> None:
         """It has ended while nobody looked: exit code and time are the task's, if there is one."""
@@ -141,9 +150,10 @@ class Reconcile:
         wanted = []
         for container in sorted(self._registry, key=lambda item: item.record.created):
             record = container.record
-            if container.id not in self._known or container.restart is not None:
+            state = record.state
+            if container.id not in self._known or container.restart is not None or state.removing or state.dead:
                 continue
-            if record.state.running and not record.state.restarting:
+            if state.running and not state.restarting:
                 continue
             if record.state.restarting or wants_start(
                 record.host_config.restart_policy,
@@ -153,6 +163,7 @@ class Reconcile:
                 attempts=record.restart_count,
             ):
                 record.state.running = record.state.restarting = True
+                record.manually_stopped = False
                 wanted.append(container)
         await asyncio.gather(*(start(container) for container in wanted))
 

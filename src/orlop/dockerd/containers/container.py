@@ -49,6 +49,8 @@ class Container:
         """The restart policy's next attempt."""
         self.backoff = 0.0
         """Seconds before the latest attempt."""
+        self.taken_up = False
+        """This daemon has made or started it, or compared it with containerd: nothing older counts any more."""
         self.no_restart = False
         """A user wants this run to be the last."""
         self.restarting_by_user = False

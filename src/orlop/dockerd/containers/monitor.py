@@ -78,15 +78,18 @@ class Monitor:
 
         Raises OrlopError if containerd goes away meanwhile: the next connection does it again.
         """
+        # The pids of before the list: a run that began later is another one.
+        pids = {container.id: container.record.state.pid for container in self._registry if _runs(container)}
         tasks = {task.id: task for task in await self._client.tasks.list()}
-        for container in self._registry:
-            state = container.record.state
-            if not state.running or state.restarting or container.lock.locked():
+        for container_id, pid in pids.items():
+            container = self._registry.find(container_id)
+            if container is None:
                 continue
-            task = tasks.get(container.id)
+            task = tasks.get(container_id)
             if task is None:
-                log.warning("container %s: its task is gone", container.id)
-                self._later(container, self._exits.container_ended(container, 0, LOST_EXIT_CODE, timestamps.now()))
+                log.warning("container %s: its task is gone", container_id)
+                lost = self._exits.container_ended(container, pid, LOST_EXIT_CODE, timestamps.now())
+                self._later(container, lost)
             elif task.status == Status.STOPPED:
                 ended_at = task.exited_at.ToNanoseconds()
                 self._later(
@@ -139,3 +142,9 @@ class Monitor:
             if queue.empty():
                 del self._queues[container.id]
                 return
+
+
+def _runs(container: Container) -> bool:
+    """Whether there should be a task with a known pid, and no request is about to change that."""
+    state = container.record.state
+    return state.running and not state.restarting and state.pid > 0 and not container.lock.locked()

@@ -97,6 +97,7 @@ class Registry:
         """Write a new container down; its name has been reserved."""
         self._store.put(record)
         container = self._by_id[record.id] = Container(record)
+        container.taken_up = True
         return container
 
     def save(self, container: Container) -> None:

@@ -82,8 +82,6 @@ class Start:
         """Start a container; `by_user` resets what the restart policy counts."""
         async with container.lock:
             self._check(container, by_user)
-            container.no_restart = False
-            container.record.manually_stopped = False
             if by_user:
                 _reset_restarts(container)
             failure = await self._try(container)
@@ -115,13 +113,23 @@ class Start:
             raise ConflictError("cannot start a paused container, try unpause instead")
         if state.running and not (state.restarting):
             raise NotModifiedError(f"container {container.id} is running")
-        if not by_user and not state.restarting:
+        if not by_user and (not state.restarting or container.no_restart):
+            self._stay_stopped(container)
             raise NotModifiedError(f"container {container.id} was stopped")
+
+    def _stay_stopped(self, container: Container) -> None:
+        """A user's stop came between the policy's decision and this start."""
+        state = container.record.state
+        if state.restarting:
+            state.running = state.restarting = False
+            self._registry.save(container)
+            container.tell_stopped()
 
     # -- the steps
 
     async def _run(self, container: Container) -> None:
         record = container.record
+        container.taken_up = True
         record.state.error = ""
         record.state.oom_killed = False
         runtime = self._runtimes.resolve(record.host_config.runtime)
@@ -260,7 +268,9 @@ def _reset_restarts(container: Container) -> None:
     if container.restart is not None:
         container.restart.cancel()
         container.restart = None
+    container.no_restart = False
     container.backoff = 0.0
+    container.record.manually_stopped = False
     container.record.restart_count = 0
 
 
