@@ -18,6 +18,7 @@ from orlop.api.health_pb2_grpc import add_HealthServicer_to_server
 from orlop.api.introspection_pb2_grpc import add_IntrospectionServicer_to_server
 from orlop.api.tasks_pb2_grpc import add_TasksServicer_to_server
 from orlop.api.version_pb2_grpc import add_VersionServicer_to_server
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
 from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
@@ -73,6 +74,7 @@ class Daemon:
             exchange = Exchange()
             storage = open_storage(config.root, config.state, exchange, default_snapshotter=config.snapshotter)
             try:
+                failpoint("start.after_storage")
                 await self._serve(exchange, storage)
             finally:
                 storage.close()
@@ -98,6 +100,7 @@ class Daemon:
         health = HealthService(())
         try:
             await manager.load()
+            failpoint("start.after_load")
             tasks = TasksService(manager, containers)
             server = self._grpc_server(exchange, storage, containers, tasks, health)
             await server.start()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orlop.api.containers_pb2 import Container
 from orlop.containerd.core import filters, labels
 from orlop.containerd.core.namespaces import validate_identifier
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import pack, unpack
 from orlop.containerd.metadata.gc import Holder
 from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError
@@ -88,6 +89,8 @@ class MetadataContainers:
                 self._db.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?)", _row(namespace, container))
             except sqlite3.IntegrityError:
                 raise AlreadyExistsError(f'container "{container.id}": already exists') from None
+            failpoint("container.create.after_insert")
+        failpoint("container.create.after_record")
         return container
 
     def update(self, namespace: str, container: Container, paths: Sequence[str] = ()) -> Container:
@@ -113,6 +116,7 @@ class MetadataContainers:
         done = self._db.execute("DELETE FROM containers WHERE namespace = ? AND id = ?", (namespace, id))
         if not done.rowcount:
             raise NotFoundError(f'container "{id}" in namespace "{namespace}": not found')
+        failpoint("container.delete.after_record")
         self._removed()
 
 

@@ -12,6 +12,7 @@ from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.content import Info, IngestStatus, validate_digest
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.disk import disk_errors
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -158,6 +159,7 @@ class BoundContent:
             self.info(digest)
             self._db.execute("DELETE FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest))
             self._owner.leases.release(self._scope, "content", digest)
+        failpoint("content.delete.after_record")
         self._owner.gc.deleted()
         self._owner.events.publish(self._namespace, "/content/delete", ContentDelete(digest=digest))
 
@@ -198,8 +200,10 @@ class BoundContent:
                 )
             row = self._ingest(ref)
             assert row is not None
+        failpoint("content.write.after_record")
         with disk_errors(f"cannot open ingest {ref}"):
             local = None if shared else self._owner.local.writer(row["number"])
+        failpoint("content.write.after_open")
         return MetadataWriter(self._owner, self._scope, row, local, shared_size or 0)
 
     def status(self, ref: str) -> IngestStatus:
@@ -225,7 +229,9 @@ class BoundContent:
         with self._db.transaction():
             self._db.execute("DELETE FROM ingests WHERE number = ?", (row["number"],))
             self._owner.leases.release(self._scope, "ingests", ref)
+        failpoint("content.abort.after_record")
         self._owner.local.discard_ingest(row["number"])
+        failpoint("content.abort.after_discard")
         self._owner.gc.trash()
 
     def _exists(self, digest: str) -> bool:
@@ -291,6 +297,7 @@ class MetadataWriter:
         """Append; raises ResourceExhaustedError."""
         if data:
             self._own(copy=True).write(data)
+            failpoint("content.write.after_data")
 
     def truncate(self) -> None:
         """Begin again at offset 0."""
@@ -310,6 +317,7 @@ class MetadataWriter:
         if expected and expected != digest:
             raise FailedPreconditionError(f"unexpected commit digest {digest}, expected {expected}")
         self.sync()
+        failpoint("content.commit.after_sync")
         owner, namespace, time = self._owner, self._scope.namespace, now()
         info = Info(digest, offset, time, time, labels)
         with owner.db.transaction():
@@ -320,8 +328,11 @@ class MetadataWriter:
                 (namespace, digest, offset, time, time, pack(info.labels)),
             )
             owner.db.execute("DELETE FROM ingests WHERE number = ?", (self._number,))
+            failpoint("content.commit.before_rename")
             if self._local is not None:  # last: what fails before it leaves the ingest as it was
                 owner.local.commit(self._number, self._local, digest)
+            failpoint("content.commit.after_rename")
+        failpoint("content.commit.after_record")
         self.close()
         owner.gc.mutated()
         if cursor.rowcount == 0:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orlop.api.events_pb2 import SnapshotRemove
 from orlop.api.image_events_pb2 import ImageDelete
 from orlop.containerd.core.labels import GC_EXPIRE, GC_FLAT, GC_ROOT
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, unpack
 
 if TYPE_CHECKING:
@@ -161,7 +162,10 @@ class GarbageCollector:
             graph = _Graph(self._db, self._holders(), self._locked_ingests(), self._creating())
             garbage = graph.garbage()
             self._sweep(garbage)
+            failpoint("gc.after_sweep")
+        failpoint("gc.after_record")
         self._delete_files(garbage, graph)
+        failpoint("gc.after_files")
         self._publish(garbage)
         end = time.monotonic()
         self._next = end + (end - start) / SHARE_OF_TIME

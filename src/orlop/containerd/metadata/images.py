@@ -12,6 +12,7 @@ from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.content import validate_digest
 from orlop.containerd.core.images import Image, Target
 from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -92,6 +93,7 @@ class BoundImages:
             ):
                 raise AlreadyExistsError(f'image "{image.name}": already exists')
             self._store(image)
+        failpoint("image.create.after_record")
         self._owner.events.publish(
             self._namespace, "/images/create", ImageCreate(name=image.name, labels=image.labels)
         )
@@ -123,6 +125,7 @@ class BoundImages:
                 raise NotFoundError(f'image "{name}" has target {stored.target.digest}, not {digest}: not found')
             self._db.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (self._namespace, name))
             self._owner.leases.release(self._scope, "images", name)
+        failpoint("image.delete.after_record")
         self._owner.gc.deleted()
         self._owner.events.publish(self._namespace, "/images/delete", ImageDelete(name=name))
 

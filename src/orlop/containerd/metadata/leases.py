@@ -10,6 +10,7 @@ from orlop.containerd.core import filters as filter_language
 from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.leases import Lease, Resource, validate_resource
 from orlop.containerd.core.namespaces import Scope
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, now, pack, unpack
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
 from orlop.errdefs import AlreadyExistsError, NotFoundError
@@ -83,6 +84,7 @@ class BoundLeases:
             self._db.execute(
                 "INSERT INTO leases VALUES (?, ?, ?, ?)", (self._namespace, lease.id, lease.created, pack(labels))
             )
+        failpoint("lease.create.after_record")
         return lease
 
     def delete(self, id: str) -> None:
@@ -90,6 +92,7 @@ class BoundLeases:
         cursor = self._db.execute("DELETE FROM leases WHERE namespace = ? AND id = ?", (self._namespace, id))
         if cursor.rowcount == 0:
             raise NotFoundError(f'lease "{id}": not found')
+        failpoint("lease.delete.after_record")
 
     def list(self, filters: Sequence[str] = ()) -> list[Lease]:
         """The leases that match, by id; raises InvalidArgumentError."""

@@ -15,6 +15,7 @@ from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.core.snapshots import Info, Kind, SnapshotDriver, Usage
 from orlop.containerd.disk import disk_errors
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -214,9 +215,12 @@ class BoundSnapshots:
             assert number is not None
             owner.leases.hold(self._scope, f"snapshots/{owner.name}", key)
             parents = owner.parents(parent_number)
+            failpoint("snapshot.prepare.after_insert")
             if create:
                 with disk_errors(f'cannot make snapshot "{key}"'):
                     self._driver.create(number, kind, parents)
+            failpoint("snapshot.prepare.after_directory")
+        failpoint("snapshot.prepare.after_record")
         owner.gc.mutated()
         return number, parents
 
@@ -271,6 +275,8 @@ class BoundSnapshots:
                     row["number"],
                 ),
             )
+            failpoint("snapshot.commit.after_update")
+        failpoint("snapshot.commit.after_record")
         owner.gc.mutated()
         owner.events.publish(
             self._namespace, "/snapshot/commit", SnapshotCommit(key=key, name=name, snapshotter=owner.name)
@@ -284,6 +290,7 @@ class BoundSnapshots:
                 raise FailedPreconditionError(f'cannot remove snapshot "{key}" with child: failed precondition')
             self._db.execute("DELETE FROM snapshots WHERE number = ?", (row["number"],))
             self._owner.leases.release(self._scope, f"snapshots/{self._owner.name}", key)
+        failpoint("snapshot.remove.after_record")
         self._owner.discard(row["number"])
         self._owner.gc.deleted()
         self._owner.events.publish(

@@ -20,6 +20,7 @@ from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.disk import disk_errors
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.plugins.layer_mounts import lower_directories, open_target, open_tree, upper_directory
 from orlop.containerd.plugins.layer_workers import LayerWorkers
@@ -111,12 +112,14 @@ class LayerDiffer:
                     )
             except RecursionError:
                 raise InvalidArgumentError("cannot make a layer: directories are nested too deeply") from None
+            failpoint("diff.compare.after_data")
             status, digest = writer.status(), writer.digest()
             wanted = {UNCOMPRESSED_LABEL: diff_id, **(labels or {})}
             try:
                 writer.commit(status.offset, digest, wanted)
             except AlreadyExistsError:  # made before: it only needs the labels
                 store.update(digest, wanted, [f"labels.{key}" for key in wanted])
+            failpoint("diff.compare.after_commit")
         except BaseException:
             writer.close()
             with contextlib.suppress(NotFoundError):

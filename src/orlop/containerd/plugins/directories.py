@@ -4,8 +4,9 @@
 import os
 import stat
 
-from orlop.containerd.archive import remove
+from orlop.archive import remove
 from orlop.containerd.core.snapshots import Usage
+from orlop.containerd.failpoints import failpoint
 
 
 class NumberedDirectories:
@@ -45,7 +46,9 @@ class NumberedDirectories:
             os.rename(self.path(number), staging)
         except FileNotFoundError:
             return
+        failpoint("snapshot.remove.after_hide")
         remove_tree(staging)
+        failpoint("snapshot.remove.after_delete")
 
 
 def remove_tree(path: str) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.layer_worker import MAX_DESCRIPTORS, MAX_PACKET
 from orlop.containerd.threads import in_thread
 from orlop.errdefs import FailedPreconditionError, InternalError, UnavailableError
@@ -50,6 +51,7 @@ class LayerWorkers:
                 await in_thread(self._threads, worker.end)
                 raise
             self._keep(worker)
+        failpoint("diff.apply.after_worker")
         if "code" in answer:
             raise status.error_for(int(str(answer["code"])), str(answer["message"]))
         return str(answer["digest"]), int(str(answer["size"]))
@@ -114,6 +116,7 @@ class _Worker:
         """Send one job and wait for its answer; raises InternalError when the process ends first."""
         try:
             socket.send_fds(self._socket, [job], list(descriptors))
+            failpoint("diff.apply.after_send")
             packet = await asyncio.get_running_loop().sock_recv(self._socket, MAX_PACKET)
         except (BrokenPipeError, ConnectionResetError):
             packet = b""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.snapshots import Kind, Usage
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.copytree import copy_tree
 from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
 
@@ -33,6 +34,7 @@ class NativeDriver:
             os.chmod(staging, 0o755)  # whatever the umask
             if parents and kind == Kind.ACTIVE:
                 copy_tree(self._directories.path(parents[0]), staging)
+            failpoint("snapshot.prepare.after_staging")
             os.rename(staging, self._directories.path(number))
         except BaseException:
             remove_tree(staging)

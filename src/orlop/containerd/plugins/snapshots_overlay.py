@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.snapshots import Kind, Usage
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
 
 
@@ -41,6 +42,7 @@ class OverlayDriver:
                 owner = os.stat(self.upper(parents[0]))
                 if owner.st_uid or owner.st_gid:
                     os.chown(upper, owner.st_uid, owner.st_gid)
+            failpoint("snapshot.prepare.after_staging")
             os.rename(staging, final)
         except BaseException:
             remove_tree(staging)

@@ -19,6 +19,7 @@ from orlop.containerd.client import typeurl
 from orlop.containerd.core import filters
 from orlop.containerd.core.namespaces import scope_of, validate_identifier
 from orlop.containerd.core.runtime import CreateOptions
+from orlop.containerd.failpoints import failpoint
 from orlop.errdefs import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -68,7 +69,10 @@ class TasksService(TasksServicer):
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
         """Run a created process."""
-        answer = await self._task(request, context).call("Start", exec_id=request.exec_id)
+        task = self._task(request, context)
+        failpoint("task.start.before_call")
+        answer = await task.call("Start", exec_id=request.exec_id)
+        failpoint("task.start.after_call")
         return pb.StartResponse(pid=answer.pid)
 
     async def Delete(self, request: pb.DeleteTaskRequest, context: Any) -> pb.DeleteResponse:
@@ -82,6 +86,7 @@ class TasksService(TasksServicer):
         if not request.exec_id:
             raise InvalidArgumentError("exec_id must not be empty")
         answer = await self._task(request, context).call("Delete", exec_id=request.exec_id)
+        failpoint("task.delete_process.after_call")
         return pb.DeleteResponse(
             id=request.exec_id,
             pid=answer.pid,
@@ -104,12 +109,15 @@ class TasksService(TasksServicer):
         await self._task(request, context).call(
             "Kill", exec_id=request.exec_id, signal=request.signal, all=request.all
         )
+        failpoint("task.kill.after_call")
         return Empty()
 
     async def Exec(self, request: pb.ExecProcessRequest, context: Any) -> Empty:
         """Add a process."""
         validate_identifier(request.exec_id, "exec id")
-        await self._task(request, context).call(
+        task = self._task(request, context)
+        failpoint("task.exec.before_call")
+        await task.call(
             "Exec",
             exec_id=request.exec_id,
             terminal=request.terminal,
@@ -118,6 +126,7 @@ class TasksService(TasksServicer):
             stderr=request.stderr,
             spec=request.spec,
         )
+        failpoint("task.exec.after_call")
         return Empty()
 
     async def ResizePty(self, request: pb.ResizePtyRequest, context: Any) -> Empty:

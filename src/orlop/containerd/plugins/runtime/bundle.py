@@ -21,6 +21,7 @@ import shutil
 from typing import NamedTuple
 
 from orlop.containerd.core.namespaces import validate_identifier
+from orlop.containerd.failpoints import failpoint
 from orlop.errdefs import AlreadyExistsError, DataLossError, InternalError, NotImplementedByUsError
 from orlop.unix.mount import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 
@@ -60,6 +61,7 @@ class Bundle(NamedTuple):
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), 0o711, exist_ok=True)
             os.mkdir(self.path, 0o700)
+        failpoint("task.create.after_directory")
         try:
             self._fill(spec)
         except BaseException:
@@ -238,6 +240,7 @@ def _remove_tree(path: str) -> None:
             raise InternalError(f"remove {path}: {error.strerror}") from None
         shutil.rmtree(hidden)
         os.rename(path, hidden)
+    failpoint("task.delete.after_hide")
     shutil.rmtree(hidden)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orlop.api import events_pb2
 from orlop.containerd.core.runtime import TASK_DELETE, TASK_EXIT, CreateOptions, Exit
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.runtime.binary import ORLOP_RUNTIME, Environment, is_orlop, program_of
 from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, bundle_at, remove_hidden
 from orlop.containerd.plugins.runtime.shim import Shim
@@ -108,13 +109,17 @@ class TaskManager:
             await asyncio.shield(ending)
         _make_bundle(bundle, options.spec)
         try:
+            failpoint("task.create.after_bundle")
             bundle.write_shim(program)
+            failpoint("task.create.after_intent")
             shim = await self._starter.start(bundle, program, options, self._on_close)
         except BaseException:
             bundle.remove()
             raise
         try:
+            failpoint("task.create.after_connect")
             answer = await shim.call("Create", **_create_fields(bundle, options))
+            failpoint("task.create.after_call")
         except BaseException:
             await self._discard(shim)
             raise
@@ -141,8 +146,10 @@ class TaskManager:
         async with shim.lock:
             if self._shims.get(key) is not shim:
                 raise NotFoundError(f"task {shim.id}: not found")
+            failpoint("task.delete.before_call")
             try:
                 answer = await shim.call("Delete")
+                failpoint("task.delete.after_call")
             except NotFoundError:
                 # The shim has lost it, in a deletion that a former daemon did not finish for instance.
                 self._end(shim)
@@ -194,7 +201,9 @@ class TaskManager:
             await shim.shutdown(self._timeouts.shutdown)
         except OrlopError as error:
             log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
+        failpoint("task.delete.after_shutdown")
         self._remove_bundle(shim.bundle)
+        failpoint("task.delete.after_bundle")
         del self._ending[shim.namespace, shim.id]
 
     async def _discard(self, shim: Shim) -> None:
@@ -226,7 +235,9 @@ class TaskManager:
         """Clean up after a dead shim and publish in its place what it cannot publish any more."""
         log.warning("the shim of task %s/%s died: cleaning up", shim.namespace, shim.id)
         exit = await self._starter.clean_up(shim.bundle, shim.program)
+        failpoint("task.bury.after_clean_up")
         self._remove_bundle(shim.bundle)
+        failpoint("task.bury.after_bundle")
         self._shims.pop((shim.namespace, shim.id), None)
         shim.buried.set_result(exit)
         self._events.publish(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from orlop.containerd.core.runtime import Exit
+from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.runtime.binary import ShimBinary, is_orlop, program_of
 from orlop.containerd.plugins.runtime.bundle import Bootstrap
 from orlop.containerd.plugins.runtime.shim import Shim, ShimLog
@@ -56,7 +57,9 @@ class ShimStarter:
         shim_log = ShimLog(bundle.open_log())
         try:
             bootstrap = await self._bootstrap(bundle, program, options, shim_log.fd)
+            failpoint("task.create.after_shim")
             bundle.write_bootstrap(bootstrap)
+            failpoint("task.create.after_bootstrap")
             return await Shim.connect(bundle, program, bootstrap, shim_log, on_close)
         except BaseException:
             shim_log.close()
