@@ -107,12 +107,18 @@ def test_bootstrap_forms(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_socket_addresses() -> None:
+def test_socket_addresses(tmp_path: Path) -> None:
     start = bootstrap.Start("ns", "id", "/run/containerd/containerd.sock", "", "/run/containerd/s", False, False)
     digest = hashlib.sha256(b"/run/containerd/containerd.sock/ns/id").hexdigest()
     assert bootstrap.socket_address(start, "id") == f"/run/containerd/s/{digest}"
-    assert bootstrap.group_of({"io.kubernetes.cri.sandbox-id": "pod"}, "id") == "pod"
-    assert bootstrap.group_of({}, "id") == "id"
+    config = tmp_path / "config.json"
+    for text, group in [
+        ('{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}', "pod"),
+        ('{"annotations": null, "hostname": "io.containerd.runc.v2.group"}', "id"),
+        ("{}", "id"),
+    ]:
+        config.write_text(text)
+        assert bootstrap.group_of(str(tmp_path), "id") == group
     with pytest.raises(InvalidArgumentError, match="longer than 106 bytes"):
         bootstrap.socket_address(start._replace(socket_dir="/" + "x" * 60), "id")
 

@@ -25,7 +25,7 @@ def test_requests_and_their_errors(lab: Lab) -> None:
         ({"socket_dir": "/tmp/" + "x" * 100}, "longer than 106 bytes"),
     ]:
         assert complaint in lab.request(**(good | change))["error"]
-    (bundle / "config.json").write_text("{")
+    (bundle / "config.json").write_text('{"io.kubernetes.cri.sandbox-id"')
     assert "config.json" in lab.request(**good)["error"]
     (bundle / "config.json").unlink()
     assert "no such file or directory" in lab.request(**good)["error"]
@@ -49,6 +49,7 @@ def test_shims_outlive_the_zygote(lab: Lab) -> None:
 
 def test_place_of_a_shim_in_the_system(lab: Lab) -> None:
     shim = lab.shim(["true"])
+    shim.call("Connect", api.ConnectRequest(id="c1"))  # it has settled when it answers
     status = dict(line.split(":", 1) for line in Path(f"/proc/{shim.pid}/status").read_text().splitlines())
     assert os.getsid(shim.pid) == shim.pid
     assert os.readlink(f"/proc/{shim.pid}/cwd") == str(shim.bundle)

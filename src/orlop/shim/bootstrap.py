@@ -6,9 +6,6 @@ import os
 import socket
 from typing import NamedTuple
 
-from google.protobuf.message import DecodeError
-
-from orlop.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from orlop.errdefs import InvalidArgumentError, UnavailableError
 
 SOCKET_DIR = "/run/containerd/s"
@@ -42,6 +39,11 @@ def read_params(raw: bytes, namespace: str, container_id: str, address: str, deb
         return flags
     if len(raw) > _MAX_PARAMS:
         raise InvalidArgumentError(f"bootstrap parameters are longer than {_MAX_PARAMS} bytes")
+    # Protobuf takes longer to load than `start` takes: containerds before 2.3 do without.
+    from google.protobuf.message import DecodeError
+
+    from orlop.api.bootstrap_pb2 import BootstrapParams
+
     try:
         params = BootstrapParams.FromString(raw)
     except DecodeError:
@@ -70,15 +72,28 @@ def answer(start: Start, address: str) -> bytes:
     """
     if not start.modern:
         return address.encode()
+    from orlop.api.bootstrap_pb2 import BootstrapResult
+
     return BootstrapResult(version=PROTOCOL_VERSION, address=address, protocol="ttrpc").SerializeToString()
 
 
-def group_of(annotations: dict[str, str], container_id: str) -> str:
-    """The id that a container's shim is named after: containers of one group share a shim."""
-    for name in _GROUPS:
-        if annotations.get(name):
-            return annotations[name]
-    return container_id
+def group_of(bundle: str, container_id: str) -> str:
+    """The id that a container's shim is named after: containers of one group share a shim.
+
+    Raises InvalidArgumentError for a config.json that cannot be read.
+    """
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            raw = file.read()
+    except OSError as error:
+        raise InvalidArgumentError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    if not any(name.encode() in raw for name in _GROUPS):
+        return container_id  # most are of no group, and need not be parsed
+    from orlop.shim.bundle import annotations
+
+    found = annotations(bundle)
+    return next((found[name] for name in _GROUPS if found.get(name)), container_id)
 
 
 def socket_address(start: Start, group: str) -> str:

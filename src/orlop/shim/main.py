@@ -85,14 +85,13 @@ def _print(data: bytes) -> None:
 
 def _start(flags: dict[str, str]) -> None:
     from orlop.shim import bootstrap
-    from orlop.shim.bundle import annotations
     from orlop.shim.seal import start_server
 
     raw = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     start = bootstrap.read_params(
         raw, flags["namespace"], _id(flags), flags.get("address", ""), flags.get("debug", "") == "true"
     )
-    group = bootstrap.group_of(annotations("."), start.id)
+    group = bootstrap.group_of(".", start.id)
     path = bootstrap.socket_address(start, group)
     listener = bootstrap.bind(path)
     if listener is not None:

@@ -7,6 +7,7 @@ _MODULES = (
     "encodings.ascii",
     "encodings.idna",
     "json.decoder",
+    "orlop.api.bootstrap_pb2",
     "orlop.api.cgroup_metrics_v1_pb2",
     "orlop.api.cgroup_metrics_v2_pb2",
     "orlop.cgroups",

@@ -84,10 +84,9 @@ def _answer(channel: socket.socket, packet: bytes, fds: list[int]) -> dict[str, 
 
 def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, int]:
     from orlop.shim import bootstrap
-    from orlop.shim.bundle import annotations
 
     start, bundle = _parse(packet)
-    path = bootstrap.socket_address(start, bootstrap.group_of(annotations(bundle), start.id))
+    path = bootstrap.socket_address(start, bootstrap.group_of(bundle, start.id))
     listener = bootstrap.bind(path)
     if listener is None:
         return f"unix://{path}", _forked.get(path) or _pid_behind(path)
