@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from orlop.containerd.archive.apply import apply_layer, clean
+from orlop.archive.extract import clean
+from orlop.archive.remove import remove_tree
+from orlop.archive.tar import BLOCK, Stream, TarReader
+from orlop.containerd.archive.apply import apply_layer
 from orlop.containerd.archive.compression import LayerSource
-from orlop.containerd.archive.remove import remove_tree
-from orlop.containerd.archive.tar import BLOCK, Stream, TarReader
 from orlop.errdefs import InvalidArgumentError, OrlopError, ResourceExhaustedError
 from orlop.unix import mount
 

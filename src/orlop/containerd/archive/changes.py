@@ -9,9 +9,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from orlop.containerd.archive import write
+from orlop.archive import write
+from orlop.archive.tar import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Entry
 from orlop.containerd.archive.apply import OVERLAY_OPAQUE, WHITEOUT
-from orlop.containerd.archive.tar import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Entry
 from orlop.errdefs import InvalidArgumentError
 
 _CHUNK = 1 << 20

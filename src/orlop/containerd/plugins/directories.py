@@ -4,7 +4,7 @@
 import os
 import stat
 
-from orlop.containerd.archive import remove
+from orlop.archive import remove
 from orlop.containerd.core.snapshots import Usage
 from orlop.containerd.failpoints import failpoint
 

@@ -6,21 +6,24 @@ import os
 import stat
 from collections.abc import Iterator
 
-from orlop.containerd.archive.tar import Entry
+from orlop.archive.tar import Entry
 
 _MAX_TIME = (1 << 63) - 1  # nanoseconds; what is later or before 1970 becomes 1970, as in containerd
 
 
-def set_attributes(fd: int, target: int | str, entry: Entry) -> None:
+def set_attributes(fd: int, target: int | str, entry: Entry, *, own: bool = True) -> None:
     """Give the file open at `fd`, also named `target`, what the member says.
 
-    Owner first, which clears set-id bits and capabilities, then xattrs, mode and times.
+    Owner first, which clears set-id bits and capabilities, then xattrs, mode and times. Not `own`: the owner
+    stays, and attributes that the caller may not set are left out.
     """
-    os.chown(target, entry.uid, entry.gid)
+    if own:
+        os.chown(target, entry.uid, entry.gid)
     if entry.xattrs:
         regular_or_directory = stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR)
         for xattr, value in xattrs_of(entry):
-            set_xattr(target, xattr, value, is_link=not regular_or_directory)
+            if own or xattr.startswith(b"user."):
+                set_xattr(target, xattr, value, is_link=not regular_or_directory)
     os.chmod(target, entry.mode & 0o7777)
     os.utime(target, ns=times_of(entry))
 

@@ -22,6 +22,10 @@ _NO_DATA = (HARDLINK, SYMLINK, CHAR, BLOCKDEV, DIRECTORY, FIFO)
 _XATTR = b"SCHILY.xattr."
 
 
+class ArchiveError(InvalidArgumentError):
+    """An archive is malformed, or a member cannot be taken as it is; whoever reads it says what it was to be."""
+
+
 class Entry:
     """One member. Times are nanoseconds since the epoch; `atime` is 0 when the header has none."""
 
@@ -75,7 +79,7 @@ class Stream:
         return piece
 
     def exactly(self, size: int) -> bytes:
-        """`size` bytes, or none at the end. Raises InvalidArgumentError when the stream ends in between."""
+        """`size` bytes, or none at the end. Raises ArchiveError when the stream ends in between."""
         piece = self.some(size)
         if len(piece) == size:
             return bytes(piece)
@@ -86,17 +90,17 @@ class Stream:
             if not piece:
                 if parts == [b""]:
                     return b""
-                raise InvalidArgumentError("invalid layer: unexpected end of the tar stream")
+                raise ArchiveError("unexpected end of the tar stream")
             parts.append(bytes(piece))
             left -= len(piece)
         return b"".join(parts)
 
     def skip(self, size: int) -> None:
-        """Pass over `size` bytes. Raises InvalidArgumentError when there are fewer."""
+        """Pass over `size` bytes. Raises ArchiveError when there are fewer."""
         while size:
             piece = self.some(size)
             if not piece:
-                raise InvalidArgumentError("invalid layer: unexpected end of the tar stream")
+                raise ArchiveError("unexpected end of the tar stream")
             size -= len(piece)
 
     def drain(self) -> None:
@@ -152,7 +156,7 @@ class TarReader:
         while self._left:
             piece = self._stream.some(min(self._left, 1 << 20))
             if not piece:
-                raise InvalidArgumentError("invalid layer: unexpected end of the tar stream")
+                raise ArchiveError("unexpected end of the tar stream")
             self._left -= len(piece)
             yield piece
 
@@ -167,7 +171,7 @@ class TarReader:
 
     def _extension(self, size: int) -> bytes:
         if size > _MAX_EXTENSION:
-            raise InvalidArgumentError(f"invalid layer: extended header of {size} bytes is too long")
+            raise ArchiveError(f"extended header of {size} bytes is too long")
         content = self._stream.exactly(size) if size else b""
         self._left = 0
         self._skip_rest()
@@ -180,7 +184,7 @@ class TarReader:
         if block == _ZERO:
             second = self._stream.exactly(BLOCK)
             if second not in (b"", _ZERO):
-                raise InvalidArgumentError("invalid layer: bad tar header after a block of zeros")
+                raise ArchiveError("bad tar header after a block of zeros")
             return None
         return block
 
@@ -198,7 +202,7 @@ class TarReader:
         if entry.sparse is not None:
             _check_sparse(entry)
         if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
-            raise InvalidArgumentError(f"invalid layer: owner of {_show(entry.name)} is out of range")
+            raise ArchiveError(f"owner of {_show(entry.name)} is out of range")
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
         entry.type = REGULAR
@@ -208,7 +212,7 @@ class TarReader:
         while more:
             extension = self._stream.exactly(BLOCK)
             if not extension or len(pieces) > _MAX_SPARSE:
-                raise InvalidArgumentError(f"invalid layer: bad sparse map of {_show(entry.name)}")
+                raise ArchiveError(f"bad sparse map of {_show(entry.name)}")
             pieces += _sparse_fields(extension[:504])
             more = extension[504]
         entry.sparse = pieces
@@ -226,7 +230,7 @@ class TarReader:
                 _decimal(value) for key, value in records if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
             ]
         if len(numbers) % 2 or len(numbers) > 2 * _MAX_SPARSE:
-            raise InvalidArgumentError(f"invalid layer: bad sparse map of {_show(entry.name)}")
+            raise ArchiveError(f"bad sparse map of {_show(entry.name)}")
         entry.sparse = list(zip(numbers[::2], numbers[1::2], strict=True))
 
     def _sparse_numbers(self, entry: Entry) -> list[int]:
@@ -235,7 +239,7 @@ class TarReader:
         wanted: int | None = None
         while wanted is None or text.count(b"\n") <= 2 * wanted:
             if self._left < BLOCK or len(text) > _MAX_EXTENSION:
-                raise InvalidArgumentError(f"invalid layer: bad sparse map of {_show(entry.name)}")
+                raise ArchiveError(f"bad sparse map of {_show(entry.name)}")
             text += self._stream.exactly(BLOCK)
             self._left -= BLOCK
             entry.size -= BLOCK
@@ -249,7 +253,7 @@ def _parse(block: bytes) -> Entry:
         _HEADER.unpack(block)
     )
     if _number(checksum) != sum(block) - sum(checksum) + 256:
-        raise InvalidArgumentError("invalid layer: bad checksum of a tar header")
+        raise ArchiveError("bad checksum of a tar header")
     entry = Entry()
     entry.name = name.split(b"\0", 1)[0]
     if magic[:6] == b"ustar\0" and prefix[0]:
@@ -261,7 +265,7 @@ def _parse(block: bytes) -> Entry:
     entry.gid = _number(gid)
     entry.size = _number(size)
     if entry.size < 0:
-        raise InvalidArgumentError(f"invalid layer: negative size of {_show(entry.name)}")
+        raise ArchiveError(f"negative size of {_show(entry.name)}")
     entry.mtime = _number(mtime) * 10**9
     if kind in (CHAR, BLOCKDEV):
         entry.device = (_number(major), _number(minor))
@@ -298,10 +302,10 @@ def _pax_records(text: bytes) -> list[tuple[bytes, bytes]]:
         end = at + length
         equals = text.find(b"=", space + 1, end)
         if length < 5 or end > len(text) or text[end - 1] != 0x0A or equals < 0:
-            raise InvalidArgumentError("invalid layer: malformed pax header")
+            raise ArchiveError("malformed pax header")
         key, value = text[space + 1 : equals], text[equals + 1 : end - 1]
         if b"\0" in key or (b"\0" in value and not key.startswith(_XATTR)):
-            raise InvalidArgumentError(f"invalid layer: pax record {_show(key)} has a null byte")
+            raise ArchiveError(f"pax record {_show(key)} has a null byte")
         records.append((key, value))
         at = end
     return records
@@ -320,12 +324,12 @@ def _number(field: bytes) -> int:
     try:
         return int(text, 8)
     except ValueError:
-        raise InvalidArgumentError(f"invalid layer: bad number {_show(text)} in a tar header") from None
+        raise ArchiveError(f"bad number {_show(text)} in a tar header") from None
 
 
 def _decimal(text: bytes) -> int:
     if not text.isdigit():
-        raise InvalidArgumentError(f"invalid layer: bad number {_show(text)} in a pax header")
+        raise ArchiveError(f"bad number {_show(text)} in a pax header")
     return int(text)
 
 
@@ -350,11 +354,11 @@ def _check_sparse(entry: Entry) -> None:
     at = total = 0
     for offset, length in entry.sparse or ():
         if offset < at or length < 0 or offset + length > entry.real_size:
-            raise InvalidArgumentError(f"invalid layer: bad sparse map of {_show(entry.name)}")
+            raise ArchiveError(f"bad sparse map of {_show(entry.name)}")
         at = offset + length
         total += length
     if total != entry.size:
-        raise InvalidArgumentError(f"invalid layer: bad sparse map of {_show(entry.name)}")
+        raise ArchiveError(f"bad sparse map of {_show(entry.name)}")
 
 
 def _show(name: bytes) -> str:

@@ -3,7 +3,7 @@
 
 import stat
 
-from orlop.containerd.archive.tar import (
+from orlop.archive.tar import (
     BLOCK,
     BLOCKDEV,
     CHAR,
