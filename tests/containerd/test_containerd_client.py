@@ -33,7 +33,10 @@ def spec(namespace: str, rootfs: str, *arguments: str) -> bytes:
             "ociVersion": "1.0.2",
             "process": {"args": arguments, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
             "root": {"path": rootfs},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
             "linux": {
                 "namespaces": [{"type": kind} for kind in kinds],
                 "cgroupsPath": f"/{namespace}/x",

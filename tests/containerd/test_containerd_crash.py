@@ -46,7 +46,10 @@ def spec(namespace: str, id: str, rootfs: str, *arguments: str) -> bytes:
             "ociVersion": "1.0.2",
             "process": {"args": arguments, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
             "root": {"path": rootfs},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
             "linux": {"namespaces": [{"type": kind} for kind in kinds], "cgroupsPath": f"/{namespace}/{id}"},
         }
     ).encode()
@@ -225,6 +228,25 @@ async def test_shim_dies_in_the_absence(daemon: Daemon, runtime: str, rootfs: st
         await client.tasks.create("a")
         await client.tasks.start("a")
         await finish(client, "a")
+
+
+async def test_many_at_once(daemon: Daemon, runtime: str, rootfs: str) -> None:
+    """Tasks side by side, and each name used again at once."""
+
+    async def live(client: Client, id: str) -> None:
+        await store(client, id, runtime, spec(client.namespace, id, rootfs, "sh", "-c", "exit 3"))
+        for _ in range(3):
+            await client.tasks.create(id)
+            waiting = asyncio.ensure_future(client.tasks.wait(id))
+            await asyncio.sleep(0)
+            await client.tasks.start(id)
+            assert (await waiting).exit_status == 3
+            assert (await client.tasks.delete(id)).exit_status == 3
+        await client.containers.delete(id)
+
+    async with Client(daemon.address, daemon.namespace) as client:
+        await asyncio.gather(*(live(client, f"c{number}") for number in range(8)))
+        assert await client.tasks.list() == []
 
 
 async def test_half_made_bundles(daemon: Daemon) -> None:

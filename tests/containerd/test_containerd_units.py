@@ -254,6 +254,7 @@ def test_program_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert program_of("io.example.name.v7") == str(shim)
     assert program_of(str(shim)) == str(shim)
     assert program_of("io.containerd.orlop.v2").endswith("/bin/containerd-shim-orlop-v2")
+    assert program_of("io.containerd.runc.v2").endswith("/bin/containerd-shim-orlop-v2")
     for name in ("", "one", "a/b.c", ".x", "a."):
         with pytest.raises(InvalidArgumentError, match="invalid runtime name"):
             program_of(name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ORLOP_RUNTIME = "io.containerd.orlop.v2"
 _ORLOP_PROGRAM = "containerd-shim-orlop-v2"
+_RUNC_PROGRAM = "containerd-shim-runc-v2"
 _LEVELS = {
     "trace": LogLevel.LOG_LEVEL_TRACE,
     "debug": LogLevel.LOG_LEVEL_DEBUG,
@@ -55,7 +56,9 @@ class Environment(NamedTuple):
 def program_of(runtime: str) -> str:
     """The shim's program: an absolute path as it is, a name `a.b.NAME.VERSION` by `containerd-shim-NAME-VERSION`.
 
-    It is looked for in PATH and beside this interpreter. Raises InvalidArgumentError, NotFoundError.
+    It is looked for in PATH and beside this interpreter. Where Go's runc shim is not installed, orlop's serves
+    `io.containerd.runc.v2`, which is what clients ask for by default: it takes the same options.
+    Raises InvalidArgumentError, NotFoundError.
     """
     if os.path.isabs(runtime):
         if not os.path.exists(runtime):
@@ -72,6 +75,8 @@ def program_of(runtime: str) -> str:
     found = beside if name == _ORLOP_PROGRAM and os.path.exists(beside) else shutil.which(name)
     if found is None and os.path.exists(beside):
         found = beside
+    if found is None and name == _RUNC_PROGRAM:
+        return program_of(ORLOP_RUNTIME)
     if found is None:
         raise NotFoundError(f"runtime {runtime!r} binary not installed: {name!r} not found")
     return os.path.abspath(found)
