@@ -228,6 +228,16 @@ def test_file_uri(lab: Lab) -> None:
     finish(shim)
 
 
+def test_a_file_for_each_stream(lab: Lab) -> None:
+    shim = lab.shim(["sh", "-c", "echo out; echo err >&2"])
+    shim.create(stdout=f"file://{shim.bundle}/out", stderr=f"file://{shim.bundle}/err")
+    shim.start()
+    shim.wait()
+    lab.sink.wait_for("exit")
+    assert ((shim.bundle / "out").read_text(), (shim.bundle / "err").read_text()) == ("out\n", "err\n")
+    finish(shim)
+
+
 @pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
 def test_logging_program(lab: Lab, scheme: str) -> None:
     shim = lab.shim(["sh", "-c", "echo out; echo err >&2"])

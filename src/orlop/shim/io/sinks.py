@@ -87,18 +87,20 @@ class PipeSink:
 
 
 class FileSink:
-    """Appends both streams to one file (file://). Never full."""
+    """Appends streams to one file (file://). Never full."""
 
     full = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, streams: tuple[int, ...]) -> None:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._open = {1, 2}
+        self._open = set(streams)
 
-    def write(self, _stream: int, data: bytes) -> None:
+    def write(self, stream: int, data: bytes) -> None:
         """Append; what a full disk refuses is lost, as the process must not stop for it."""
+        if stream not in self._open:
+            return
         while data and self._fd >= 0:
             try:
                 data = data[os.write(self._fd, data) :]
@@ -107,7 +109,7 @@ class FileSink:
                 return
 
     def end(self, stream: int) -> None:
-        """Close when both streams are over."""
+        """Close when all streams are over."""
         self._open.discard(stream)
         if not self._open:
             self.close()

@@ -102,7 +102,7 @@ class Streams:
             elif isinstance(target, Attach):
                 self._listen(target.path)
             elif isinstance(target, File):
-                self._sinks.append(FileSink(target.path))
+                self._sinks.append(FileSink(target.path, streams))
             elif isinstance(target, Fifo):
                 for stream in streams:
                     self._sinks.append(PipeSink.fifo(self._loop, target.path, stream, self._resume))
