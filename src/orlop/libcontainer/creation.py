@@ -116,7 +116,7 @@ def _attend(
     if plan.namespaces.new_user:
         parent.write_id_maps(pid, spec.linux.uid_mappings, spec.linux.gid_mappings)
     parent.set_oom_score(pid, spec.process.oom_score_adj)
-    channel.send(sync.GO)
+    channel.go()
 
     def hooks() -> None:
         state = hook_state(container.oci_state("creating", pid))

@@ -79,7 +79,7 @@ def _attend(
     """Do the parent's part until the program runs; the terminal's master if the caller keeps it."""
     process = plan.program.process
     parent.set_oom_score(pid, _oom_score(container, process))
-    channel.send(sync.GO)
+    channel.go()
     console = parent.converse(
         channel,
         pid,
@@ -96,7 +96,7 @@ def _attend(
             parent.send_descriptor(options.console_socket, b"/dev/ptmx", console)
             os.close(console)
             console = None
-        channel.send(sync.GO)
+        channel.go()
         parent.await_exec(channel, process.args[0])
     except BaseException:
         if console is not None:

@@ -31,6 +31,8 @@ def set_oom_score(pid: int, score: int | None) -> None:
         return
     try:
         _write(f"/proc/{pid}/oom_score_adj", str(score))
+    except ProcessLookupError:
+        return  # it has ended already, and `converse` will hear why
     except PermissionError:
         # Lowering takes CAP_SYS_RESOURCE, which many machines do not have.
         warn(f"process.oomScoreAdj {score} is below what the runtime may set")
@@ -71,7 +73,7 @@ def converse(
             elif kind == sync.HOOKS:
                 if run_hooks is not None:
                     run_hooks()
-                channel.send(sync.GO)
+                channel.go()
             elif kind == sync.CONSOLE:
                 console = fd
             elif kind == sync.SECCOMP:

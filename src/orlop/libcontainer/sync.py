@@ -59,6 +59,13 @@ class Channel:
         """The next packet whole, or b"" at the end of the conversation."""
         return self._sock.recv(_LONGEST)
 
+    def go(self) -> None:
+        """Send GO. That the child has ended is not told here but by what it sent before."""
+        try:
+            self._sock.send(GO)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
     def wait_go(self) -> None:
         """Wait for the parent's GO; without a parent there is nothing left to do."""
         if self._sock.recv(1) != GO:
