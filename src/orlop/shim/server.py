@@ -94,12 +94,13 @@ class Shim:
     def run(self) -> None:
         """Serve until the end."""
         self._loop.run()
-        self._server.close()
-        self._publisher.close()
         try:
+            # Before the connections close: containerd takes that for the end, and may start a namesake at once.
             os.unlink(self._path)
         except FileNotFoundError:
-            return  # `delete` was faster
+            pass  # `delete` was faster
+        self._server.close()
+        self._publisher.close()
 
     def _signalled(self, _events: int) -> None:
         for number in read_signals(self._signals):
