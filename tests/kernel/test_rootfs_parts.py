@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from orlop.errdefs import InvalidArgumentError
+from orlop.libcontainer import sync
 from orlop.libcontainer.procfs import open_procfs, sysctl_path, write_proc
 from orlop.libcontainer.rootfs.copy import copy_tree
 from orlop.libcontainer.rootfs.plan import plan_rootfs
@@ -175,3 +176,26 @@ def test_copying_a_tree(tmp_path) -> None:
     assert (os.stat(target / "dir").st_uid, os.stat(target / "dir").st_gid) == (3, 4)
     assert os.readlink(target / "link") == "/etc/passwd"
     assert stat.S_ISFIFO(os.stat(target / "pipe").st_mode)
+
+
+def test_the_last_words_of_a_child_that_did_not_listen() -> None:
+    ours, theirs = sync.pair()
+    ours.go()
+    theirs.send(sync.ERROR, b"InternalError\nwhy")
+    theirs.close()  # with GO unread, which resets the connection
+    assert ours.receive() == (sync.ERROR, b"InternalError\nwhy", -1)
+    assert ours.receive()[0] == b""
+    ours.go()
+    ours.close()
+
+
+def test_a_message_with_a_descriptor() -> None:
+    ours, theirs = sync.pair()
+    theirs.send(sync.CONSOLE, b"x", fd=0)
+    kind, argument, fd = ours.receive()
+    assert (kind, argument) == (sync.CONSOLE, b"x")
+    assert os.fstat(fd).st_ino == os.fstat(0).st_ino
+    assert not os.get_inheritable(fd)
+    for end in (ours, theirs):
+        end.close()
+    os.close(fd)

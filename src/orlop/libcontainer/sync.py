@@ -48,7 +48,11 @@ class Channel:
 
     def receive(self) -> tuple[bytes, bytes, int]:
         """The next message: type, argument, descriptor or -1. Type b"" is the end of the conversation."""
-        message, ancillary, _, _ = self._sock.recvmsg(_LONGEST, 64, _socket.MSG_CMSG_CLOEXEC)
+        try:
+            message, ancillary, _, _ = self._sock.recvmsg(_LONGEST, 64, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # Said once when the other end closed before it had read everything; what it sent is still here.
+            message, ancillary, _, _ = self._sock.recvmsg(_LONGEST, 64, _socket.MSG_CMSG_CLOEXEC)
         fd = -1
         for level, kind, data in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
