@@ -20,7 +20,7 @@ from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remove import Remove
 from orlop.dockerd.containers.restart_policy import wants_start
 from orlop.dockerd.containers.shared_memory import unmount_shm
-from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard_task
+from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, delete_record, discard_task
 from orlop.dockerd.containers.streams import Streams
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
 
@@ -132,7 +132,7 @@ class Reconcile:
         """A start that was not finished: nobody was told that it had happened."""
         async with container.lock:
             await discard_task(self._client, container.id)
-            await _if_there(self._client.containers.delete(container.id))
+            await delete_record(self._client, container)
 
     async def _finish_removal(self, container: Container, task: Process | None) -> None:
         if task is not None:

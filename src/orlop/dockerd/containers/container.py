@@ -51,6 +51,8 @@ class Container:
         """Seconds before the latest attempt."""
         self.taken_up = False
         """This daemon has made or started it, or compared it with containerd: nothing older counts any more."""
+        self.in_containerd = True
+        """containerd may have a record of it, as while the container runs; after a restart nobody knows."""
         self.no_restart = False
         """A user wants this run to be the last."""
         self.restarting_by_user = False

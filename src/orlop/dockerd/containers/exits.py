@@ -12,6 +12,7 @@ from orlop.dockerd.containers.container import Container, Exec
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.resources import Resources
 from orlop.dockerd.containers.restart_policy import next_delay, wants_restart
+from orlop.dockerd.containers.start import delete_record
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
 
 log = logging.getLogger("orlop.dockerd.exits")
@@ -116,11 +117,11 @@ class Exits:
 
     async def _delete_task(self, container: Container) -> None:
         await container.attach.finish()
-        for call in (self._client.tasks.delete, self._client.containers.delete):
-            try:
-                await call(container.id)
-            except NotFoundError:
-                continue
+        try:
+            await self._client.tasks.delete(container.id)
+        except NotFoundError:
+            pass  # taken away by somebody else, or lost with the machine's last boot
+        await delete_record(self._client, container)
         for extra in container.execs.values():
             if extra.record.running:
                 # Nothing survives the init process of a pid namespace.

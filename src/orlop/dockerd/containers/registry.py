@@ -97,7 +97,7 @@ class Registry:
         """Write a new container down; its name has been reserved."""
         self._store.put(record)
         container = self._by_id[record.id] = Container(record)
-        container.taken_up = True
+        container.taken_up, container.in_containerd = True, False
         return container
 
     def save(self, container: Container) -> None:

@@ -10,6 +10,7 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Volumes
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.start import delete_record
 from orlop.dockerd.containers.stop import Stop
 from orlop.errdefs import ConflictError, NotFoundError, OrlopError
 
@@ -64,6 +65,7 @@ class Remove:
             if container.id not in self._registry:
                 return
             try:
+                await delete_record(self._client, container)
                 await self._remove_snapshot(container)
                 self._remove_files(container)
                 if volumes:

@@ -137,6 +137,7 @@ class Start:
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
         container.process = spec.process
+        container.in_containerd = True
         await self._create_record(record, runtime, spec)
         source, stdio = self._streams.container(record, runtime.ours)
         started_at = timestamps.now()
@@ -251,7 +252,7 @@ class Start:
         await container.attach.abandon()
         for step in (
             discard_task(self._client, record.id),
-            self._client.containers.delete(record.id),
+            delete_record(self._client, container),
             self._resources.give_back(container),
         ):
             try:
@@ -272,6 +273,17 @@ def _reset_restarts(container: Container) -> None:
     container.backoff = 0.0
     container.record.manually_stopped = False
     container.record.restart_count = 0
+
+
+async def delete_record(client: Client, container: Container) -> None:
+    """Delete containerd's record of a container, if there may be one. Raises OrlopError."""
+    if not container.in_containerd:
+        return
+    try:
+        await client.containers.delete(container.id)
+    except NotFoundError:
+        pass
+    container.in_containerd = False
 
 
 async def discard_task(client: Client, container_id: str) -> None:
