@@ -20,7 +20,7 @@ REVISION = "orlop-" + __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the daemon, or one of the commands `config default|dump` and `publish`; returns the exit status."""
+    """Run the daemon, or a command: `check`, `config default|dump`, `publish`; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     kinds = config.add_subparsers(metavar="default|dump", required=True)
     kinds.add_parser("default", help="print the default configuration").set_defaults(run=_config_default)
     kinds.add_parser("dump", help="print the configuration in use").set_defaults(run=_config_dump)
+    check = commands.add_parser("check", help="compare the metadata with what is on the disk")
+    check.add_argument("--repair", action="store_true", help="remove what is damaged, so that it is fetched again")
+    check.set_defaults(run=_check)
     publish = commands.add_parser("publish", help="publish an event (an Any on standard input)")
     publish.add_argument("--namespace", required=True)
     publish.add_argument("--topic", required=True)
@@ -78,6 +81,24 @@ def _config_dump(options: argparse.Namespace) -> int:
 
     sys.stdout.write(dump(_load(options)))
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    """0 if nothing but leftovers is found, or all faults are repaired; else 1."""
+    from orlop.containerd import check
+
+    config = _load(options)
+    report = check.check(config.root, config.state)
+    for finding in report.findings:
+        sys.stdout.write(f"{finding}\n")
+    counts = ", ".join(f"{count} {what}" for what, count in report.counts.items())
+    faults = len(report.faults)
+    sys.stdout.write(f"{counts}: {faults} faults, {len(report.findings) - faults} leftovers\n")
+    if options.repair and faults:
+        for line in check.repair(config.root, report):
+            sys.stdout.write(f"{line}\n")
+        faults = len(check.check(config.root, config.state).faults)
+    return 1 if faults else 0
 
 
 def _serve(options: argparse.Namespace) -> int:
