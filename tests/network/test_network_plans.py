@@ -25,7 +25,7 @@ def test_subnets_are_taken_in_dockers_order() -> None:
     taken = [IPv4Network("172.17.3.0/24"), IPv4Network("172.18.0.0/15"), IPv4Network("172.20.0.1/32")]
     assert ipam.next_subnet(taken) == IPv4Network("172.21.0.0/16")
     assert ipam.next_subnet([IPv4Network("172.16.0.0/12")]) == IPv4Network("192.168.0.0/20")
-    with pytest.raises(ResourceExhaustedError, match="fully subnetted"):
+    with pytest.raises(InvalidArgumentError, match="fully subnetted"):
         ipam.next_subnet([IPv4Network("0.0.0.0/0")])
 
 

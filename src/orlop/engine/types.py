@@ -281,3 +281,50 @@ class VolumeCreateRequest(_Struct):
     driver: str = "local"
     driver_opts: dict[str, str] = {}
     labels: dict[str, str] = {}
+
+
+class IPAMConfig(_Struct):
+    """One subnet of a network; empty: the daemon chooses."""
+
+    subnet: str = ""
+    ip_range: str = msgspec.field(default="", name="IPRange")
+    gateway: str = ""
+    aux_addresses: dict[str, str] = msgspec.field(default_factory=dict, name="AuxiliaryAddresses")
+
+
+class IPAM(_Struct):
+    driver: str = ""
+    config: list[IPAMConfig] = []
+    options: dict[str, str] = {}
+
+
+class NetworkCreateRequest(_Struct):
+    """Body of POST /networks/create."""
+
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    enable_ipv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
+    enable_ipv6: bool | None = msgspec.field(default=None, name="EnableIPv6")
+    ipam: IPAM = msgspec.field(default_factory=IPAM, name="IPAM")
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: dict[str, str] = {}
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class NetworkConnectRequest(_Struct):
+    """Body of POST /networks/{id}/connect."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
+
+
+class NetworkDisconnectRequest(_Struct):
+    """Body of POST /networks/{id}/disconnect."""
+
+    container: str = ""
+    force: bool = False

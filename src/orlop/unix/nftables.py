@@ -4,6 +4,8 @@
 import ctypes
 import errno
 
+_OUTPUT_HANDLE = 1 << 3  # NFT_CTX_OUTPUT_HANDLE, nftables/libnftables.h
+
 
 class NftablesError(OSError):
     """A command set was refused; nothing of it has been applied. The text is the library's, on one line."""
@@ -16,6 +18,7 @@ def _load() -> ctypes.CDLL:
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
     library.nft_ctx_free.argtypes = [context]
     library.nft_run_cmd_from_buffer.argtypes = [context, text]
+    library.nft_ctx_output_set_flags.argtypes = [context, ctypes.c_uint]
     for name in ("output", "error"):
         getattr(library, f"nft_ctx_buffer_{name}").argtypes = [context]
         getattr(library, f"nft_ctx_get_{name}_buffer").argtypes = [context]
@@ -51,6 +54,14 @@ class Nftables:
         if result != 0:
             raise NftablesError(errno.EINVAL, " ".join(message.decode(errors="replace").split()))
         return output.decode(errors="replace")
+
+    def run_with_handles(self, commands: str) -> str:
+        """As `run`, with the handle of each object behind it ("# handle 7"), as `nft -a` prints it."""
+        self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_HANDLE)
+        try:
+            return self.run(commands)
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, 0)
 
     def close(self) -> None:
         """Free the context; a second call does nothing."""

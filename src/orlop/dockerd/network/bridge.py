@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from orlop.dockerd.network import ipam, rtnetlink
+from orlop.dockerd.network import ipam, options, rtnetlink
 from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.netns import InterfacePlan, set_sysctl
@@ -15,8 +15,6 @@ from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
 from orlop.errdefs import UnavailableError
 
 VETH_PREFIX = "veth"
-INTERFACE = "eth0"
-DEFAULT_MTU = 1500
 
 
 class BridgeState(NamedTuple):
@@ -37,6 +35,7 @@ def choose_subnet(
     recorded: Network | None,
     existing: Sequence[tuple[IPv4Address, IPv4Network]],
     taken: Iterable[IPv4Network],
+    pools: ipam.Pools = ipam.DEFAULT_POOLS,
 ) -> tuple[IPv4Address, IPv4Network]:
     """The default bridge's address and subnet.
 
@@ -52,65 +51,85 @@ def choose_subnet(
         subnet = IPv4Network(recorded.subnet)
         if not any(subnet.overlaps(other) for other in occupied):
             return IPv4Address(recorded.gateway), subnet
-    subnet = ipam.next_subnet(occupied)
+    subnet = ipam.next_subnet(occupied, pools)
     return subnet[1], subnet
 
 
-def set_up(kernel: Kernel, name: str, config: NetworkConfig, recorded: Network | None) -> BridgeState:
-    """Make the default bridge where it is missing, with its address and settings.
+def addresses(kernel: Kernel, name: str) -> tuple[list[tuple[IPv4Address, IPv4Network]], list[IPv4Network]]:
+    """A bridge's own addresses (none if there is no such bridge), and all networks that others use."""
+    route = kernel.route
+    index = next((link.ifindex for link in route.links() if link.name == name), 0)
+    found = route.addresses()
+    existing = [(address, network) for owner, address, network in found if owner == index]
+    taken = [network for owner, _, network in found if owner != index]
+    taken += [network for owner, network in route.routes() if owner != index]
+    return existing, taken
+
+
+def set_up(kernel: Kernel, network: Network, config: NetworkConfig) -> BridgeState:
+    """Make a network's bridge where it is missing, with its address and settings.
 
     Raises UnavailableError naming the step.
     """
     try:
-        return _set_up(kernel, name, config, recorded)
+        return _set_up(kernel, network, config)
     except OSError as error:
         step = f" ({error.filename})" if error.filename else ""
-        raise UnavailableError(f"cannot set up bridge {name}{step}: {error.strerror}") from None
+        raise UnavailableError(f"cannot set up bridge {network.bridge}{step}: {error.strerror}") from None
 
 
-def _set_up(kernel: Kernel, name: str, config: NetworkConfig, recorded: Network | None) -> BridgeState:
-    route = kernel.route
+def exists(kernel: Kernel, name: str) -> bool:
+    """Whether there is an interface of that name."""
+    return any(link.name == name for link in kernel.route.links())
+
+
+def _set_up(kernel: Kernel, network: Network, config: NetworkConfig) -> BridgeState:
+    route, name = kernel.route, network.bridge
     index = next((link.ifindex for link in route.links() if link.name == name), 0)
-    addresses = route.addresses()
-    existing = [(address, network) for owner, address, network in addresses if owner == index]
-    taken = [network for owner, _, network in addresses if owner != index]
-    taken += [network for owner, network in route.routes() if owner != index]
-    gateway, subnet = choose_subnet(config, recorded, existing, taken)
     if not index:
         mac = "02:42:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
-        route.request(rtnetlink.bridge_new(name, mac, config.mtu if config.mtu != DEFAULT_MTU else 0))
+        mtu = options.parse(network.options).mtu
+        route.request(rtnetlink.bridge_new(name, mac, mtu if mtu != options.DEFAULT_MTU else 0))
         index = next(link.ifindex for link in route.links() if link.name == name)
     # An IPv4 bridge has no IPv6 address and learns nothing from router advertisements.
     for key, value in (("accept_ra", "0"), ("disable_ipv6", "1")):
         set_sysctl(f"net/ipv6/conf/{name}/{key}", value)
     if not config.userland_proxy:
         set_sysctl(f"net/ipv4/conf/{name}/route_localnet", "1")
-    if config.ip_forward:
+    if config.ip_forward and not network.internal:
         set_sysctl("net/ipv4/ip_forward", "1")
+    gateway, subnet = IPv4Address(network.gateway), IPv4Network(network.subnet)
     route.request(rtnetlink.address_add(index, gateway, subnet), rtnetlink.link_up(index, name))
     return BridgeState(index, gateway, subnet)
 
 
-def interface_plan(state: BridgeState, endpoint: Endpoint, config: NetworkConfig) -> InterfacePlan:
-    """What has to be made in the kernel for an endpoint."""
-    gateway = IPv4Address(config.default_gateway) if config.default_gateway else state.gateway
+def interface_plan(
+    network: Network, state: BridgeState, endpoint: Endpoint, config: NetworkConfig, *, default: bool
+) -> InterfacePlan:
+    """What has to be made in the kernel for an endpoint; `default`: the default route leads through it."""
+    wanted = options.parse(network.options)
+    gateway = None
+    if default:
+        chosen = config.default_gateway if network.predefined else ""
+        gateway = IPv4Address(chosen) if chosen else state.gateway
     return InterfacePlan(
         veth=endpoint.veth,
         bridge=state.ifindex,
-        mtu=config.mtu,
-        name=INTERFACE,
+        mtu=wanted.mtu,
+        name=endpoint.interface,
         mac=endpoint.mac,
         address=IPv4Address(endpoint.address),
         network=state.subnet,
         gateway=gateway,
         hairpin=not config.userland_proxy,
-        isolated=not config.icc,
+        isolated=not wanted.icc,
     )
 
 
-def rules(network: Network, config: NetworkConfig) -> BridgeRules:
+def rules(network: Network) -> BridgeRules:
     """A network's part in the firewall."""
-    return BridgeRules(network.bridge, network.subnet, config.icc, config.ip_masq)
+    wanted = options.parse(network.options)
+    return BridgeRules(network.bridge, network.subnet, wanted.icc, wanted.masquerade, network.internal)
 
 
 def attach_known(kernel: Kernel, state: BridgeState, known: Collection[str]) -> list[str]:

@@ -4,17 +4,21 @@
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 
+from orlop.dockerd.network import options
 from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
 from orlop.engine.types import EndpointSettings
 
 
 def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
     """A network as GET /networks/{id} tells it, with the containers of `endpoints`."""
-    config = []
+    config: list[Description] = []
     if record.subnet:
-        config.append({"Subnet": record.subnet, "Gateway": record.gateway})
+        shown: Description = {"Subnet": record.subnet, "Gateway": record.gateway}
         if record.ip_range:
-            config[0]["IPRange"] = record.ip_range
+            shown["IPRange"] = record.ip_range
+        if record.aux_addresses:
+            shown["AuxiliaryAddresses"] = dict(record.aux_addresses)
+        config.append(shown)
     return {
         "Name": record.name,
         "Id": record.id,
@@ -23,9 +27,9 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "Driver": record.driver,
         "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": config},
+        "IPAM": {"Driver": "default", "Options": dict(record.ipam_options) or None, "Config": config},
         "Internal": record.internal,
-        "Attachable": False,
+        "Attachable": record.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
@@ -38,7 +42,7 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
                 "IPv6Address": "",
             }
             for endpoint in endpoints
-            if endpoint.network_id == record.id and endpoint.ready
+            if endpoint.network_id == record.id and endpoint.ready and not endpoint.placeholder
         },
         "Options": dict(record.options),
         "Labels": dict(record.labels),
@@ -49,11 +53,11 @@ def bridge_options(config: NetworkConfig) -> dict[str, str]:
     """The default bridge's driver options, under Docker's names."""
     return {
         "com.docker.network.bridge.default_bridge": "true",
-        "com.docker.network.bridge.enable_icc": _boolean(config.icc),
-        "com.docker.network.bridge.enable_ip_masquerade": _boolean(config.ip_masq),
-        "com.docker.network.bridge.host_binding_ipv4": config.default_host_ip,
-        "com.docker.network.bridge.name": config.bridge,
-        "com.docker.network.driver.mtu": str(config.mtu),
+        options.ICC: _boolean(config.icc),
+        options.MASQUERADE: _boolean(config.ip_masq),
+        options.HOST_IP: config.default_host_ip,
+        options.NAME: config.bridge,
+        options.MTU: str(config.mtu),
     }
 
 
@@ -69,9 +73,10 @@ def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettin
         mac_address=endpoint.mac,
         network_id=record.id,
         endpoint_id=endpoint.id,
-        gateway=record.gateway if endpoint.address else "",
+        gateway=record.gateway if endpoint.address and not record.internal else "",
         ip_address=endpoint.address,
         ip_prefix_len=_prefix(record) if endpoint.address else 0,
+        dns_names=endpoint.names or None,
     )
 
 

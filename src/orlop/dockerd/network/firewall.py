@@ -8,6 +8,7 @@ element of its maps, so that a container costs at most one small transaction and
   to orlop-netd's proxy, and so is loopback traffic, unless there is no proxy.
 - `forward` lets into a bridge: answers, the bridge's own containers, and redirected connections; the rest is
   dropped: neither other bridges nor the host's neighbours reach ports that are not published (CVE-2025-54410).
+  Nothing leaves an internal network.
 - Ports published on 127.0.0.1 are never redirected for packets from outside (CVE-2025-54388).
 """
 
@@ -26,6 +27,9 @@ table ip {table} {{
     }}
     set peers {{
         type ifname . ifname
+    }}
+    set internal {{
+        type ifname
     }}
     set masqueraded {{
         type ipv4_addr
@@ -59,7 +63,12 @@ table ip {table} {{
 {hairpin}    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
+        iifname @internal jump from_internal
         oifname @bridges jump into_bridge
+    }}
+    chain from_internal {{
+        iifname . oifname @peers accept
+        drop
     }}
     chain into_bridge {{
         ct state established,related accept
@@ -77,12 +86,13 @@ _HAIRPIN = """\
 
 
 class BridgeRules(NamedTuple):
-    """A bridge in the firewall: may its containers talk to each other, and is what leaves it masqueraded."""
+    """A bridge in the firewall: may its containers talk to each other, and what happens to what leaves it."""
 
     name: str
     subnet: str
     icc: bool
     masquerade: bool
+    internal: bool = False
 
 
 class Firewall(NamedTuple):
@@ -99,7 +109,7 @@ class Firewall(NamedTuple):
             not_loopback="ip daddr != 127.0.0.0/8 " if self.userland_proxy else "",
             hairpin="" if self.userland_proxy else _HAIRPIN,
         )
-        return text + "".join(self._bridge(bridge) for bridge in bridges) + self.publish(ports)
+        return text + "".join(self.add_bridge(bridge) for bridge in bridges) + self.publish(ports)
 
     def remove(self) -> str:
         """Take our table away; no error if there is none."""
@@ -122,13 +132,15 @@ class Firewall(NamedTuple):
             lines.append(f"delete element ip {self.table} {key} }}\n")
         return "".join(lines)
 
-    def _bridge(self, bridge: BridgeRules) -> str:
-        text = f'add element ip {self.table} bridges {{ "{bridge.name}" }}\n'
-        if bridge.icc:
-            text += f'add element ip {self.table} peers {{ "{bridge.name}" . "{bridge.name}" }}\n'
-        if bridge.masquerade:
-            text += f"add element ip {self.table} masqueraded {{ {bridge.subnet} }}\n"
-        return text
+    def add_bridge(self, bridge: BridgeRules) -> str:
+        """Cover one more bridge."""
+        return "".join(f"add element ip {self.table} {element}\n" for element in _elements(bridge))
+
+    def remove_bridge(self, bridge: BridgeRules) -> str:
+        """Undo `add_bridge`."""
+        return self.add_bridge(bridge) + "".join(
+            f"delete element ip {self.table} {element}\n" for element in _elements(bridge)
+        )
 
     def _keys(self, ports: Iterable[PortMapping]) -> list[tuple[str, PortMapping]]:
         found = []
@@ -142,6 +154,34 @@ class Firewall(NamedTuple):
                 found.append((f"published_at {{ {host} . {port.protocol} . {port.host_port}", port))
         return found
 
+
+def _elements(bridge: BridgeRules) -> list[str]:
+    """A bridge's elements of the table's sets; the first makes the others count, so it comes last."""
+    found = []
+    if bridge.icc:
+        found.append(f'peers {{ "{bridge.name}" . "{bridge.name}" }}')
+    if bridge.masquerade and not bridge.internal:
+        found.append(f"masqueraded {{ {bridge.subnet} }}")
+    if bridge.internal:
+        found.append(f'internal {{ "{bridge.name}" }}')
+    return [*found, f'bridges {{ "{bridge.name}" }}']
+
+
+RESOLVER_PORT = 61153
+"""Where orlop-netd serves DNS at 127.0.0.11 in a container: outside of the range for outgoing connections, and not
+53, which a DNS server in the container needs for itself (it could not bind 0.0.0.0:53)."""
+
+RESOLVER = f"""\
+add table ip orlop_dns
+delete table ip orlop_dns
+table ip orlop_dns {{
+    chain output {{
+        type nat hook output priority -100; policy accept;
+        ip daddr 127.0.0.11 meta l4proto {{ tcp, udp }} th dport 53 dnat to 127.0.0.11:{RESOLVER_PORT}
+    }}
+}}
+"""
+"""In a container's namespace: queries to 127.0.0.11 reach the resolver."""
 
 FOREIGN_FORWARD = "list chain ip filter FORWARD"
 """Prints iptables' FORWARD chain, if there is one: its policy may be to drop, which no other table can undo."""
@@ -159,3 +199,10 @@ def foreign_accept(listing: str, bridge: str) -> str:
         f'insert rule ip filter FORWARD {direction} "{bridge}" counter accept comment "{comment}"\n'
         for direction in ("iifname", "oifname")
     )
+
+
+def foreign_withdraw(listing: str, bridge: str) -> str:
+    """The commands that undo `foreign_accept`; `listing` has the rules with their handles (nft -a)."""
+    comment = f'comment "orlop {bridge}"'
+    handles = [line.rpartition("# handle ")[2] for line in listing.splitlines() if comment in line]
+    return "".join(f"delete rule ip filter FORWARD handle {handle}\n" for handle in handles)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses: the pools networks are cut from, and the next free address of a network (pure functions)."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from orlop.errdefs import InvalidArgumentError, ResourceExhaustedError
@@ -18,14 +18,17 @@ DEFAULT_POOLS: tuple[tuple[IPv4Network, int], ...] = (
 """Docker's local pools: base and the prefix length of the networks cut from it (moby, libnetwork/ipamutils)."""
 
 
-def next_subnet(taken: Iterable[IPv4Network]) -> IPv4Network:
-    """The first network of the pools that overlaps none of `taken`. Raises ResourceExhaustedError."""
+Pools = Sequence[tuple[IPv4Network, int]]
+
+
+def next_subnet(taken: Iterable[IPv4Network], pools: Pools = DEFAULT_POOLS) -> IPv4Network:
+    """The first network of the pools that overlaps none of `taken`. Raises InvalidArgumentError."""
     occupied = list(taken)
-    for base, size in DEFAULT_POOLS:
+    for base, size in pools:
         for subnet in base.subnets(new_prefix=size):
             if not any(subnet.overlaps(other) for other in occupied):
                 return subnet
-    raise ResourceExhaustedError("all predefined address pools have been fully subnetted")
+    raise InvalidArgumentError("all predefined address pools have been fully subnetted")
 
 
 def next_address(subnet: IPv4Network, ip_range: IPv4Network | None, used: Collection[str]) -> IPv4Address:
@@ -41,6 +44,22 @@ def next_address(subnet: IPv4Network, ip_range: IPv4Network | None, used: Collec
         if address not in reserved and str(address) not in used:
             return address
     raise ResourceExhaustedError(f"no available IPv4 addresses on this network's address pools: {subnet}")
+
+
+def parse_pools(pools: Iterable[tuple[str, int]]) -> Pools:
+    """`default-address-pools` of the configuration; Docker's where it has none. Raises InvalidArgumentError."""
+    found = []
+    for base, size in pools:
+        try:
+            network = IPv4Network(base)
+        except ValueError as error:
+            raise InvalidArgumentError(f"invalid default-address-pools: {base!r}: {error}") from None
+        if not network.prefixlen <= size <= 30:
+            raise InvalidArgumentError(
+                f"invalid default-address-pools: networks of size {size} cannot be cut from {base}"
+            )
+        found.append((network, size))
+    return found or DEFAULT_POOLS
 
 
 def parse_interface(field: str, text: str) -> tuple[IPv4Address, IPv4Network]:

@@ -8,13 +8,14 @@ network service's own worker thread, which returns to its namespace before each 
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from orlop.dockerd.network import rtnetlink
 from orlop.dockerd.network.rtnetlink import RouteSocket
 from orlop.unix.mount import MS_BIND, mount, umount2
+from orlop.unix.nftables import Nftables, NftablesError
 from orlop.unix.process import CLONE_NEWNET, setns, unshare
 
 _THREAD_NETNS = "/proc/thread-self/ns/net"
@@ -40,10 +41,10 @@ class InterfacePlan(NamedTuple):
     isolated: bool
 
 
-def create(path: str, interface: InterfacePlan | None, host: RouteSocket) -> None:
-    """Make a namespace pinned at `path`, its loopback up, with `interface` in it if given.
+def create(path: str, interfaces: Sequence[InterfacePlan], host: RouteSocket, rules: str = "") -> None:
+    """Make a namespace pinned at `path`, its loopback up, with `interfaces` in it and `rules` for nft(8).
 
-    `host` is a socket of the bridge's namespace. Raises OSError; then neither pin nor interface is left.
+    `host` is a socket of the bridges' namespace. Raises OSError; then neither pin nor interface is left.
     """
     with contextlib.ExitStack() as undo:
         with _returning_home():
@@ -52,9 +53,38 @@ def create(path: str, interface: InterfacePlan | None, host: RouteSocket) -> Non
             _set_ipv6_defaults()
             with contextlib.closing(RouteSocket()) as inside:
                 inside.request(rtnetlink.link_up(_LOOPBACK_INDEX, "lo"))
-                if interface is not None:
+                for interface in interfaces:
                     _furnish(interface, inside, host, undo)
+            _apply(rules)
         undo.pop_all()
+
+
+def attach(path: str, interface: InterfacePlan, host: RouteSocket, rules: str = "") -> None:
+    """Put one more interface into the namespace at `path`; its gateway, if it has one, becomes the default.
+
+    Raises OSError; then no interface is left.
+    """
+    with contextlib.ExitStack() as undo:
+        with _entered(path), contextlib.closing(RouteSocket()) as inside:
+            _furnish(interface, inside, host, undo)
+            _apply(rules)
+        undo.pop_all()
+
+
+def set_gateway(path: str, gateway: IPv4Address) -> None:
+    """Lead the default route of the namespace at `path` through another gateway. Raises OSError."""
+    with _entered(path), contextlib.closing(RouteSocket()) as inside:
+        inside.request(rtnetlink.default_route(gateway, replace=True))
+
+
+def free_name(path: str, prefix: str) -> str:
+    """The first name `prefix`0, `prefix`1 … that no interface at `path` has. Raises OSError."""
+    with _entered(path):
+        taken = {name for _, name in socket.if_nameindex()}
+    number = 0
+    while f"{prefix}{number}" in taken:
+        number += 1
+    return f"{prefix}{number}"
 
 
 def remove(path: str) -> None:
@@ -84,6 +114,28 @@ def set_sysctl(key: str, value: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _entered(path: str) -> Iterator[None]:
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _returning_home():
+            setns(namespace, CLONE_NEWNET)
+            yield
+    finally:
+        os.close(namespace)
+
+
+def _apply(rules: str) -> None:
+    """Commands for nft(8), in the thread's namespace."""
+    if not rules:
+        return
+    with contextlib.closing(Nftables()) as nft:
+        try:
+            nft.run(rules)
+        except NftablesError as error:
+            raise OSError(error.errno, error.strerror, "redirect queries to the resolver") from None
 
 
 @contextlib.contextmanager
@@ -122,7 +174,7 @@ def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: 
     index = socket.if_nametoindex(plan.name)
     messages = [rtnetlink.link_up(index, plan.name), rtnetlink.address_add(index, plan.address, plan.network)]
     if plan.gateway is not None:
-        messages.append(rtnetlink.default_route(plan.gateway))
+        messages.append(rtnetlink.default_route(plan.gateway, replace=True))
     inside.request(*messages)
     with contextlib.suppress(FileNotFoundError):  # usually nobody had the address before with another MAC
         host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address))

@@ -21,12 +21,11 @@ class Publisher:
     """Published ports of all containers."""
 
     def __init__(self, netd: NetdClient, config: NetworkConfig, live: Callable[[], Iterable[Endpoint]]) -> None:
-        """`live` gives the endpoints whose ports are to be held whenever orlop-netd starts anew."""
+        """`live` gives the endpoints whose ports are to be held."""
         self._netd = netd
         self._config = config
         self._live = live
         self._table = PortTable()
-        netd.on_restart = self.hold_live
 
     async def start(self) -> None:
         """Enter what live endpoints have, and settle with orlop-netd if it runs or is needed."""
@@ -72,6 +71,11 @@ class Publisher:
         if ports:
             await self._netd.release(owner)
             self._table.free(ports)
+
+    async def move(self, owner: str, mappings: Iterable[PortMapping]) -> None:
+        """Lead an owner's ports, all of them and the same ones as before, to another address."""
+        await self._netd.release(owner)
+        await self._netd.hold(owner, [self._held(mapping) for mapping in mappings])
 
     async def _publish_one(self, owner: str, address: str, request: PortRequest) -> list[PortMapping]:
         tried = 0

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a sandbox request means, checked (pure functions)."""
 
-import contextlib
-from ipaddress import IPv4Address
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
 
 from orlop.dockerd.network import files, ipam
+from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.types import Network, Sandbox, SandboxRequest
-from orlop.engine.types import EndpointSettings
+from orlop.engine.types import EndpointIPAMConfig, EndpointSettings
 from orlop.errdefs import InvalidArgumentError
 
 
@@ -15,22 +16,67 @@ def network_name(mode: str) -> str:
     return "bridge" if mode in ("", "default") else mode
 
 
+def wished(request: SandboxRequest, networks: Networks) -> list[tuple[Network, EndpointSettings]]:
+    """The networks that a container wants to be in, that of its mode first, with its wishes for each.
+
+    Raises NotFoundError (no such network), InvalidArgumentError.
+    """
+    primary = networks.find(network_name(request.mode))
+    found = {primary.id: (primary, wishes(request, primary))}
+    for name, settings in request.endpoints.items():
+        network = networks.find(network_name(name))
+        if network.id not in found:
+            found[network.id] = network, check(settings, network, "")
+    check_together([network for network, _ in found.values()])
+    return list(found.values())
+
+
+def check_together(networks: Sequence[Network]) -> None:
+    """Raise InvalidArgumentError for networks that no container can be in at the same time."""
+    if len(networks) < 2:
+        return
+    drivers = {network.driver for network in networks}
+    if networks[0].driver == "host":
+        raise InvalidArgumentError(
+            "container sharing network namespace with another container or host cannot be connected to any other "
+            "network"
+        )
+    if "host" in drivers:
+        raise InvalidArgumentError(
+            "cannot connect container to host network - container must be created in host network mode"
+        )
+    if "null" in drivers:
+        raise InvalidArgumentError(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
+
+
 def wishes(request: SandboxRequest, network: Network) -> EndpointSettings:
     """The container's wishes for its endpoint in `network`; `mac_address` is empty unless it asks for one.
 
     Raises InvalidArgumentError.
     """
     names = (network.name, network.id, "default") if network.name == "bridge" else (network.name, network.id)
+    names = (*names, request.mode)  # perhaps the beginning of an id
     settings = next((request.endpoints[name] for name in names if name in request.endpoints), EndpointSettings())
+    return check(settings, network, request.mac_address)
+
+
+def check(settings: EndpointSettings, network: Network, mac_address: str) -> EndpointSettings:
+    """The wishes for an endpoint as they count: without what an earlier run was given.
+
+    Raises InvalidArgumentError.
+    """
     wish = settings.ipam_config
-    if wish is not None and (wish.ipv4_address or wish.ipv6_address):
-        raise InvalidArgumentError("user specified IP address is supported on user defined networks only")
-    mac = settings.mac_address
-    with contextlib.suppress(ValueError):
-        # settings that were filled in by an earlier connect: not a wish but the MAC of the address it had
-        if settings.ip_address and mac == ipam.mac_of(IPv4Address(settings.ip_address)):
-            mac = ""
-    mac = (mac or request.mac_address).lower().replace("-", ":")
+    if not network.served:
+        if wish is not None and (wish.ipv4_address or wish.ipv6_address):
+            raise InvalidArgumentError("user specified IP address is supported on user defined networks only")
+        if settings.aliases:
+            raise InvalidArgumentError("network-scoped aliases are only supported for user-defined networks")
+    elif wish is not None:
+        _check_address(wish, network)
+    mac = "" if is_derived(settings) else settings.mac_address
+    mac = (mac or mac_address).lower().replace("-", ":")
     if mac and not _is_mac(mac):
         raise InvalidArgumentError(f"invalid MAC address: {mac!r}")
     return EndpointSettings(
@@ -43,13 +89,37 @@ def wishes(request: SandboxRequest, network: Network) -> EndpointSettings:
     )
 
 
-def extra_hosts(request: SandboxRequest, gateway: str) -> list[tuple[str, str]]:
+def is_derived(settings: EndpointSettings) -> bool:
+    """Whether the MAC address was not asked for, but follows from the address that an earlier run was given."""
+    try:
+        return settings.mac_address == ipam.mac_of(IPv4Address(settings.ip_address))
+    except ValueError:
+        return False  # it was given none
+
+
+def endpoint_names(request: SandboxRequest, settings: EndpointSettings) -> list[str]:
+    """What others in a user's network call the container: its name comes first, then Docker's order."""
+    names = [request.name, *(settings.aliases or []), request.container_id[:12], request.hostname]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def endpoint_aliases(request: SandboxRequest, settings: EndpointSettings, *, primary: bool) -> dict[str, str]:
+    """What the container calls others in a user's network: its links, as alias and name."""
+    links = [*(settings.links or []), *(request.links if primary else [])]
+    found = {}
+    for link in links:
+        name, _, alias = link.partition(":")
+        found[(alias or name).removeprefix("/")] = name.removeprefix("/")
+    return found
+
+
+def extra_hosts(request: SandboxRequest, gateway: str, *, links: bool = True) -> list[tuple[str, str]]:
     """The lines that --add-host and --link add to the hosts file, as (names, address).
 
-    "host-gateway" stands for `gateway`. Raises InvalidArgumentError naming the entry.
+    "host-gateway" stands for `gateway`; `links` off: DNS serves them. Raises InvalidArgumentError (the entry).
     """
     found = files.parse_extra_hosts(request.extra_hosts, gateway)
-    for link in request.links:
+    for link in request.links if links else []:
         name, _, alias = link.partition(":")
         name = name.removeprefix("/")
         address = request.link_addresses.get(name, "")
@@ -74,6 +144,25 @@ def joined(request: SandboxRequest) -> Sandbox:
         resolv_conf="",
         hosts="",
     )
+
+
+def _check_address(wish: EndpointIPAMConfig, network: Network) -> None:
+    errors = []
+    if wish.ipv4_address:
+        try:
+            address = IPv4Address(wish.ipv4_address)
+        except ValueError:
+            errors.append(f"invalid IPv4 address: {wish.ipv4_address}")
+        else:
+            if address not in IPv4Network(network.subnet):
+                errors.append(f"no configured subnet contains IP address {address}")
+    if wish.ipv6_address:
+        errors.append(f"no configured subnet contains IP address {wish.ipv6_address}")
+    if wish.link_local_ips:
+        errors.append("link-local addresses are not supported")
+    if errors:
+        text = errors[0] if len(errors) == 1 else "* " + "\n* ".join(errors)
+        raise InvalidArgumentError(f"invalid endpoint settings:\n{text}")
 
 
 def _is_mac(text: str) -> bool:

@@ -120,11 +120,13 @@ def address_add(index: int, address: IPv4Address, network: IPv4Network) -> Messa
     return Message(_RTM_NEWADDR, _REPLACE, body, f"add address {address}/{network.prefixlen}")
 
 
-def default_route(gateway: IPv4Address) -> Message:
-    """Send everything that no other route covers to `gateway`."""
+def default_route(gateway: IPv4Address, *, replace: bool = False) -> Message:
+    """Send everything that no other route covers to `gateway`; with `replace` also where there is such a route."""
     # AF_INET, no prefixes, main table, RTPROT_BOOT, universe scope, unicast
     body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + attribute(_RTA_GATEWAY, gateway.packed)
-    return Message(_RTM_NEWROUTE, _CREATE, body, f"add the default route through {gateway}")
+    return Message(
+        _RTM_NEWROUTE, _REPLACE if replace else _CREATE, body, f"add the default route through {gateway}"
+    )
 
 
 def neighbour_delete(index: int, address: IPv4Address) -> Message:

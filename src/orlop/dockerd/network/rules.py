@@ -70,6 +70,32 @@ class Rules:
             self._repair.cancel()
             await asyncio.gather(self._repair, return_exceptions=True)
 
+    def add_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
+        """In the kernel's thread: cover one more bridge. Raises InternalError."""
+        self._bridges.append(bridge)
+        try:
+            kernel.nft.run(self._plan.add_bridge(bridge))
+        except NftablesError:
+            self._install(kernel)  # as in publish
+        else:
+            self._pass_foreign(kernel, [bridge])
+
+    def remove_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
+        """In the kernel's thread: a bridge is gone."""
+        if bridge not in self._bridges:
+            return
+        self._bridges.remove(bridge)
+        try:
+            kernel.nft.run(self._plan.remove_bridge(bridge))
+            commands = firewall.foreign_withdraw(
+                kernel.nft.run_with_handles(firewall.FOREIGN_FORWARD), bridge.name
+            )
+            if commands:
+                kernel.nft.run(commands)
+        except NftablesError as error:
+            # our table was taken away a moment ago, and comes back without this bridge; or there is no iptables
+            _log.debug("rules of bridge %s: %s", bridge.name, error.strerror)
+
     def publish(self, kernel: Kernel, ports: list[PortMapping]) -> None:
         """In the kernel's thread: redirect published ports. Raises NftablesError, InternalError."""
         commands = self._plan.publish(ports)
@@ -126,11 +152,14 @@ class Rules:
             kernel.nft.run(self._plan.install(self._bridges, sorted(self._ports, key=_order)))
         except OSError as error:
             raise InternalError(f"cannot install the firewall rules: {error.strerror or error}") from None
+        self._pass_foreign(kernel, self._bridges)
+
+    def _pass_foreign(self, kernel: Kernel, bridges: Iterable[BridgeRules]) -> None:
         try:
             listing = kernel.nft.run(firewall.FOREIGN_FORWARD)
         except NftablesError:
             return  # no iptables here
-        for bridge in self._bridges:
+        for bridge in bridges:
             if commands := firewall.foreign_accept(listing, bridge.name):
                 kernel.nft.run(commands)
 

@@ -1,44 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network service: gives each container its network sandbox and takes it away again."""
 
-import datetime
+import asyncio
+import logging
 import os
 import secrets
 import sqlite3
-from ipaddress import IPv4Network
+from collections.abc import Sequence
+from typing import Any
 
-from orlop.dockerd.network import bridge, conntrack, describe, files, ipam, netns, ports, requests
-from orlop.dockerd.network.bridge import BridgeState
+import msgspec
+
+from orlop.dockerd.network import (
+    allocation,
+    bridge,
+    describe,
+    gateway,
+    netns,
+    options,
+    ports,
+    requests,
+    sandbox_files,
+)
 from orlop.dockerd.network.firewall import Firewall
-from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.leaving import LeavingLinks
+from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.publisher import Publisher
+from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.rules import Rules
+from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import (
+    Attached,
     Description,
+    Detached,
     Endpoint,
     Network,
     NetworkConfig,
     Sandbox,
     SandboxRequest,
 )
-from orlop.engine.types import EndpointSettings, PortBinding
-from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError, OrlopError, ResourceExhaustedError
+from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
+from orlop.errdefs import (
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    OrlopError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
 from orlop.netd.client import NetdClient
 from orlop.unix.nftables import NftablesError
 
-_RESOLV_CONF = "/etc/resolv.conf"
-_HOSTS = "/etc/hosts"
+_log = logging.getLogger(__name__)
 _IPV6 = "/proc/sys/net/ipv6"
-_SHORT_ID = 12
 
 
 class NetworkService:
     """Networks and the sandboxes of containers.
 
     Lifecycle: construct, `await start()` once, then `connect` and `release` per container, `await close()`.
-    Nothing in the kernel ends with the service: namespaces, interfaces, rules and held ports live on, and the
+    Nothing in the kernel ends with the service: namespaces, interfaces, rules, held ports and DNS live on, and the
     next `start` finds them by what is recorded. All methods belong to the event loop's thread. Calls about one
     container must not overlap; calls about different ones may.
     """
@@ -56,37 +79,45 @@ class NetworkService:
         self._directory = os.path.join(exec_root, "netns")
         self._thread = KernelThread()
         self._leaving = LeavingLinks(self._thread)
-        self._publisher = Publisher(netd, config, self._live_endpoints)
         table = "orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}"
         plan = Firewall(table, config.userland_proxy)
         self._rules = Rules(self._thread, plan) if config.iptables else None
-        self._networks: dict[str, Network] = {}
-        self._bridge: BridgeState | None = None
+        self._networks = Networks(self._store, self._thread, config, self._rules)
+        self._kernel = SandboxKernel(self._networks, config, self._rules)
+        self._publisher = Publisher(netd, config, self._live_endpoints)
+        self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
+        self._tasks: set[asyncio.Task[None]] = set()
+        netd.on_restart = self._netd_restarted
 
     async def start(self) -> None:
-        """Make the default bridge, its rules and settings; settle what earlier runs left behind.
+        """Make the bridges, their rules and settings; settle what earlier runs left behind.
 
-        Endpoints whose namespace exists are kept, with their published ports held again; the rest is removed.
-        Raises UnavailableError if the kernel refuses a step, naming it.
+        Endpoints whose namespace exists are kept, with their published ports held and their names served again;
+        the rest is removed. Raises UnavailableError if the kernel refuses a step, naming it.
         """
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
-        await self._start_networks()
+        await self._networks.start()
         await self._drop_dead_endpoints()
-        await self._drop_unknown_leftovers()
+        self._drop_unknown_pins()
+        await self._networks.tidy()
         if self._rules is not None:
-            bridges = [bridge.rules(each, self._config) for each in self._networks.values() if each.bridge]
-            await self._rules.start(bridges, [port for each in self._live_endpoints() for port in each.ports])
+            rules = [bridge.rules(each) for each in self._networks if each.bridge]
+            await self._rules.start(rules, [port for each in self._live_endpoints() for port in each.ports])
         await self._publisher.start()
+        await self._resolvers.start()
 
     async def close(self) -> None:
         """Let go of sockets and threads; networks and sandboxes stay."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._rules is not None:
             await self._rules.close()
         await self._leaving.close()
         await self._thread.close()
 
+    # -- sandboxes
+
     async def connect(self, request: SandboxRequest) -> Sandbox:
-        """Make a container's network sandbox; everything is undone on error.
+        """Make a container's network sandbox, with all its networks; everything is undone on error.
 
         A sandbox that the container still has is released first. In mode "container:<id>" nothing is made:
         `resolv_conf` and `hosts` are empty, for the other container's files serve both. Raises NotFoundError (no
@@ -94,175 +125,323 @@ class NetworkService:
         """
         if request.mode.startswith("container:"):
             return requests.joined(request)
-        network = self._network(requests.network_name(request.mode))
-        asked = requests.wishes(request, network)
-        extra = requests.extra_hosts(request, self._host_gateway())
-        wanted = self._wanted_ports(request) if network.driver == "bridge" else []
+        wanted = requests.wished(request, self._networks)
+        files = sandbox_files.compute(
+            request, [network for network, _ in wanted], self._config, self._networks.default_gateway()
+        )
         await self.release(request.container_id)
-        endpoint = self._allocate(request, network, asked)
+        pairs: list[Pair] = []
         try:
-            self._store.put_endpoint(endpoint)  # the intent: whatever happens now can be undone after a crash
-            await self._make(endpoint, wanted)
-            endpoint.ready = True
-            self._store.put_endpoint(endpoint)
-            return self._sandbox(network, endpoint, request, asked, extra)
+            sandbox_id = secrets.token_hex(32)
+            for number, (network, asked) in enumerate(wanted):
+                pairs.append((network, self._allocate(request, network, asked, sandbox_id, number, files)))
+            await self._make(pairs, request)
+            for _, endpoint in pairs:
+                endpoint.ready = True
+            self._store.put_endpoints(endpoint for _, endpoint in pairs)
         except BaseException:
-            await self._undo(endpoint)
+            await self._undo([endpoint for _, endpoint in pairs])
             raise
+        return self._sandbox(pairs, [asked for _, asked in wanted], files)
 
     async def release(self, container_id: str) -> None:
         """Undo `connect`; no error if there is nothing (any more)."""
-        for endpoint in self._store.endpoints_of(container_id):
-            await self._undo(endpoint)
+        await self._undo(self._store.endpoints_of(container_id))
+
+    async def attach(self, request: SandboxRequest, reference: str, settings: EndpointSettings) -> Attached:
+        """Put a running container into one more network; everything is undone on error.
+
+        Raises NotFoundError, InvalidArgumentError, PermissionDeniedError (it is in it) in Docker's words.
+        """
+        network = self._networks.find(reference)
+        asked = requests.check(settings, network, "")
+        mine = self._networks.pairs(self._ready_endpoints(request.container_id))
+        requests.check_together([*(other for other, each in mine if not each.placeholder), network])
+        if any(other.id == network.id for other, _ in mine):
+            raise PermissionDeniedError(
+                f"endpoint with name {request.name} already exists in network {network.name}"
+            )
+        if not mine:
+            raise FailedPreconditionError(f"container {request.container_id} has no network sandbox")
+        files = sandbox_files.compute(request, [network], self._config, self._networks.default_gateway())
+        first = mine[0][1]
+        endpoint = self._allocate(request, network, asked, first.sandbox_id, 0, files, netns_path=first.netns)
+        added = (network, endpoint)
+        try:
+            await self._plug(mine, added)
+            await self._settle_ports(mine, [*mine, added], request)
+            await self._resolvers.serve([each for _, each in [*mine, added]])
+        except BaseException:
+            await asyncio.shield(self._unplug(added, mine))
+            raise
+        newly_resolved = endpoint.resolved and not first.resolved
+        if newly_resolved:
+            for _, each in mine:
+                each.resolved, each.dns = True, endpoint.dns
+            self._store.put_endpoints(each for _, each in mine)
+        return Attached(
+            name=network.name,
+            settings=describe.endpoint_settings(network, endpoint, asked),
+            ports=self._ports([*mine, added]),
+            resolv_conf=files.resolv_conf if newly_resolved else "",
+            hosts_line=sandbox_files.hosts_line(request, endpoint.address),
+        )
+
+    async def detach(self, container_id: str, reference: str) -> Detached:
+        """Take a running container out of a network; its namespace stays. Raises NotFoundError, InternalError."""
+        network = self._networks.find(reference)
+        pairs = self._networks.pairs(self._ready_endpoints(container_id))
+        leaving = next((pair for pair in pairs if pair[0].id == network.id and not pair[1].placeholder), None)
+        if leaving is None:
+            raise InternalError(f"container {container_id} is not connected to network {network.name}")
+        if leaving[1].netns == "":
+            raise PermissionDeniedError("cannot disconnect container from host network - "
+                                        "container was created in host network mode")  # fmt: skip
+        others = [pair for pair in pairs if pair is not leaving]
+        if not others:
+            others = [self._place_holder(leaving[1])]
+        await self._settle_ports(pairs, others, None)
+        await self._unplug(leaving, others)
+        return Detached(
+            name=network.name, network_id=network.id, address=leaving[1].address, ports=self._ports(others)
+        )
 
     def rename(self, container_id: str, name: str) -> None:
-        """A container has another name now: networks show it. No error if it has no sandbox."""
+        """A container has another name now: networks show it, and DNS. No error if it has no sandbox."""
         for endpoint in self._store.endpoints_of(container_id):
+            if endpoint.names:
+                others = [each for each in endpoint.names if each not in (name, endpoint.container_name)]
+                endpoint.names = [name, *others]
+                self._later(endpoint)
             endpoint.container_name = name
             self._store.put_endpoint(endpoint)
 
     def sandbox(self, container_id: str) -> Sandbox | None:
         """The sandbox that a container has, as recorded; its hosts and resolv.conf are not: they are empty."""
-        for endpoint in self._store.endpoints_of(container_id):
-            if endpoint.ready:
-                network = self._networks[endpoint.network_id]
-                return Sandbox(
-                    sandbox_id=endpoint.sandbox_id,
-                    sandbox_key=self._key(endpoint),
-                    netns_path=endpoint.netns or None,
-                    endpoints={network.name: describe.endpoint_settings(network, endpoint, None)},
-                    ports=_ports(network, endpoint),
-                    resolv_conf="",
-                    hosts="",
-                )
-        return None
+        pairs = self._networks.pairs(self._ready_endpoints(container_id))
+        return self._sandbox(pairs, [None] * len(pairs), sandbox_files.NO_FILES) if pairs else None
+
+    # -- networks
+
+    async def create_network(self, request: NetworkCreateRequest) -> Description:
+        """POST /networks/create. Raises AlreadyExistsError, InvalidArgumentError, PermissionDeniedError …"""
+        return describe.network(await self._networks.create(request), ())
+
+    async def remove_network(self, reference: str) -> Description:
+        """DELETE /networks/{id}. Raises NotFoundError, PermissionDeniedError (in use, predefined)."""
+        return describe.network(await self._networks.remove(reference, self._store.endpoints_in), ())
 
     def list_networks(self) -> list[Description]:
         """GET /networks: every network, without its containers."""
-        return [describe.network(network, ()) for network in self._networks.values()]
+        return [describe.network(network, ()) for network in self._networks]
+
+    def used_networks(self) -> set[str]:
+        """The ids of the networks that running containers are in."""
+        return {endpoint.network_id for endpoint in self._store.endpoints() if not endpoint.placeholder}
 
     def inspect_network(self, reference: str) -> Description:
         """GET /networks/{id}: by name, id or unambiguous beginning of an id. Raises NotFoundError."""
-        return describe.network(self._network(reference), self._store.endpoints())
+        return describe.network(self._networks.find(reference), self._store.endpoints())
 
-    # start
+    def find_network(self, reference: str, settings: EndpointSettings | None = None) -> Description:
+        """The same without containers; checks wishes for an endpoint in it. Raises also InvalidArgumentError."""
+        network = self._networks.find(reference)
+        if settings is not None:
+            requests.check(settings, network, "")
+        return describe.network(network, ())
 
-    async def _start_networks(self) -> None:
-        recorded = {network.name: network for network in self._store.networks()}
-        names = {"bridge": "bridge", "host": "host", "none": "null"}
-        if self._config.bridge == "none":  # the administrator wants no default bridge
-            del names["bridge"]
-        else:
-            self._bridge = await self._thread.call(
-                bridge.set_up, self._config.bridge, self._config, recorded.get("bridge")
-            )
-        for name, driver in names.items():
-            network = recorded.get(name) or Network(
-                id=secrets.token_hex(32), name=name, driver=driver, created=_now()
-            )
-            if self._bridge is not None and driver == "bridge":
-                network.bridge = self._config.bridge
-                network.subnet, network.gateway = str(self._bridge.subnet), str(self._bridge.gateway)
-                network.ip_range = self._config.fixed_cidr
-                network.options = describe.bridge_options(self._config)
-            self._store.put_network(network)
-            self._networks[network.id] = network
+    # -- the start
 
     async def _drop_dead_endpoints(self) -> None:
-        for endpoint in self._store.endpoints():
-            if not endpoint.ready or (endpoint.netns and not netns.is_pinned(endpoint.netns)):
-                # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
-                await self._thread.call(_dismantle, endpoint, None)
-                if endpoint.veth:
-                    await self._thread.call(bridge.delete_link, endpoint.veth)
-                self._store.delete_endpoint(endpoint.id)
+        endpoints = self._store.endpoints()
+        live = {each.id for each in endpoints if self._is_live(each)}
+        pins = {each.netns for each in endpoints if each.id in live}
+        for endpoint in endpoints:
+            if endpoint.id in live:
+                continue
+            # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
+            pinned = endpoint.netns in pins
+            await self._thread.call(self._kernel.dismantle, endpoint, published=False, pinned=pinned)
+            if endpoint.veth:
+                await self._thread.call(bridge.delete_link, endpoint.veth)
+            self._store.delete_endpoint(endpoint.id)
+            if pinned:  # it was being attached or detached
+                default = gateway.choose(self._networks.pairs(self._ready_endpoints(endpoint.container_id)))
+                if default is not None:
+                    await self._thread.call(self._kernel.lead, default)
 
-    async def _drop_unknown_leftovers(self) -> None:
-        live = self._store.endpoints()
-        pins = {os.path.basename(endpoint.netns) for endpoint in live}
+    def _is_live(self, endpoint: Endpoint) -> bool:
+        known = endpoint.network_id in self._networks
+        return endpoint.ready and known and (not endpoint.netns or netns.is_pinned(endpoint.netns))
+
+    def _drop_unknown_pins(self) -> None:
+        pins = {os.path.basename(endpoint.netns) for endpoint in self._store.endpoints()}
         for name in os.listdir(self._directory):
             if name not in pins:
                 netns.remove(os.path.join(self._directory, name))
-        if self._bridge is not None:
-            await self._thread.call(bridge.attach_known, self._bridge, {endpoint.veth for endpoint in live})
+
+    async def _netd_restarted(self) -> None:
+        await self._publisher.hold_live()
+        await self._resolvers.serve_live()
+
+    # -- the steps
 
     def _live_endpoints(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._store.endpoints() if endpoint.ready]
 
-    # connect and release
+    def _ready_endpoints(self, container_id: str) -> list[Endpoint]:
+        return [endpoint for endpoint in self._store.endpoints_of(container_id) if endpoint.ready]
 
-    def _allocate(self, request: SandboxRequest, network: Network, asked: EndpointSettings) -> Endpoint:
-        endpoint_id, sandbox_id = secrets.token_hex(32), secrets.token_hex(32)
-        endpoint = Endpoint(
-            id=endpoint_id,
-            network_id=network.id,
-            container_id=request.container_id,
-            container_name=request.name,
-            sandbox_id=sandbox_id,
-            exposed=request.exposed_ports,
-        )
+    def _allocate(
+        self,
+        request: SandboxRequest,
+        network: Network,
+        asked: EndpointSettings,
+        sandbox_id: str,
+        number: int,
+        files: sandbox_files.Files,
+        *,
+        netns_path: str = "",
+    ) -> Endpoint:
+        """An endpoint, written down as intent: whatever happens now can be undone after a crash."""
+        if network.id not in self._networks:  # it was removed meanwhile
+            raise NotFoundError(f"network {network.name} not found")
+        used = self._store.addresses(network.id) | self._leaving.addresses()
+        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used)
+        endpoint.dns = files.dns
         if network.driver != "host":
-            endpoint.netns = os.path.join(self._directory, sandbox_id[:_SHORT_ID])
-        if network.driver == "bridge":
-            used = self._store.addresses(network.id) | self._leaving.addresses() | {network.gateway}
-            ip_range = IPv4Network(network.ip_range) if network.ip_range else None
-            address = ipam.next_address(IPv4Network(network.subnet), ip_range, used)
-            endpoint.address = str(address)
-            endpoint.mac = asked.mac_address or ipam.mac_of(address)
-            endpoint.veth = bridge.veth_name(endpoint_id)
+            endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
+        self._store.put_endpoint(endpoint)
         return endpoint
 
-    async def _make(self, endpoint: Endpoint, wanted: list[ports.PortRequest]) -> None:
+    async def _make(self, pairs: list[Pair], request: SandboxRequest) -> None:
+        resolved = any(network.served for network, _ in pairs)
+        for _, endpoint in pairs:
+            endpoint.resolved = resolved
+        default = gateway.choose(pairs)
+        if default is not None:
+            await self._publish(default, request)
+        await self._in_kernel(pairs[0][1], self._kernel.build, pairs, default[1] if default else None)
+        await self._resolvers.serve([endpoint for _, endpoint in pairs])
+
+    async def _publish(self, pair: Pair, request: SandboxRequest) -> None:
+        network, endpoint = pair
+        wanted = self._wanted_ports(request, network)
         if wanted:
             try:
                 endpoint.ports = await self._publisher.publish(endpoint.container_id, endpoint.address, wanted)
             except (InternalError, ResourceExhaustedError) as error:
                 raise _not_published(endpoint, error) from None
+
+    async def _in_kernel(self, endpoint: Endpoint, function: Any, *arguments: Any, **options: Any) -> None:
         try:
-            await self._thread.call(self._build, endpoint)
+            await self._thread.call(function, *arguments, **options)
         except NftablesError as error:
             raise _not_published(endpoint, error) from None
         except OSError as error:
             step = f" ({error.filename})" if error.filename else ""
             raise InternalError(f"failed to set up container networking{step}: {error.strerror}") from None
 
-    def _build(self, kernel: Kernel, endpoint: Endpoint) -> None:
-        """In the kernel's thread: everything that one endpoint needs."""
-        if not endpoint.netns:
+    async def _undo(self, endpoints: Sequence[Endpoint]) -> None:
+        """Take endpoints away; their records go last, so that a failure in between is settled later."""
+        if not endpoints:
             return
-        interface = None
-        if endpoint.address:
-            assert self._bridge is not None
-            interface = bridge.interface_plan(self._bridge, endpoint, self._config)
-        netns.create(endpoint.netns, interface, kernel.route)
-        if self._rules is not None:
-            self._rules.publish(kernel, endpoint.ports)
+        await self._resolvers.withdraw(endpoints)
+        for endpoint in endpoints:
+            if endpoint.veth:
+                self._leaving.expect(endpoint.veth, endpoint.address)
+            await self._thread.call(self._kernel.dismantle, endpoint)
+        for endpoint in endpoints:
+            await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
+            self._store.delete_endpoint(endpoint.id)
 
-    async def _undo(self, endpoint: Endpoint) -> None:
-        """Take an endpoint away; its record goes last, so that a failure in between is settled later."""
+    async def _plug(self, mine: list[Pair], added: Pair) -> None:
+        network, endpoint = added
+        resolved = mine[0][1].resolved
+        endpoint.resolved = resolved or network.served
+        prefix = options.parse(network.options).interface_prefix
+        endpoint.interface = await self._thread.call(lambda _: netns.free_name(endpoint.netns, prefix))
+        default = gateway.choose([*mine, added])
+        await self._in_kernel(
+            endpoint,
+            self._kernel.plug,
+            added,
+            default=default is added,
+            resolver=endpoint.resolved and not resolved,
+        )
+        endpoint.ready = True
+        self._store.put_endpoint(endpoint)
+
+    async def _unplug(self, leaving: Pair, others: list[Pair]) -> None:
+        endpoint = leaving[1]
+        endpoint.ready = False
+        self._store.put_endpoint(endpoint)  # the intent
+        await self._resolvers.leave(endpoint, [each for _, each in others])
         if endpoint.veth:
+            default = gateway.choose(others)
+            moved = gateway.choose([*others, leaving]) is leaving
             self._leaving.expect(endpoint.veth, endpoint.address)
-        await self._thread.call(_dismantle, endpoint, self._rules)
-        await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
+            await self._in_kernel(endpoint, self._kernel.unplug, endpoint, default if moved else None)
         self._store.delete_endpoint(endpoint.id)
 
-    # what a request means
+    async def _settle_ports(self, before: list[Pair], after: list[Pair], request: SandboxRequest | None) -> None:
+        """Published ports follow the default route, at the same ports of the host."""
+        old, new = gateway.choose(before), gateway.choose(after)
+        if new is old:
+            return
+        ports_ = old[1].ports if old else []
+        if new is None:
+            if old is not None and ports_:
+                old[1].ports = []
+                self._store.put_endpoint(old[1])
+                await self._in_kernel(old[1], self._kernel.redirect, ports_, [])
+                await self._publisher.withdraw(old[1].container_id, ports_)
+            return
+        endpoint = new[1]
+        if old is None:
+            if request is not None:
+                await self._publish(new, request)
+        elif ports_:
+            endpoint.ports = [msgspec.structs.replace(port, address=endpoint.address) for port in ports_]
+            old[1].ports = []
+            self._store.put_endpoints([old[1], endpoint])
+            await self._publisher.move(endpoint.container_id, endpoint.ports)
+        await self._in_kernel(endpoint, self._kernel.redirect, ports_, endpoint.ports)
+        self._store.put_endpoint(endpoint)
 
-    def _network(self, reference: str) -> Network:
-        for network in self._networks.values():
-            if reference in (network.name, network.id):
-                return network
-        matches = [
-            network for network in self._networks.values() if reference and network.id.startswith(reference)
-        ]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise InvalidArgumentError(f"network {reference} is ambiguous ({len(matches)} matches found on id)")
-        raise NotFoundError(f"network {reference} not found")
+    def _place_holder(self, endpoint: Endpoint) -> Pair:
+        """What keeps a namespace whose container is in no network."""
+        network = self._networks.find("none")
+        holder = Endpoint(
+            id=secrets.token_hex(32),
+            network_id=network.id,
+            container_id=endpoint.container_id,
+            container_name=endpoint.container_name,
+            sandbox_id=endpoint.sandbox_id,
+            netns=endpoint.netns,
+            exposed=endpoint.exposed,
+            dns=endpoint.dns,
+            resolved=endpoint.resolved,
+            ready=True,
+            placeholder=True,
+        )
+        self._store.put_endpoint(holder)
+        return network, holder
 
-    def _wanted_ports(self, request: SandboxRequest) -> list[ports.PortRequest]:
-        default = self._config.default_host_ip
+    def _later(self, endpoint: Endpoint) -> None:
+        task = asyncio.get_running_loop().create_task(self._resolvers.enter(endpoint))
+        self._tasks.add(task)
+        task.add_done_callback(self._entered)
+
+    def _entered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a new name is not served: %s", error)
+
+    # -- what a sandbox is
+
+    def _wanted_ports(self, request: SandboxRequest, network: Network) -> list[ports.PortRequest]:
+        default = options.parse(network.options).host_ip or self._config.default_host_ip
         both = default == "0.0.0.0" and self._config.userland_proxy and os.path.exists(_IPV6)
         return ports.plan(
             request.port_bindings,
@@ -271,55 +450,30 @@ class NetworkService:
             default_ips=(default, "::") if both else (default,),
         )
 
-    def _host_gateway(self) -> str:
-        return self._config.host_gateway_ip or (str(self._bridge.gateway) if self._bridge else "")
-
     def _sandbox(
-        self,
-        network: Network,
-        endpoint: Endpoint,
-        request: SandboxRequest,
-        asked: EndpointSettings,
-        extra: list[tuple[str, str]],
+        self, pairs: list[Pair], asked: Sequence[EndpointSettings | None], files: sandbox_files.Files
     ) -> Sandbox:
-        own = network.driver != "host"
-        resolv_conf = files.resolv_conf(
-            files.parse_resolv_conf(_read(_RESOLV_CONF)),
-            source=_RESOLV_CONF,
-            dns=request.dns or self._config.dns,
-            search=request.dns_search or self._config.dns_search,
-            options=request.dns_options or self._config.dns_options,
-            own_namespace=own,
-        )
-        hosts = _read(_HOSTS) if not own and not extra else files.hosts(
-            hostname=request.hostname,
-            domainname=request.domainname,
-            addresses=[endpoint.address] if endpoint.address else [],
-            extra=extra,
-            ipv6=os.path.exists(_IPV6),
-        )  # fmt: skip
+        first = pairs[0][1]
+        addresses = [endpoint.address for _, endpoint in pairs if endpoint.address]
         return Sandbox(
-            sandbox_id=endpoint.sandbox_id,
-            sandbox_key=self._key(endpoint),
-            netns_path=endpoint.netns or None,
-            endpoints={network.name: describe.endpoint_settings(network, endpoint, asked)},
-            ports=_ports(network, endpoint),
-            resolv_conf=resolv_conf,
-            hosts=hosts,
+            sandbox_id=first.sandbox_id,
+            sandbox_key=first.netns or os.path.join(self._directory, "default"),
+            netns_path=first.netns or None,
+            endpoints={
+                network.name: describe.endpoint_settings(network, endpoint, wish)
+                for (network, endpoint), wish in zip(pairs, asked, strict=True)
+                if not endpoint.placeholder
+            },
+            ports=self._ports(pairs),
+            resolv_conf=files.resolv_conf,
+            hosts=files.hosts(addresses),
         )
 
-    def _key(self, endpoint: Endpoint) -> str:
-        return endpoint.netns or os.path.join(self._directory, "default")
-
-
-def _dismantle(kernel: Kernel, endpoint: Endpoint, rules: Rules | None) -> None:
-    """In the kernel's thread: stop redirecting to an endpoint, and let its namespace go."""
-    if rules is not None:
-        rules.unpublish(kernel, endpoint.ports)
-    if any(port.protocol == "udp" for port in endpoint.ports):
-        conntrack.forget_udp({endpoint.address})
-    if endpoint.netns:
-        netns.remove(endpoint.netns)
+    def _ports(self, pairs: Sequence[Pair]) -> dict[str, list[PortBinding] | None]:
+        bridged = [endpoint for network, endpoint in pairs if network.driver == "bridge"]
+        if not bridged:
+            return {}
+        return ports.inspect(bridged[0].exposed, [port for endpoint in bridged for port in endpoint.ports])
 
 
 def _not_published(endpoint: Endpoint, error: Exception) -> OrlopError:
@@ -328,19 +482,3 @@ def _not_published(endpoint: Endpoint, error: Exception) -> OrlopError:
         "driver failed programming external connectivity on endpoint "
         f"{endpoint.container_name} ({endpoint.id}): {text}"
     )
-
-
-def _ports(network: Network, endpoint: Endpoint) -> dict[str, list[PortBinding] | None]:
-    return ports.inspect(endpoint.exposed, endpoint.ports) if network.driver == "bridge" else {}
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

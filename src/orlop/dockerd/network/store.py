@@ -2,6 +2,7 @@
 """The network service's tables in dockerd's SQLite file."""
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -53,6 +54,17 @@ class NetworkStore:
                 (network.id, network.name, msgspec.json.encode(network)),
             )
 
+    def delete_network(self, network_id: str) -> None:
+        """Remove a network and what is left of its endpoints; no error if there is none."""
+        with self._connection:
+            self._connection.execute("DELETE FROM endpoints WHERE network_id = ?", (network_id,))
+            self._connection.execute("DELETE FROM networks WHERE id = ?", (network_id,))
+
+    def endpoints_in(self, network_id: str) -> list[Endpoint]:
+        """The endpoints of one network."""
+        rows = self._all("SELECT record FROM endpoints WHERE network_id = ? ORDER BY rowid", network_id)
+        return [self._endpoint.decode(row[0]) for row in rows]
+
     def endpoints(self) -> list[Endpoint]:
         """All endpoints."""
         return [self._endpoint.decode(row[0]) for row in self._all("SELECT record FROM endpoints ORDER BY rowid")]
@@ -81,6 +93,14 @@ class NetworkStore:
                     msgspec.json.encode(endpoint),
                 ),
             )
+
+    def put_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        """Replace the records of endpoints, all or none."""
+        with self._connection:
+            for endpoint in endpoints:
+                self._connection.execute(
+                    "UPDATE endpoints SET record = ? WHERE id = ?", (msgspec.json.encode(endpoint), endpoint.id)
+                )
 
     def delete_endpoint(self, endpoint_id: str) -> None:
         """Remove an endpoint; no error if there is none."""

@@ -31,6 +31,8 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     dns_search: list[str] = []
     dns_options: list[str] = []
     host_gateway_ip: str = ""
+    address_pools: list[tuple[str, int]] = []
+    """Where networks without a subnet get one: ranges and the prefix length to cut; empty: Docker's own."""
 
 
 class SandboxRequest(msgspec.Struct, kw_only=True):
@@ -78,8 +80,33 @@ class Sandbox(msgspec.Struct, kw_only=True):
     hosts: str
 
 
+class Attached(msgspec.Struct, kw_only=True):
+    """What a running container got by entering one more network `name`.
+
+    `resolv_conf` is the whole file where it has to change, else empty; `hosts_line` is to be added to the other.
+    """
+
+    name: str
+    settings: EndpointSettings
+    ports: dict[str, list[PortBinding] | None]
+    resolv_conf: str = ""
+    hosts_line: str = ""
+
+
+class Detached(msgspec.Struct, kw_only=True):
+    """What a running container lost by leaving a network: its `address` there; `ports` are what it has now."""
+
+    name: str
+    network_id: str
+    address: str
+    ports: dict[str, list[PortBinding] | None]
+
+
 class Network(msgspec.Struct, kw_only=True):
-    """A network's record. `driver` is bridge, host or null; `subnet` and `gateway` as text, empty without IPAM."""
+    """A network's record. `driver` is bridge, host or null; `subnet` and `gateway` as text, empty without IPAM.
+
+    `ready` is false while it is being made or removed; `own_bridge` if the bridge was made for it.
+    """
 
     id: str
     name: str
@@ -89,9 +116,36 @@ class Network(msgspec.Struct, kw_only=True):
     subnet: str = ""
     gateway: str = ""
     ip_range: str = ""
+    aux_addresses: dict[str, str] = {}
+    ipam_options: dict[str, str] = {}
     internal: bool = False
+    attachable: bool = False
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    ready: bool = True
+    own_bridge: bool = True
+
+    @property
+    def predefined(self) -> bool:
+        """Whether it is one of Docker's own: bridge, host, none."""
+        return self.name in PREDEFINED
+
+    @property
+    def served(self) -> bool:
+        """Whether its containers get DNS: it is a user's."""
+        return self.driver == "bridge" and not self.predefined
+
+
+PREDEFINED = ("bridge", "host", "none")
+
+
+class DnsSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """What a container's resolver does with names that it does not know: upstream servers, and as which of them
+    the host can be asked only in the host's namespace; `qualified`: a name needs a dot to be asked there."""
+
+    upstreams: list[str] = []
+    host_upstreams: list[str] = []
+    qualified: bool = False
 
 
 class PortMapping(msgspec.Struct, kw_only=True, frozen=True):
@@ -105,7 +159,13 @@ class PortMapping(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
-    """A container's interface in a network as recorded; `ready` is false while the request is under way."""
+    """A container's interface in a network as recorded; `ready` is false while the request is under way.
+
+    Several endpoints of a container share `sandbox_id`, `netns` and `dns`. `names` are what others in the network
+    call it, `aliases` what it calls others. `ports` are published through the endpoint that has the default route.
+    `resolved`: orlop-netd serves DNS in the namespace. A `placeholder` keeps the namespace of a running container
+    that has left all its networks.
+    """
 
     id: str
     network_id: str
@@ -119,6 +179,13 @@ class Endpoint(msgspec.Struct, kw_only=True):
     ready: bool = False
     ports: list[PortMapping] = []
     exposed: list[str] = []
+    interface: str = "eth0"
+    names: list[str] = []
+    aliases: dict[str, str] = {}
+    gw_priority: int = 0
+    dns: DnsSettings = DnsSettings()
+    resolved: bool = False
+    placeholder: bool = False
 
 
 Description = dict[str, Any]

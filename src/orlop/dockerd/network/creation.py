@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request for a network means, checked: its record, but for a subnet that is yet to be chosen (pure)."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+
+from orlop.dockerd.network import ipam, options
+from orlop.dockerd.network.types import PREDEFINED, Network
+from orlop.engine.types import IPAMConfig, NetworkCreateRequest
+from orlop.errdefs import (
+    InvalidArgumentError,
+    NotFoundError,
+    NotImplementedByUsError,
+    PermissionDeniedError,
+)
+
+_SWARM = "This node is not a swarm manager"
+_NOT_OURS = ("macvlan", "ipvlan", "overlay")
+
+
+def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Network:
+    """The network's record; `subnet` is empty where the request leaves it to us.
+
+    Raises InvalidArgumentError naming the field, PermissionDeniedError, NotFoundError and NotImplementedByUsError
+    in Docker's words.
+    """
+    _check_kind(request)
+    bridge = options.parse(request.options).bridge or f"br-{network_id[:12]}"
+    subnet, gateway, ip_range, aux = _ipam(request)
+    return Network(
+        id=network_id,
+        name=request.name,
+        driver="bridge",
+        created=created,
+        bridge=bridge,
+        subnet=subnet,
+        gateway=gateway,
+        ip_range=ip_range,
+        aux_addresses=aux,
+        ipam_options=request.ipam.options,
+        internal=request.internal,
+        attachable=request.attachable,
+        options=request.options,
+        labels=request.labels,
+        ready=False,
+    )
+
+
+def settle(network: Network, others: Iterable[Network], taken: Iterable[IPv4Network], pools: ipam.Pools) -> None:
+    """Give a network its subnet and gateway where it has none; `taken` is what routes and interfaces use.
+
+    Raises PermissionDeniedError if what it asks for belongs to another network of ours, InvalidArgumentError when
+    the pools are used up.
+    """
+    known = list(others)
+    ours = [IPv4Network(other.subnet) for other in known if other.subnet]
+    if not network.subnet:
+        network.subnet = str(ipam.next_subnet([*ours, *taken], pools))
+    subnet = IPv4Network(network.subnet)
+    if any(subnet.overlaps(other) for other in ours):
+        raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
+    for other in known:
+        if other.bridge == network.bridge:
+            raise PermissionDeniedError(
+                f"cannot create network {network.id} ({network.bridge}): conflicts with network {other.id} "
+                f"({other.bridge}): networks have same bridge name"
+            )
+    if not network.gateway:
+        within = IPv4Network(network.ip_range) if network.ip_range else None
+        network.gateway = str(ipam.next_address(subnet, within, set(network.aux_addresses.values())))
+
+
+def _check_kind(request: NetworkCreateRequest) -> None:
+    if not request.name.strip():
+        raise InvalidArgumentError("invalid name: name is empty")
+    if request.name in (*PREDEFINED, "default"):
+        raise PermissionDeniedError(f"operation is not permitted on predefined {request.name} network ")
+    if any(not sign.isprintable() or sign in '/"' for sign in request.name):
+        raise InvalidArgumentError(f"invalid name: {request.name!r} has signs that no name may have")
+    driver = request.driver or "bridge"
+    if driver in ("host", "null"):
+        raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
+    if request.ingress or request.scope not in ("", "local") or driver == "overlay":
+        raise NotImplementedByUsError(f"{_SWARM}: networks of a swarm are not supported")
+    if driver in _NOT_OURS:
+        raise NotImplementedByUsError(f"network driver {driver} is not supported")
+    if driver != "bridge":
+        raise NotFoundError(f'plugin "{driver}" not found')
+    if request.config_only or request.config_from.get("Network"):
+        raise NotImplementedByUsError("configuration-only networks are not supported")
+    if request.enable_ipv6:
+        raise NotImplementedByUsError("IPv6 networks are not supported yet")
+    if request.enable_ipv4 is False:
+        raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
+    if request.ipam.driver not in ("", "default"):
+        raise NotFoundError(f'plugin "{request.ipam.driver}" not found')
+
+
+def _ipam(request: NetworkCreateRequest) -> tuple[str, str, str, dict[str, str]]:
+    given = [each for each in request.ipam.config if each != IPAMConfig()]
+    if not given:
+        return "", "", "", {}
+    errors: list[str] = []
+    subnets = [_subnet(each, errors) for each in given]
+    if len(given) > 1 and not errors:
+        raise PermissionDeniedError("bridge driver doesn't support multiple subnets")
+    config, subnet = given[0], subnets[0]
+    if subnet is not None:
+        _check_range(config.ip_range, subnet, errors)
+        _check_address(f"gateway {config.gateway}", config.gateway, subnet, errors)
+        for name, address in config.aux_addresses.items():
+            _check_address(f"auxiliary address {name}", address, subnet, errors)
+    if errors:
+        text = errors[0] if len(errors) == 1 else "".join(f"\n* {error}" for error in errors)[1:]
+        raise InvalidArgumentError(f"invalid network config:\n{text}")
+    return str(subnet), config.gateway, config.ip_range, config.aux_addresses
+
+
+def _subnet(config: IPAMConfig, errors: list[str]) -> IPv4Network | None:
+    if not config.subnet:
+        errors.append("every ip-range or gateway must have a corresponding subnet")
+        return None
+    try:
+        network = ip_network(config.subnet, strict=False)
+    except ValueError:
+        errors.append(f"invalid subnet {config.subnet}: invalid CIDR block notation")
+        return None
+    if isinstance(network, IPv6Network):
+        raise NotImplementedByUsError("IPv6 networks are not supported yet")
+    if str(network) != config.subnet:
+        errors.append(f"invalid subnet {config.subnet}: it should be {network}")
+    if network.prefixlen > 30:
+        errors.append(f"invalid subnet {config.subnet}: it has no room for containers")
+    return network
+
+
+def _check_range(text: str, subnet: IPv4Network, errors: list[str]) -> None:
+    if not text:
+        return
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        errors.append(f"invalid ip-range {text}: invalid CIDR block notation")
+        return
+    if isinstance(network, IPv6Network):
+        errors.append(f"invalid ip-range {text}: parent subnet is an IPv4 block")
+        return
+    if network.prefixlen < subnet.prefixlen:
+        errors.append(f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}")
+    if str(network) != text:
+        errors.append(f"invalid ip-range {text}: it should be {network}")
+    if not subnet.overlaps(network):
+        errors.append(f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range")
+
+
+def _check_address(what: str, text: str, subnet: IPv4Network, errors: list[str]) -> None:
+    if not text:
+        return
+    try:
+        address = ip_address(text)
+    except ValueError:
+        errors.append(f"invalid {what}: invalid address")
+        return
+    if not isinstance(address, IPv4Address):
+        errors.append(f"invalid {what}: parent subnet is an IPv4 block")
+    elif address not in subnet:
+        errors.append(f"invalid {what}: parent subnet {subnet} doesn't contain this address")

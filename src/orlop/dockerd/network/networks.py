@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks there are: made, found, removed, and put back into the kernel at the daemon's start."""
+
+import asyncio
+import datetime
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Network
+
+from orlop.dockerd.network import bridge, creation, describe, ipam
+from orlop.dockerd.network.bridge import BridgeState
+from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.rules import Rules
+from orlop.dockerd.network.store import NetworkStore
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
+from orlop.engine.types import NetworkCreateRequest
+from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError, PermissionDeniedError
+
+
+class Networks:
+    """Networks by reference. Only ready records count: what is not ready is removed at the next start."""
+
+    def __init__(
+        self, store: NetworkStore, thread: KernelThread, config: NetworkConfig, rules: Rules | None
+    ) -> None:
+        self._store = store
+        self._thread = thread
+        self._config = config
+        self._rules = rules
+        self._pools = ipam.parse_pools(config.address_pools)
+        self._networks: dict[str, Network] = {}
+        self._bridges: dict[str, BridgeState] = {}
+        self._changing = asyncio.Lock()
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(list(self._networks.values()))
+
+    def __contains__(self, network_id: str) -> bool:
+        return network_id in self._networks
+
+    def by_id(self, network_id: str) -> Network:
+        """A network that there is."""
+        return self._networks[network_id]
+
+    def pairs(self, endpoints: Iterable[Endpoint]) -> list[tuple[Network, Endpoint]]:
+        """Endpoints with their networks, without those whose network is gone."""
+        return [
+            (self._networks[endpoint.network_id], endpoint)
+            for endpoint in endpoints
+            if endpoint.network_id in self._networks
+        ]
+
+    def bridge(self, network_id: str) -> BridgeState:
+        """The bridge of a network that has one."""
+        return self._bridges[network_id]
+
+    def default_gateway(self) -> str:
+        """The default bridge's own address; empty without one."""
+        for network in self._networks.values():
+            if network.name == "bridge":
+                return network.gateway
+        return ""
+
+    def find(self, reference: str) -> Network:
+        """By name, id or unambiguous beginning of an id. Raises NotFoundError, InvalidArgumentError."""
+        for network in self._networks.values():
+            if reference == network.id:
+                return network
+        for network in self._networks.values():
+            if reference == network.name:
+                return network
+        matches = [
+            network for network in self._networks.values() if reference and network.id.startswith(reference)
+        ]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InvalidArgumentError(f"network {reference} is ambiguous ({len(matches)} matches found on id)")
+        raise NotFoundError(f"network {reference} not found")
+
+    # -- the start
+
+    async def start(self) -> None:
+        """Docker's own networks and the users', with their bridges. Raises UnavailableError naming the step."""
+        recorded = self._store.networks()
+        for network in recorded:
+            if not network.ready:
+                await self._thread.call(self._dismantle, network)
+                self._store.delete_network(network.id)
+        await self._start_predefined({network.name: network for network in recorded if network.predefined})
+        for network in recorded:
+            if network.ready and not network.predefined:
+                self._bridges[network.id] = await self._thread.call(bridge.set_up, network, self._config)
+                self._networks[network.id] = network
+
+    async def tidy(self) -> None:
+        """Attach the endpoints' interfaces that lost their bridge, delete those that nobody knows."""
+        live = self._store.endpoints()
+        for network_id, state in self._bridges.items():
+            known = {endpoint.veth for endpoint in live if endpoint.network_id == network_id}
+            await self._thread.call(bridge.attach_known, state, known)
+
+    async def _start_predefined(self, recorded: dict[str, Network]) -> None:
+        names = {"bridge": "bridge", "host": "host", "none": "null"}
+        if self._config.bridge == "none":  # the administrator wants no default bridge
+            del names["bridge"]
+        for name, driver in names.items():
+            network = recorded.get(name) or Network(
+                id=secrets.token_hex(32), name=name, driver=driver, created=_now()
+            )
+            if driver == "bridge":
+                await self._start_default(network)
+            self._store.put_network(network)
+            self._networks[network.id] = network
+
+    async def _start_default(self, network: Network) -> None:
+        config = self._config
+        existing, taken = await self._thread.call(bridge.addresses, config.bridge)
+        taken += [IPv4Network(other.subnet) for other in self._store.networks() if _is_user(other)]
+        recorded = network if network.subnet else None
+        gateway, subnet = bridge.choose_subnet(config, recorded, existing, taken, self._pools)
+        network.bridge, network.ip_range = config.bridge, config.fixed_cidr
+        network.subnet, network.gateway = str(subnet), str(gateway)
+        network.options = describe.bridge_options(config)
+        self._bridges[network.id] = await self._thread.call(bridge.set_up, network, config)
+
+    # -- made and removed
+
+    async def create(self, request: NetworkCreateRequest) -> Network:
+        """Make a bridge network; everything is undone on error.
+
+        Raises AlreadyExistsError (name), and as `creation` and `bridge.set_up`.
+        """
+        network = creation.plan(request, secrets.token_hex(32), _now())
+        async with self._changing:
+            if any(other.name == network.name for other in self):
+                raise AlreadyExistsError(f"network with name {network.name} already exists")
+            _, taken = await self._thread.call(bridge.addresses, network.bridge)
+            creation.settle(network, self, taken, self._pools)
+            network.own_bridge = not await self._thread.call(bridge.exists, network.bridge)
+            self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
+            try:
+                self._bridges[network.id] = await self._thread.call(self._build, network)
+                network.ready = True
+                self._store.put_network(network)
+            except BaseException:
+                await asyncio.shield(self._take_away(network))
+                raise
+            self._networks[network.id] = network
+        return network
+
+    async def remove(self, reference: str, endpoints: Callable[[str], list[Endpoint]]) -> Network:
+        """Remove a network that no container is in. Raises NotFoundError, PermissionDeniedError."""
+        async with self._changing:
+            network = self.find(reference)
+            if network.predefined:
+                raise PermissionDeniedError(f"{network.name} is a pre-defined network and cannot be removed")
+            if active := endpoints(network.id):
+                shown = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in active)
+                raise PermissionDeniedError(
+                    f"error while removing network: network {network.name} has active endpoints ({shown})"
+                )
+            network.ready = False
+            self._store.put_network(network)
+            del self._networks[network.id]  # from now on nobody can enter it
+            await self._take_away(network)
+        return network
+
+    async def _take_away(self, network: Network) -> None:
+        await self._thread.call(self._dismantle, network)
+        self._bridges.pop(network.id, None)
+        self._store.delete_network(network.id)
+
+    def _build(self, kernel: Kernel, network: Network) -> BridgeState:
+        state = bridge.set_up(kernel, network, self._config)
+        if self._rules is not None:
+            self._rules.add_bridge(kernel, bridge.rules(network))
+        return state
+
+    def _dismantle(self, kernel: Kernel, network: Network) -> None:
+        if self._rules is not None:
+            self._rules.remove_bridge(kernel, bridge.rules(network))
+        if network.own_bridge:
+            bridge.delete_link(kernel, network.bridge)
+
+
+def _is_user(network: Network) -> bool:
+    return network.ready and not network.predefined and bool(network.subnet)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
