@@ -22,7 +22,7 @@ from orlop.dockerd.containers.restart_policy import wants_start
 from orlop.dockerd.containers.shared_memory import unmount_shm
 from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, delete_record, discard_task
 from orlop.dockerd.containers.streams import Streams
-from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
+from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
 
 log = logging.getLogger("orlop.dockerd.reconcile")
 
@@ -64,6 +64,7 @@ class Reconcile:
         self._paths = paths
         self._snapshotter = snapshotter
         self._known = {container.id for container in registry}
+        self._done = False
 
     async def __call__(self) -> None:
         """Settle everything. Raises OrlopError when containerd goes away; the next connection does it again.
@@ -77,9 +78,19 @@ class Reconcile:
                 container.taken_up = True
                 running = container.id in was_running
                 await self._logged(container, self._settle(container, tasks.get(container.id), running))
+        await self.sweep()
         await self._remove_orphans()
         await self._release_networks()
         await self._start_wanted(was_running)
+
+    async def again(self, catch_up: Callable[[], Awaitable[None]]) -> None:
+        """What to do at each connection to containerd: everything at the first, later only what was missed."""
+        if self._done:
+            await catch_up()
+            await self.sweep()
+        else:
+            await self()
+            self._done = True
 
     # -- containers
 
@@ -145,7 +156,14 @@ class Reconcile:
 
         async def start(container: Container) -> None:
             async with limit:
-                await self._logged(container, self._start.start(container, by_user=False))
+                try:
+                    await self._start.start(container, by_user=False)
+                except UnavailableError:
+                    self._exits.restart_later(container, ran=0)
+                except NotModifiedError:
+                    return
+                except OrlopError as error:
+                    log.error("container %s: %s", container.id, error)
 
         wanted = []
         for container in sorted(self._registry, key=lambda item: item.record.created):
@@ -177,13 +195,36 @@ class Reconcile:
 
     # -- what belongs to no container any more
 
-    async def _remove_orphans(self) -> None:
-        """containerd's records, snapshots and directories of containers that were never, or half, made."""
+    async def sweep(self) -> None:
+        """Take away what containerd has of containers that do not run, or are no more.
+
+        A daemon that died, or a containerd that went away in the middle of a start, leaves such things.
+        """
         for found in await self._client.containers.list():
-            if CONTAINER_LABEL in found.labels and self._is_orphan(found.id):
+            if CONTAINER_LABEL not in found.labels:
+                continue
+            container = self._registry.find(found.id)
+            if container is not None:
+                await self._logged(container, self._sweep(container))
+            elif self._is_orphan(found.id):
                 log.warning("removing what is left of container %s", found.id)
                 await discard_task(self._client, found.id)
                 await _if_there(self._client.containers.delete(found.id))
+        for container in self._registry:
+            if container.record.state.dead and container.record.host_config.auto_remove:
+                await self._logged(container, self._remove.auto(container))
+
+    async def _sweep(self, container: Container) -> None:
+        if container.record.state.running and not container.record.state.restarting:
+            return
+        async with container.lock:
+            state = container.record.state
+            if not state.running or state.restarting:
+                await discard_task(self._client, container.id)
+                await delete_record(self._client, container)
+
+    async def _remove_orphans(self) -> None:
+        """Snapshots and directories of containers that were never, or half, made."""
         snapshots = self._client.snapshots(self._snapshotter)
         async for info in snapshots.list(f'labels."{SNAPSHOT_LABEL}"'):
             if self._is_orphan(info.labels.get(SNAPSHOT_LABEL, "")):
@@ -218,20 +259,3 @@ async def _if_there(work: Awaitable[object]) -> None:
         await work
     except NotFoundError:
         return
-
-
-def once_then(
-    first: Callable[[], Awaitable[None]], later: Callable[[], Awaitable[None]]
-) -> Callable[[], Awaitable[None]]:
-    """A call that does `first` until it has succeeded once, and `later` from then on."""
-    done = False
-
-    async def call() -> None:
-        nonlocal done
-        if not done:
-            await first()
-            done = True
-        else:
-            await later()
-
-    return call

@@ -15,6 +15,7 @@ from orlop.containerd.client import Client
 from orlop.dockerd import network, store, volumes
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
+from orlop.dockerd.api.routes.archive import ArchiveRoutes, ArchiveUseCases
 from orlop.dockerd.api.routes.containers import ContainerRoutes, ContainerUseCases
 from orlop.dockerd.api.routes.exec import ExecRoutes
 from orlop.dockerd.api.routes.images import image_routes
@@ -23,11 +24,16 @@ from orlop.dockerd.api.routes.system import SystemRoutes
 from orlop.dockerd.api.routes.volumes import VolumeRoutes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.config import Config
+from orlop.dockerd.containers.archive_in import ArchiveIn
+from orlop.dockerd.containers.archive_out import ArchiveOut
 from orlop.dockerd.containers.attach import Attach
+from orlop.dockerd.containers.changes import Changes
+from orlop.dockerd.containers.commit_source import CommitSources
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.exec import Execs
 from orlop.dockerd.containers.exits import Exits
+from orlop.dockerd.containers.export import Export
 from orlop.dockerd.containers.health import HealthMonitor
 from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
@@ -50,6 +56,7 @@ from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.containers.top import Top
 from orlop.dockerd.containers.update import Update
+from orlop.dockerd.containers.view import Views
 from orlop.dockerd.containers.wait import Wait
 from orlop.dockerd.disk_usage import DiskUsage
 from orlop.dockerd.events import Events
@@ -57,13 +64,17 @@ from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.network.types import NetworkConfig
-from orlop.dockerd.reconcile import Reconcile, once_then
+from orlop.dockerd.reconcile import Reconcile
 from orlop.dockerd.spec import Host
 from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
 from orlop.dockerd.volumes import VolumeService
 from orlop.netd.client import NetdClient
 from orlop.registry import RegistryConfig
+
+
+_PATIENCE = 1.0
+"""Seconds that a request waits for a containerd that is just being restarted."""
 
 
 class Parts(NamedTuple):
@@ -83,7 +94,7 @@ class Parts(NamedTuple):
         """What goes on by itself until cancelled: containerd's events, image names."""
         monitor = self.life.monitor
         async with asyncio.TaskGroup() as group:
-            group.create_task(monitor.run(once_then(self.life.reconcile, monitor.catch_up)))
+            group.create_task(monitor.run(lambda: self.life.reconcile.again(monitor.catch_up)))
             group.create_task(self.services.images.store.watch())
 
     async def close(self) -> None:
@@ -166,7 +177,7 @@ def _base(config: Config) -> _Base:
         database,
         events,
         registry,
-        Client(config.containerd, config.containerd_namespace),
+        Client(config.containerd, config.containerd_namespace, patience=_PATIENCE),
         host,
         Runtimes(config.runtimes, config.default_runtime, systemd_cgroup=config.systemd_cgroup),
     )
@@ -202,8 +213,10 @@ def _services(base: _Base) -> _Services:
         snapshotter=config.storage_driver,
         uses=uses,
         publish=publish,
+        commit_source=CommitSources(base.registry, Pause(base.registry, base.client)),
         registries=registries,
         max_concurrent_downloads=config.max_concurrent_downloads,
+        max_concurrent_uploads=config.max_concurrent_uploads,
     )
     return _Services(volume_connection, volume_service, netd, networks, images)
 
@@ -277,6 +290,17 @@ def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCa
     )
 
 
+def _archives(base: _Base, services: _Services) -> ArchiveUseCases:
+    registry = base.registry
+    views = Views(base.client, services.volumes, base.paths)
+    return ArchiveUseCases(
+        out=ArchiveOut(registry, views),
+        into=ArchiveIn(registry, views),
+        export=Export(registry, views),
+        changes=Changes(registry, base.client, views),
+    )
+
+
 def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
     containers = _containers(base, services, life)
     users_of = base.registry.users_of_volume
@@ -294,6 +318,7 @@ def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
     return [
         *SystemRoutes(system, base.events, disk_usage).routes(),
         *ContainerRoutes(containers).routes(),
+        *ArchiveRoutes(_archives(base, services)).routes(),
         *ExecRoutes(execs).routes(),
         *image_routes(services.images),
         *VolumeRoutes(services.volumes, users_of, publish_volume).routes(),

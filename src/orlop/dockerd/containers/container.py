@@ -85,9 +85,9 @@ class Container:
         """Wake those who wait for the stop."""
         _resolve(self._stopped, self.last_exit)
 
-    async def tell_removed(self) -> None:
-        """Wake everybody: nothing more will happen to this container."""
-        info = ExitInfo(self.record.state.exit_code)
+    async def tell_removed(self, error: str = "") -> None:
+        """Wake everybody: the container is gone, or (`error`) its removal has failed."""
+        info = ExitInfo(self.record.state.exit_code, error)
         _resolve(self._stopped, info)
         _resolve(self._removed, info)
         await self.attach.abandon()

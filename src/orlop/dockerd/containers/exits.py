@@ -13,7 +13,7 @@ from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.resources import Resources
 from orlop.dockerd.containers.restart_policy import next_delay, wants_restart
 from orlop.dockerd.containers.start import delete_record
-from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError
+from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
 
 log = logging.getLogger("orlop.dockerd.exits")
 
@@ -58,8 +58,7 @@ class Exits:
             about = {"exitCode": str(exit_code), "execDuration": str(max(0, int(ran)))}
             self._registry.publish(container, "die", **about)
             if restart:
-                container.backoff = next_delay(container.backoff, ran)
-                container.restart = asyncio.ensure_future(self._restart_later(container))
+                self.restart_later(container, ran)
                 return
             gone = self._removes_itself(container)
             if not gone:
@@ -155,8 +154,6 @@ class Exits:
             await self._remove(container)
         except OrlopError as error:
             log.warning("container %s: auto-remove: %s", container.id, error)
-            self._registry.save(container)
-            container.tell_stopped()
 
     async def _restart_later(self, container: Container) -> None:
         await asyncio.sleep(container.backoff)
@@ -165,5 +162,13 @@ class Exits:
             await self._start(container)
         except NotModifiedError:
             return  # a user was faster
+        except UnavailableError as error:
+            log.warning("container %s: restart: %s; trying again", container.id, error)
+            self.restart_later(container, ran=0)
         except OrlopError as error:
             log.error("container %s: restart: %s", container.id, error)
+
+    def restart_later(self, container: Container, ran: float) -> None:
+        """Plan the restart policy's next attempt, after a run of `ran` seconds."""
+        container.backoff = next_delay(container.backoff, ran)
+        container.restart = asyncio.ensure_future(self._restart_later(container))

@@ -75,6 +75,7 @@ class Remove:
                 state.removing, state.dead = False, True
                 state.error = str(error)
                 self._registry.save(container)
+                await container.tell_removed(str(error))
                 raise
             self._registry.remove(container)
         self._registry.publish(container, "destroy")

@@ -29,6 +29,7 @@ from orlop.errdefs import (
     NotFoundError,
     NotModifiedError,
     OrlopError,
+    UnavailableError,
 )
 from orlop.oci.runtime import Spec, User
 
@@ -85,6 +86,11 @@ class Start:
             if by_user:
                 _reset_restarts(container)
             failure = await self._try(container)
+            if failure is not None and not by_user and isinstance(failure, UnavailableError):
+                # containerd is away, which is no reason to give the container up: the policy goes on trying.
+                container.record.state.running = container.record.state.restarting = True
+                self._registry.save(container)
+                raise failure
         if failure is None:
             return
         if not by_user:
