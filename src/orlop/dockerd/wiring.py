@@ -40,6 +40,7 @@ from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.list import List
 from orlop.dockerd.containers.logs import Logs
 from orlop.dockerd.containers.monitor import Monitor
+from orlop.dockerd.containers.networking import Networking
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.pause import Pause
 from orlop.dockerd.containers.prune import Prune
@@ -71,7 +72,6 @@ from orlop.dockerd.system import System
 from orlop.dockerd.volumes import VolumeService
 from orlop.netd.client import NetdClient
 from orlop.registry import RegistryConfig
-
 
 _PATIENCE = 1.0
 """Seconds that a request waits for a containerd that is just being restarted."""
@@ -136,6 +136,7 @@ class _Life(NamedTuple):
     """Starting, ending and removing containers, and what watches them."""
 
     streams: Streams
+    resources: Resources
     health: HealthMonitor
     kill: Kill
     stop: Stop
@@ -258,7 +259,9 @@ def _life(base: _Base, services: _Services) -> _Life:
         paths,
         config.storage_driver,
     )
-    return _Life(streams, health, kill, stop, remove, start, Monitor(registry, client, exits), reconcile)
+    return _Life(
+        streams, resources, health, kill, stop, remove, start, Monitor(registry, client, exits), reconcile
+    )
 
 
 def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCases:
@@ -311,6 +314,10 @@ def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
     def publish_volume(action: str, name: str, attributes: Mapping[str, str]) -> None:
         base.events.publish("volume", action, name, attributes)
 
+    def publish_network(action: str, network_id: str, attributes: Mapping[str, str]) -> None:
+        base.events.publish("network", action, network_id, attributes)
+
+    networking = Networking(base.registry, services.networks, life.resources, base.paths, base.events)
     identity = _identity(Path(base.config.data_root))
     system = System(base.registry, base.events, base.client, base.runtimes, base.config, identity, count_images)
     disk_usage = DiskUsage(containers.list, services.images, services.volumes, users_of)
@@ -322,7 +329,7 @@ def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
         *ExecRoutes(execs).routes(),
         *image_routes(services.images),
         *VolumeRoutes(services.volumes, users_of, publish_volume).routes(),
-        *NetworkRoutes(services.networks).routes(),
+        *NetworkRoutes(services.networks, networking, publish_network).routes(),
         *absent_routes(),
     ]
 
@@ -344,6 +351,7 @@ def _network_config(config: Config) -> NetworkConfig:
         dns_search=config.dns_search,
         dns_options=config.dns_opts,
         host_gateway_ip=config.host_gateway_ips[0] if config.host_gateway_ips else "",
+        address_pools=[(pool.base, pool.size) for pool in config.default_address_pools],
     )
 
 

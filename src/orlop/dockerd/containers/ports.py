@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container use cases ask of the rest of dockerd."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from orlop.dockerd.images.store import ImageRecord
-from orlop.dockerd.network.types import Sandbox, SandboxRequest
+from orlop.dockerd.network.types import Attached, Detached, Sandbox, SandboxRequest
 from orlop.dockerd.spec.mountpoint import MountPoint
+from orlop.engine.types import EndpointSettings
 
 
 class Images(Protocol):
@@ -33,6 +34,22 @@ class Networks(Protocol):
 
     def rename(self, container_id: str, name: str) -> None:
         """The container has another name from now on."""
+        ...
+
+
+class Memberships(Protocol):
+    """Changes the networks of a container that runs."""
+
+    async def attach(self, request: SandboxRequest, reference: str, settings: EndpointSettings) -> Attached:
+        """One network more; everything is undone on error."""
+        ...
+
+    async def detach(self, container_id: str, reference: str) -> Detached:
+        """One network less."""
+        ...
+
+    def find_network(self, reference: str, settings: EndpointSettings | None = None) -> dict[str, Any]:
+        """A network as the Engine API shows it; checks wishes for an endpoint in it. Raises NotFoundError."""
         ...
 
 

@@ -15,6 +15,7 @@ from orlop.dockerd.containers.ports import Networks, Volumes
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.shared_memory import mount_shm, unmount_shm
 from orlop.dockerd.events import Events
+from orlop.dockerd.network.requests import is_derived
 from orlop.dockerd.network.types import Sandbox, SandboxRequest
 from orlop.engine.types import EndpointSettings
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
@@ -107,9 +108,10 @@ class Resources:
     # -- network
 
     async def _network(self, record: ContainerRecord) -> Sandbox:
-        return await self._networks.connect(self._sandbox_request(record))
+        return await self._networks.connect(self.sandbox_request(record))
 
-    def _sandbox_request(self, record: ContainerRecord) -> SandboxRequest:
+    def sandbox_request(self, record: ContainerRecord) -> SandboxRequest:
+        """What a container wants of the network. Raises ConflictError for others that it needs and do not run."""
         host_config, config = record.host_config, record.config
         mode = "none" if config.network_disabled else host_config.network_mode
         links = host_config.links or []
@@ -129,7 +131,7 @@ class Resources:
             dns_options=host_config.dns_options,
             extra_hosts=host_config.extra_hosts or [],
             links=links,
-            link_addresses=self._link_addresses(links),
+            link_addresses=self._link_addresses(links) if mode in ("bridge", "default", "") else {},
         )
 
     def _link_addresses(self, links: list[str]) -> dict[str, str]:
@@ -218,6 +220,8 @@ class Resources:
 
 def _forget(settings: EndpointSettings) -> None:
     """Keep what was asked for, drop what the run was given."""
+    if is_derived(settings):
+        settings.mac_address = ""
     settings.endpoint_id = settings.gateway = settings.ip_address = ""
     settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
     settings.ipv6_gateway = settings.global_ipv6_address = ""

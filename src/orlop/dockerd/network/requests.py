@@ -22,9 +22,13 @@ def wished(request: SandboxRequest, networks: Networks) -> list[tuple[Network, E
     Raises NotFoundError (no such network), InvalidArgumentError.
     """
     primary = networks.find(network_name(request.mode))
-    found = {primary.id: (primary, wishes(request, primary))}
-    for name, settings in request.endpoints.items():
-        network = networks.find(network_name(name))
+    others = {name: networks.find(network_name(name)) for name in request.endpoints if name != request.mode}
+    found = {}
+    # A user may have taken the container out of the network that it was made for.
+    if not others or request.mode in request.endpoints or primary.id in {each.id for each in others.values()}:
+        found[primary.id] = primary, wishes(request, primary)
+    for name, network in others.items():
+        settings = request.endpoints[name]
         if network.id not in found:
             found[network.id] = network, check(settings, network, "")
     check_together([network for network, _ in found.values()])

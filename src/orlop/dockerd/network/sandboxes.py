@@ -14,7 +14,7 @@ Pair = tuple[Network, Endpoint]
 
 
 class SandboxKernel:
-    """Methods run in the kernel's thread. They raise OSError naming the step, NftablesError for published ports."""
+    """Methods run in the kernel's thread. They raise OSError naming the step, NftablesError for ports."""
 
     def __init__(self, networks: Networks, config: NetworkConfig, rules: Rules | None) -> None:
         self._networks = networks

@@ -45,6 +45,7 @@ from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBindi
 from orlop.errdefs import (
     FailedPreconditionError,
     InternalError,
+    InvalidArgumentError,
     NotFoundError,
     OrlopError,
     PermissionDeniedError,
@@ -195,8 +196,9 @@ class NetworkService:
         if leaving is None:
             raise InternalError(f"container {container_id} is not connected to network {network.name}")
         if leaving[1].netns == "":
-            raise PermissionDeniedError("cannot disconnect container from host network - "
-                                        "container was created in host network mode")  # fmt: skip
+            raise InvalidArgumentError(
+                "cannot disconnect container from host network - container was created in host network mode"
+            )
         others = [pair for pair in pairs if pair is not leaving]
         if not others:
             others = [self._place_holder(leaving[1])]
