@@ -222,6 +222,22 @@ async def decompressed(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, No
         raise InvalidArgumentError(f"invalid archive: {error}") from None
 
 
+def decompress(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """As `decompressed`, for a thread; everything happens in this process and no program is called."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 6:
+            break
+    expand = _expander(head)
+    try:
+        yield from expand(head)
+        for chunk in chunks:
+            yield from expand(chunk)
+    except _BROKEN as error:
+        raise InvalidArgumentError(f"invalid archive: {error}") from None
+
+
 Expand = Callable[[bytes], Iterator[bytes]]
 """Takes the next compressed bytes; gives what they expand to in pieces of at most about `PIECE` bytes."""
 

@@ -9,11 +9,6 @@ from orlop.dockerd.api.streams import json_response
 from orlop.errdefs import NotImplementedByUsError, UnavailableError
 
 _ABSENT = (
-    ("GET", "/containers/{id}/changes", "listing the changes of a container"),
-    ("GET", "/containers/{id}/export", "exporting a container"),
-    ("HEAD", "/containers/{id}/archive", "copying files out of and into containers"),
-    ("GET", "/containers/{id}/archive", "copying files out of and into containers"),
-    ("PUT", "/containers/{id}/archive", "copying files out of and into containers"),
     ("GET", "/containers/{id}/attach/ws", "attaching by websocket"),
     ("GET", "/containers/{id}/checkpoints", "checkpointing"),
     ("POST", "/containers/{id}/checkpoints", "checkpointing"),
