@@ -20,7 +20,7 @@ from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remove import Remove
 from orlop.dockerd.containers.restart_policy import wants_start
 from orlop.dockerd.containers.shared_memory import unmount_shm
-from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, delete_record, discard_task
+from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard, discard_task
 from orlop.dockerd.containers.streams import Streams
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
 
@@ -142,8 +142,7 @@ class Reconcile:
     async def _discard(self, container: Container) -> None:
         """A start that was not finished: nobody was told that it had happened."""
         async with container.lock:
-            await discard_task(self._client, container.id)
-            await delete_record(self._client, container)
+            await discard(self._client, container)
 
     async def _finish_removal(self, container: Container, task: Process | None) -> None:
         if task is not None:
@@ -200,16 +199,18 @@ class Reconcile:
 
         A daemon that died, or a containerd that went away in the middle of a start, leaves such things.
         """
-        for found in await self._client.containers.list():
-            if CONTAINER_LABEL not in found.labels:
-                continue
-            container = self._registry.find(found.id)
+        tasks = {task.id for task in await self._client.tasks.list()}
+        records = await self._client.containers.list()
+        ours = {found.id for found in records if CONTAINER_LABEL in found.labels}
+        without_record = tasks - {found.id for found in records}
+        for container_id in ours | without_record:
+            container = self._registry.find(container_id)
             if container is not None:
                 await self._logged(container, self._sweep(container))
-            elif self._is_orphan(found.id):
-                log.warning("removing what is left of container %s", found.id)
-                await discard_task(self._client, found.id)
-                await _if_there(self._client.containers.delete(found.id))
+            elif self._is_orphan(container_id):
+                log.warning("removing what is left of container %s", container_id)
+                await discard_task(self._client, container_id)
+                await _if_there(self._client.containers.delete(container_id))
         for container in self._registry:
             if container.record.state.dead and container.record.host_config.auto_remove:
                 await self._logged(container, self._remove.auto(container))
@@ -220,8 +221,8 @@ class Reconcile:
         async with container.lock:
             state = container.record.state
             if not state.running or state.restarting:
-                await discard_task(self._client, container.id)
-                await delete_record(self._client, container)
+                container.in_containerd = True
+                await discard(self._client, container)
 
     async def _remove_orphans(self) -> None:
         """Snapshots and directories of containers that were never, or half, made."""

@@ -256,15 +256,9 @@ class Start:
         state.running = state.restarting = False
         state.pid = 0
         await container.attach.abandon()
-        for step in (
-            discard_task(self._client, record.id),
-            delete_record(self._client, container),
-            self._resources.give_back(container),
-        ):
+        for step in (discard(self._client, container), self._resources.give_back(container)):
             try:
                 await step
-            except NotFoundError:
-                continue
             except OrlopError as left:
                 log.warning("container %s: after its failed start: %s", record.id, left)
         self._registry.save(container)
@@ -279,6 +273,16 @@ def _reset_restarts(container: Container) -> None:
     container.backoff = 0.0
     container.record.manually_stopped = False
     container.record.restart_count = 0
+
+
+async def discard(client: Client, container: Container) -> None:
+    """Kill and delete whatever containerd has of a container. Raises OrlopError.
+
+    The record goes last: as long as it is there, the sweep finds what is left.
+    """
+    if container.in_containerd:
+        await discard_task(client, container.id)
+        await delete_record(client, container)
 
 
 async def delete_record(client: Client, container: Container) -> None:
