@@ -7,6 +7,7 @@ from typing import Any
 
 from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args
+from orlop.cli.network_options import network_mode, networking
 from orlop.cli.ports import parse_ports
 from orlop.cli.units import parse_size
 
@@ -38,7 +39,7 @@ def create_body(args: Args) -> Body:
         "StopSignal": args.text("stop-signal"),
         "ExposedPorts": exposed,
         "HostConfig": _host_config(args, bindings),
-        "NetworkingConfig": _networking(args),
+        "NetworkingConfig": networking(args),
     }
     if args.text("mac-address"):
         body["MacAddress"] = args.text("mac-address")
@@ -198,34 +199,6 @@ def resources(args: Args) -> Body:
 def nano_cpus(cpus: float) -> int:
     """CPUs in units of 10⁻⁹."""
     return round(cpus * 10**9)
-
-
-def network_mode(args: Args) -> str:
-    """The first --network, `default` without one."""
-    names = args.items("network") or args.items("net")
-    return _network_name(names[0]) if names else "default"
-
-
-def _network_name(text: str) -> str:
-    if "=" not in text:
-        return text
-    return dict(part.partition("=")[::2] for part in text.split(",")).get("name", "")
-
-
-def _networking(args: Args) -> Body:
-    endpoint: Body = {}
-    addresses = {"IPv4Address": args.text("ip"), "IPv6Address": args.text("ip6")}
-    if any(addresses.values()):
-        endpoint["IPAMConfig"] = {key: value for key, value in addresses.items() if value}
-    if aliases := args.items("network-alias") or args.items("net-alias"):
-        endpoint["Aliases"] = aliases
-    if args.text("mac-address"):
-        endpoint["MacAddress"] = args.text("mac-address")
-    names = [_network_name(text) for text in args.items("network") or args.items("net")]
-    if not names:
-        return {"EndpointsConfig": {"default": endpoint}} if endpoint else {"EndpointsConfig": {}}
-    plain = [name for name in names if name not in ("none", "host") and not name.startswith("container:")]
-    return {"EndpointsConfig": {name: endpoint if index == 0 else {} for index, name in enumerate(plain)}}
 
 
 def _restart_policy(text: str) -> Body:

@@ -35,8 +35,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "unpause": ("lifecycle", "UNPAUSE", "Unpause all processes within one or more containers"),
     "wait": ("lifecycle", "WAIT", "Block until one or more containers stop, then print their exit codes"),
     "image inspect": ("inspect", "IMAGE_INSPECT", "Display detailed information on one or more images"),
+    "network connect": ("networks", "CONNECT", "Connect a container to a network"),
+    "network create": ("networks", "CREATE", "Create a network"),
+    "network disconnect": ("networks", "DISCONNECT", "Disconnect a container from a network"),
     "network inspect": ("inspect", "NETWORK_INSPECT", "Display detailed information on one or more networks"),
     "network ls": ("networks", "LIST", "List networks"),
+    "network prune": ("networks", "PRUNE", "Remove all unused networks"),
+    "network rm": ("networks", "REMOVE", "Remove one or more networks"),
     "system events": ("events", "EVENTS", "Get real time events from the server"),
     "system info": ("info", "INFO", "Display system-wide information"),
     "volume create": ("volumes", "CREATE", "Create a volume"),
@@ -61,7 +66,8 @@ ALIASES: dict[str, str] = {
     "container unpause": "unpause", "container wait": "wait",
     "image load": "load", "image ls": "images", "image list": "images", "image pull": "pull", "image rm": "rmi",
     "image remove": "rmi", "image tag": "tag",
-    "network list": "network ls", "volume list": "volume ls", "volume remove": "volume rm",
+    "network list": "network ls", "network remove": "network rm",
+    "volume list": "volume ls", "volume remove": "volume rm",
 }  # fmt: skip
 
 COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")

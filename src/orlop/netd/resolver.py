@@ -17,6 +17,7 @@ ADDRESS = "127.0.0.11"
 UPSTREAM_SECONDS = 4.0
 TCP_IDLE_SECONDS = 10.0
 _MAX_UPSTREAMS = 3
+_IP_RECVERR = 11
 _MAX_TASKS = 1024
 _BATCH = 32
 
@@ -195,6 +196,8 @@ class Resolver:
         with contextlib.nullcontext() if upstream.from_host else _inside(self._namespace):
             made = socket.socket(family, kind)
         made.setblocking(False)
+        if kind == socket.SOCK_DGRAM and family == socket.AF_INET:
+            made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # a router's "unreachable" ends the waiting
         return made
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
