@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -196,3 +199,64 @@ def test_a_client_of_logs_and_wait_is_cut_at_the_end_of_dockerd_and_nothing_hang
         client.communicate(timeout=5)
     stack.start()
     stack.docker("rm", "-f", "long").ok()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["dockerd", "containerd"])
+def test_deaths_at_random_moments_leave_nothing_behind(own_stack: Stack, victim: str) -> None:
+    """Three clients make, run, restart and remove containers while a daemon is killed again and again.
+
+    That nothing is left - task, record, snapshot, directory, namespace - is what `Stack.remove` and the last
+    assertions see; whether a request succeeds is up to its luck.
+    """
+    stack, over = own_stack, threading.Event()
+    clients = [threading.Thread(target=live, args=(stack, number, over)) for number in range(3)]
+    for client in clients:
+        client.start()
+    chance = random.Random(victim)
+    for _ in range(8):
+        time.sleep(chance.uniform(0.2, 1.5))
+        if victim == "dockerd":
+            stack.kill()
+            stack.start()
+        else:
+            stack.containerd.kill()
+            stack.start_containerd()
+    over.set()
+    for client in clients:
+        client.join(100)
+    stack.docker("exec", "nosuch", "true")  # the daemon answers
+    ids = stack.docker("ps", "-aq").ok().split()
+    if ids:
+        stack.docker("rm", "-fv", *ids, timeout=100).ok()
+    wait_until(lambda: stack.containerd.ctr("tasks", "ls", "-q").ok() == "")
+    wait_until(lambda: stack.containerd.ctr("containers", "ls", "-q").ok() == "")
+    assert "Active" not in stack.containerd.ctr("snapshots", "ls").ok()
+    for directory in (
+        f"{stack.data_root}/containers",
+        f"{stack.exec_root}/containers",
+        f"{stack.exec_root}/netns",
+    ):
+        assert os.listdir(directory) == []
+    volumes = stack.docker("volume", "ls", "-q").ok().split()
+    if volumes:
+        stack.docker("volume", "rm", *volumes).ok()
+
+
+def live(stack: Stack, number: int, over: threading.Event) -> None:
+    """A client that does one thing after the other with three names of its own."""
+    chance, turn = random.Random(number), 0
+    while not over.is_set():
+        turn += 1
+        name = f"c{number}x{turn % 3}"
+        commands = (
+            ("run", "-d", "--name", name, "busybox", "sleep", "1000"),
+            ("run", "--rm", "busybox", "true"),
+            ("run", "-d", "--name", name, "--restart", "always", "busybox", "false"),
+            ("run", "-d", "--rm", "--name", name, "-v", f"v{number}:/v", "busybox", "sleep", "0.3"),
+            ("restart", "-t", "0", name),
+            ("stop", "-t", "0", name),
+            ("exec", name, "true"),
+            ("rm", "-f", name),
+        )
+        stack.docker(*chance.choice(commands), timeout=60)
