@@ -16,10 +16,11 @@ class Command:
     """One command: how it is called, its flags, how many arguments it takes, and the function that runs it.
 
     `use` is the usage without the program's name (`rm [OPTIONS] CONTAINER [CONTAINER...]`). Arguments:
-    `max_args` None means any number. `usage_status` is the exit status of a wrong command line.
+    `max_args` None means any number. `usage_status` is the exit status of a wrong command line, `long` what the
+    help says instead of `short`.
     """
 
-    __slots__ = ("flags", "interspersed", "max_args", "min_args", "run", "short", "usage_status", "use")
+    __slots__ = ("flags", "interspersed", "long", "max_args", "min_args", "run", "short", "usage_status", "use")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Command:
         max_args: int | None = 0,
         interspersed: bool = True,
         usage_status: int = 125,
+        long: str = "",
     ) -> None:
         self.use = use
         self.short = short
@@ -41,6 +43,7 @@ class Command:
         self.max_args = max_args
         self.interspersed = interspersed
         self.usage_status = usage_status
+        self.long = long or short
 
 
 def check_arity(command: Command, path: str, count: int) -> None:
@@ -81,7 +84,7 @@ def usage_error(command: Command, path: str, message: str) -> ExitError:
 
 def help_text(command: Command, path: str, aliases: list[str]) -> str:
     """What `--help` prints."""
-    parts = [f"Usage:  {PROGRAM} {command_use(command, path)}", "", command.short]
+    parts = [f"Usage:  {PROGRAM} {command_use(command, path)}", "", command.long]
     if len(aliases) > 1:
         parts += ["", "Aliases:", "  " + ", ".join(f"{PROGRAM} {alias}" for alias in aliases)]
     shown = [flag for flag in command.flags if not flag.hidden]

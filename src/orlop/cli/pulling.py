@@ -2,9 +2,9 @@
 """Pulling an image: the daemon's progress messages as lines, or as bars on a terminal."""
 
 import json
-import os
 from typing import Any, TextIO
 
+from orlop.cli.credentials import registry_auth
 from orlop.cli.errors import ExitError
 from orlop.cli.units import human_size4
 from orlop.engine.client import Client
@@ -29,26 +29,6 @@ def pull(client: Client, reference: str, platform: str, *, quiet: bool, to: Text
     query = {"fromImage": name, "tag": tag, "platform": platform or None}
     response = client.stream("POST", "/images/create", query, headers=registry_auth(name))
     show_progress(response.lines(), to, quiet=quiet)
-
-
-def registry_auth(name: str) -> dict[str, str]:
-    """The X-Registry-Auth header for the registry of an image, from the client's config.json."""
-    path = os.path.join(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"), "config.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            auths = json.load(file).get("auths") or {}
-    except (FileNotFoundError, ValueError):
-        return {}
-    host = name.split("/")[0] if "/" in name and any(c in name.split("/")[0] for c in ".:") else ""
-    key = host or "https://index.docker.io/v1/"
-    entry = auths.get(key)
-    if not entry or not entry.get("auth"):
-        return {}
-    import base64
-
-    user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
-    header = json.dumps({"username": user, "password": password, "serveraddress": key})
-    return {"X-Registry-Auth": base64.urlsafe_b64encode(header.encode()).decode()}
 
 
 def show_progress(lines: Any, to: TextIO, *, quiet: bool = False) -> None:

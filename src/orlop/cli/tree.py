@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "ATTACH",
         "Attach local standard input, output, and error streams to a running container",
     ),
+    "cp": ("cp", "CP", "Copy files/folders between a container and the local filesystem"),
     "create": ("run", "CREATE", "Create a new container"),
     "events": ("events", "EVENTS", "Get real time events from the server"),
     "inspect": ("inspect", "INSPECT", "Return low-level information on Docker objects"),
@@ -58,7 +59,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 # Other names of the same commands.
 ALIASES: dict[str, str] = {
-    "container attach": "attach", "container create": "create", "container exec": "exec", "container kill": "kill",
+    "container attach": "attach", "container cp": "cp",
+    "container create": "create", "container exec": "exec", "container kill": "kill",
     "container logs": "logs", "container ls": "ps", "container list": "ps", "container ps": "ps",
     "container pause": "pause", "container port": "port", "container rename": "rename",
     "container restart": "restart", "container rm": "rm", "container remove": "rm", "container run": "run",

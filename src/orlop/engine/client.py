@@ -11,16 +11,16 @@ Blocking and small, for the command line and for scripts:
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orlop.engine.http import Connection, ProtocolError, Response
+from orlop.engine.http import Body, Connection, ProtocolError, Response
 
 DEFAULT_HOST = "unix:///run/orlop/docker.sock"
 MAX_API_VERSION = (1, 56)
 _MIN_API_VERSION = (1, 24)
 
-Query = Mapping[str, str | int | bool | None]
+Query = Mapping[str, str | int | bool | list[str] | None]
 
 
 class EngineError(Exception):
@@ -88,7 +88,10 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """As `request`, on a connection of its own: for answers that arrive over time."""
+        """As `request`, on a connection of its own: for answers that arrive over time, and long bodies.
+
+        The body may be an iterator of bytes, which is sent as it is made.
+        """
         connection = self._connect()
         payload, all_headers = self._encode(body, headers)
         try:
@@ -119,7 +122,12 @@ class Client:
     def _target(self, path: str, query: Query | None) -> str:
         target = f"/v{self.api_version}{path}"
         if query:
-            pairs = [f"{key}={quote(_plain(value))}" for key, value in query.items() if value is not None]
+            pairs = [
+                f"{key}={quote(_plain(item))}"
+                for key, value in query.items()
+                for item in (value if isinstance(value, list) else [value])
+                if item is not None
+            ]
             target += "?" + "&".join(pairs) if pairs else ""
         return target
 
@@ -143,10 +151,10 @@ class Client:
         except (OSError, ProtocolError) as error:
             raise self._failure(error) from None
 
-    def _encode(self, body: Any, headers: Mapping[str, str] | None) -> tuple[bytes | None, dict[str, str]]:
+    def _encode(self, body: Any, headers: Mapping[str, str] | None) -> tuple[Body, dict[str, str]]:
         result = {"Host": "api.moby.localhost", "User-Agent": "orlop"}
-        payload: bytes | None
-        if body is None or isinstance(body, bytes):
+        payload: Body
+        if body is None or isinstance(body, (bytes, Iterator)):
             payload = body
         else:
             payload = json.dumps(body).encode()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 _LINE_LIMIT = 64 * 1024
 _READ_SIZE = 64 * 1024
 
+Body = bytes | Iterator[bytes] | None
+
 
 class ProtocolError(Exception):
     """The peer does not speak HTTP, or closed the connection in the middle of an answer."""
@@ -85,19 +87,36 @@ class Connection:
         self._socket = sock
         self._buffer = b""
 
-    def request(self, method: str, target: str, headers: dict[str, str], body: bytes | None = None) -> Response:
+    def request(self, method: str, target: str, headers: dict[str, str], body: Body = None) -> Response:
         """Send a request and read the head of its answer. Raises OSError or ProtocolError."""
         self.send(method, target, headers, body)
         return self.response(method)
 
-    def send(self, method: str, target: str, headers: dict[str, str], body: bytes | None = None) -> None:
-        """Send a request without waiting for its answer."""
-        if body is not None:
+    def send(self, method: str, target: str, headers: dict[str, str], body: Body = None) -> None:
+        """Send a request without waiting for its answer. A body that is not bytes at once is sent in chunks."""
+        pieces: Iterator[bytes] | None = None
+        if body is not None and not isinstance(body, bytes):
+            headers = {**headers, "Transfer-Encoding": "chunked"}
+            pieces, body = body, None
+        elif body is not None:
             headers = {**headers, "Content-Length": str(len(body))}
         elif method in ("POST", "PUT"):
             headers = {**headers, "Content-Length": "0"}
         head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
         self._socket.sendall(head.encode() + (body or b""))
+        if pieces is not None:
+            self._send_chunks(pieces)
+
+    def _send_chunks(self, pieces: Iterator[bytes]) -> None:
+        try:
+            for piece in pieces:
+                if piece:
+                    self._socket.sendall(b"%x\r\n" % len(piece))
+                    self._socket.sendall(piece)
+                    self._socket.sendall(b"\r\n")
+            self._socket.sendall(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it takes no more, and its answer says why
 
     def response(self, method: str) -> Response:
         """Read the head of the answer to a request of `method`."""

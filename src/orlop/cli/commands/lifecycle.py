@@ -12,7 +12,10 @@ Action = Callable[[Client, Args, str], str]
 
 
 def each(action: Action) -> Callable[[Client, Args], int]:
-    """A command that does `action` to each argument and prints what it returns; errors don't stop the others."""
+    """A command that does `action` to each argument and prints what it returns; errors don't stop the others.
+
+    With a flag --force, what does not exist is told but no failure.
+    """
 
     def run(client: Client, args: Args) -> int:
         status = 0
@@ -21,7 +24,8 @@ def each(action: Action) -> Callable[[Client, Args], int]:
                 print(action(client, args, name), flush=True)
             except EngineError as error:
                 print(f"Error response from daemon: {error}", file=sys.stderr)
-                status = 1
+                if error.status != 404 or "force" not in args.given:
+                    status = 1
         return status
 
     return run

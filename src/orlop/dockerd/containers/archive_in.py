@@ -3,12 +3,11 @@
 
 import asyncio
 import os
-import stat
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from orlop.archive.extract import IN_ROOT, OPEN_DIRECTORY, Extractor, clean, extract_all, show
-from orlop.archive.tar import DIRECTORY, ArchiveError, Entry, TarReader
+from orlop.archive.extract import IN_ROOT, OPEN_DIRECTORY, RelocatingExtractor, Relocation, clean, extract_all
+from orlop.archive.tar import ArchiveError
 from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.archive_out import explained
@@ -53,11 +52,17 @@ class ArchiveIn:
             with explained(wanted.path, reference):
                 _check_target(view, wanted.path)
             owner = rootfs.resolve_user(view, user) if user else None
-            extractor = _Extractor(view, wanted, (owner.uid, owner.gid) if owner else None)
+            relocation = Relocation(
+                lead=clean(os.fsencode(absolute(wanted.path))),
+                keep_top=True,
+                owner=(owner.uid, owner.gid) if owner else None,
+                keep_kinds=wanted.keep_kinds,
+            )
+            extractor = RelocatingExtractor(view, relocation)
             try:
                 extract_all(decompress(incoming), extractor)
             except ArchiveError as error:
-                raise InvalidArgumentError(f"invalid archive: {error}") from None
+                raise InvalidArgumentError(f"archive cannot be extracted: {error}") from None
 
         async with self._views.writing(container) as view:
             work = asyncio.ensure_future(asyncio.to_thread(extract, view))
@@ -85,46 +90,3 @@ def _check_target(view: int, path: str) -> None:
 def _mount_id(fd: int) -> str:
     with open(f"/proc/self/fdinfo/{fd}") as lines:
         return next(line for line in lines if line.startswith("mnt_id:"))
-
-
-class _Extractor(Extractor):
-    """Members go below a directory of the container; links in their way lead where they lead in the container."""
-
-    def __init__(self, view: int, wanted: Wanted, owner: tuple[int, int] | None) -> None:
-        super().__init__(view)
-        target = clean(os.fsencode(absolute(wanted.path)))
-        self._lead = target + b"/" if target else b""
-        self._keep_kinds = wanted.keep_kinds
-        self._owner = owner
-
-    def extract(self, entry: Entry, reader: TarReader) -> None:
-        inside = clean(entry.name)
-        if not inside and entry.type != DIRECTORY:
-            raise ArchiveError(f"member {show(entry.name)} has no name")
-        if not inside:
-            return  # the directory itself stays as it is
-        if self._owner is not None:
-            entry.uid, entry.gid = self._owner
-        path = self._lead + inside
-        above, _, name = path.rpartition(b"/")
-        self.make(path, name, self.parent(above), entry, reader)
-
-    def make(self, path: bytes, name: bytes, parent: int, entry: Entry, reader: TarReader) -> None:
-        if self._keep_kinds:
-            self._check_kind(name, parent, entry)
-        super().make(path, name, parent, entry, reader)
-
-    def link_target(self, entry: Entry) -> bytes:
-        return self._lead + clean(entry.linkname)
-
-    @staticmethod
-    def _check_kind(name: bytes, parent: int, entry: Entry) -> None:
-        try:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        is_directory, becomes = stat.S_ISDIR(status.st_mode), entry.type == DIRECTORY
-        if is_directory and not becomes:
-            raise InvalidArgumentError(f"cannot overwrite directory {show(entry.name)} with non-directory")
-        if becomes and not is_directory:
-            raise InvalidArgumentError(f"cannot overwrite non-directory {show(entry.name)} with directory")
