@@ -22,6 +22,14 @@ View = dict[str, Any]
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _VERSION_SECONDS = 2.0
+_NO_SWARM: View = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
 
 
 class System:
@@ -87,7 +95,6 @@ class System:
             images = await self._count_images()
         except OrlopError:
             images = 0  # containerd is away: the rest is still worth telling
-        uname = os.uname()
         states = [container.record.state for container in self._registry]
         return {
             "ID": self._identity,
@@ -105,8 +112,8 @@ class System:
                 "Authorization": None,
                 "Log": list(DRIVERS),
             },
+            **_host_facts(),
             **_cgroup_facts(),
-            "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
             "Debug": self._config.debug,
             "NFd": len(os.listdir("/proc/self/fd")),
             "NGoroutines": 0,
@@ -114,34 +121,16 @@ class System:
             "LoggingDriver": self._config.log_driver,
             "CgroupDriver": "systemd" if self._config.systemd_cgroup else "cgroupfs",
             "NEventsListener": self._events.listeners,
-            "KernelVersion": uname.release,
-            "OperatingSystem": _os_release("PRETTY_NAME") or "Linux",
-            "OSVersion": _os_release("VERSION_ID"),
-            "OSType": "linux",
-            "Architecture": uname.machine,
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": self._registry_config(),
-            "NCPU": len(os.sched_getaffinity(0)),
-            "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,
             "DockerRootDir": self._config.data_root,
-            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-            "NoProxy": os.environ.get("NO_PROXY", ""),
-            "Name": uname.nodename,
             "Labels": self._config.labels,
             "ExperimentalBuild": self._config.experimental,
             "ServerVersion": __version__,
             "Runtimes": self._runtimes.names(),
             "DefaultRuntime": self._runtimes.default,
-            "Swarm": {
-                "NodeID": "",
-                "NodeAddr": "",
-                "LocalNodeState": "inactive",
-                "ControlAvailable": False,
-                "Error": "",
-                "RemoteManagers": None,
-            },
+            "Swarm": _NO_SWARM,
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": self._config.init_path or "docker-init",
@@ -168,6 +157,24 @@ class System:
             "IndexConfigs": {"docker.io": index, **others},
             "Mirrors": self._config.registry_mirrors,
         }
+
+
+def _host_facts() -> View:
+    uname = os.uname()
+    return {
+        "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
+        "KernelVersion": uname.release,
+        "OperatingSystem": _os_release("PRETTY_NAME") or "Linux",
+        "OSVersion": _os_release("VERSION_ID"),
+        "OSType": "linux",
+        "Architecture": uname.machine,
+        "NCPU": len(os.sched_getaffinity(0)),
+        "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+        "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+        "NoProxy": os.environ.get("NO_PROXY", ""),
+        "Name": uname.nodename,
+    }
 
 
 def _cgroup_facts() -> View:
