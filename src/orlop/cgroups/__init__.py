@@ -5,10 +5,22 @@ import os
 
 from orlop.cgroups.hierarchies import container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
+from orlop.cgroups.rootless import apply_rootless, permitted, rootless_paths
 from orlop.cgroups.stats import Stats
 from orlop.errdefs import NotImplementedByUsError
 
-__all__ = ["Manager", "Stats", "drain_oom", "load_manager", "mode", "new_manager", "preload"]
+__all__ = [
+    "Manager",
+    "Stats",
+    "apply_rootless",
+    "drain_oom",
+    "load_manager",
+    "mode",
+    "new_manager",
+    "permitted",
+    "preload",
+    "rootless_paths",
+]
 
 
 def new_manager(cgroups_path: str, systemd: bool = False) -> Manager:

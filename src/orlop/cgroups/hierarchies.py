@@ -66,7 +66,7 @@ def container_paths(cgroups_path: str, unified: bool) -> dict[str, str]:
     inner = os.path.normpath("/" + cgroups_path).lstrip("/")
     if not inner:
         raise InvalidArgumentError(f"cgroups path {cgroups_path!r} must not be the root")
-    own = {} if cgroups_path.startswith("/") else _own_groups()
+    own = {} if cgroups_path.startswith("/") else own_groups()
     paths: dict[str, str] = {}
     for controllers, mountpoint, root in mounts():
         if unified == bool(controllers):
@@ -87,7 +87,8 @@ def mountpoint_of(path: str) -> str:
     )
 
 
-def _own_groups() -> dict[str, str]:
+def own_groups() -> dict[str, str]:
+    """The group of this process in each hierarchy, by controller ("" for version 2)."""
     own: dict[str, str] = {}
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:

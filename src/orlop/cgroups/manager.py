@@ -45,6 +45,10 @@ class Manager:
         """Set limits. The first time after create() device access is set too, later only where rules are given."""
         raise NotImplementedError
 
+    def apply_limits(self, resources: Resources) -> None:
+        """The first apply() after create() of a user who has no say over devices: limits alone."""
+        raise NotImplementedError
+
     def add(self, pid: int) -> None:
         """Move a process. It costs a grace period of RCU, 5 … 17 ms: prefer join() or fd()."""
         raise NotImplementedError
@@ -91,8 +95,9 @@ class Manager:
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
         """Send every process in the group a signal; a frozen group is thawed so that it can take effect."""
         was_frozen = self.frozen()
+        freezes = not was_frozen and self._can_freeze()
         try:
-            if not was_frozen:
+            if freezes:
                 self.freeze()  # a process cannot fork away while the list is read
             for pid in self.pids():
                 try:
@@ -100,7 +105,7 @@ class Manager:
                 except ProcessLookupError:
                     continue
         finally:
-            if not was_frozen or signal_number == signal.SIGKILL:
+            if freezes or (was_frozen and signal_number == signal.SIGKILL):
                 self.thaw()
 
     def oom_fd(self) -> int:
@@ -145,6 +150,9 @@ class Manager:
         # is a matter of scheduling once its parent has reaped it: a short pause that doubles is all there is.
         time.sleep(pause)
 
+    def _can_freeze(self) -> bool:
+        return True
+
     def _main_paths(self) -> list[str]:
         raise NotImplementedError
 
@@ -161,6 +169,7 @@ class Manager:
         if path is None:
             raise FailedPreconditionError(
                 f"cannot set {controller} limits: the {controller} controller is not mounted"
+                " or gives this user no group"
             )
         return path
 

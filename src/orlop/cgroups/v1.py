@@ -49,6 +49,10 @@ class ManagerV1(Manager):
             self._apply_devices(resources)
         self._fresh = False
 
+    def apply_limits(self, resources: Resources) -> None:
+        execute(plan_v1(resources, update=False), self._directory, self._where)
+        self._fresh = False
+
     def _apply_devices(self, resources: Resources) -> None:
         wanted = devices.evaluate(resources.devices)
         directory = self._directory("devices")
@@ -131,6 +135,9 @@ class ManagerV1(Manager):
                 return int(line.split()[1])
         return 0
 
+    def _can_freeze(self) -> bool:
+        return "freezer" in self._paths
+
     def _main_paths(self) -> list[str]:
         return [self._paths[name] for name in _MAIN if name in self._paths] or list(self._paths.values())[:1]
 
@@ -165,6 +172,8 @@ def _clone_children(path: str) -> None:
     try:
         if read_file(directory, "cgroup.clone_children").strip() == "0":
             write_file(directory, "cgroup.clone_children", "1")
+    except PermissionError:
+        return  # somebody else's; it is for speed only
     finally:
         os.close(directory)
 

@@ -46,6 +46,10 @@ class ManagerV2(Manager):
             self._apply_devices(resources)
         self._fresh = False
 
+    def apply_limits(self, resources: Resources) -> None:
+        execute(plan_v2(resources, update=False), self._controller, self._where)
+        self._fresh = False
+
     def _controller(self, _name: str) -> int:
         return self._directory("")
 

@@ -16,6 +16,7 @@ from orlop.errdefs import (
     InternalError,
     NotFoundError,
     OrlopError,
+    PermissionDeniedError,
 )
 from orlop.libcontainer import parent, prepare
 from orlop.libcontainer.creation import launch
@@ -24,6 +25,7 @@ from orlop.libcontainer.errors import explain
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import CreateOptions, ExecOptions, ExecResult
+from orlop.libcontainer.rootless import lacks_control_groups, unprivileged, validate_rootless
 from orlop.libcontainer.state import (
     START_SOCKET,
     Record,
@@ -92,7 +94,10 @@ class Container:
         validate_id(container_id)
         validate_spec(spec, bundle)
         assert spec.linux is not None and spec.process is not None
-        cgroup = cgroups.new_manager(spec.linux.cgroups_path or f"/orlop/{container_id}", options.systemd_cgroup)
+        rootless = lacks_control_groups() if options.rootless is None else options.rootless
+        if unprivileged():
+            validate_rootless(spec)
+        cgroup = _control_groups(spec.linux.cgroups_path, container_id, options, rootless=rootless)
         record = Record(
             id=container_id,
             bundle=bundle,
@@ -104,18 +109,23 @@ class Container:
         )
         container = cls(root, record)
         container._cgroup = cgroup
-        os.makedirs(root, mode=0o700, exist_ok=True)
         try:
+            os.makedirs(root, mode=0o700, exist_ok=True)
             os.mkdir(container.directory, 0o711)
         except FileExistsError:
             raise AlreadyExistsError("container with given ID already exists") from None
+        except PermissionError as error:
+            raise PermissionDeniedError(f"cannot keep the container's state: {explain(error)}") from None
         made_cgroup = False
         try:
             # Written before anything is made, so that what a crash leaves behind can be deleted.
             write_record(container.directory, record)
             cgroup.create()
             made_cgroup = True
-            cgroup.apply(prepare.effective_resources(spec.linux))
+            if rootless:
+                cgroups.apply_rootless(cgroup, prepare.effective_resources(spec.linux))
+            else:
+                cgroup.apply(prepare.effective_resources(spec.linux))
             launch(container, options)
         except BaseException as error:
             container._discard(made_cgroup)
@@ -257,7 +267,7 @@ class Container:
 
     def signal(self, number: int, all: bool = False) -> None:
         """Send init a signal, or every process with `all`. Raises NotFoundError when it is not running."""
-        if all:
+        if all and self.manager().paths():
             self.manager().kill(number)
             return
         if self.status() == "stopped":
@@ -265,7 +275,7 @@ class Container:
         self._kill_init(number)
 
     def _kill_init(self, number: int) -> None:
-        if number == signal.SIGKILL and not self._owns_pid_namespace():
+        if number == signal.SIGKILL and not self._owns_pid_namespace() and self.manager().paths():
             # Without a PID namespace of its own nothing ends the others with init.
             self.manager().kill(number)
             return
@@ -395,6 +405,13 @@ class Container:
             os.rmdir(self.directory)
         except FileNotFoundError:
             return
+
+
+def _control_groups(path: str, container_id: str, options: CreateOptions, *, rootless: bool) -> cgroups.Manager:
+    """The groups that the spec names, or our choice; as many as a user may make where that is all there is."""
+    if rootless and not path and not options.systemd_cgroup:
+        return cgroups.load_manager(cgroups.permitted(cgroups.rootless_paths(container_id)))
+    return cgroups.new_manager(path or f"/orlop/{container_id}", options.systemd_cgroup)
 
 
 def _merged(old: Resources, new: Resources) -> Resources:

@@ -5,7 +5,7 @@ import _socket
 import os
 from typing import TYPE_CHECKING
 
-from orlop.libcontainer import namespaces, parent, prepare, sync
+from orlop.libcontainer import namespaces, parent, prepare, rootless, sync
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
 from orlop.libcontainer.options import CreateOptions
@@ -114,7 +114,8 @@ def _attend(
     spec, record = container.record.spec, container.record
     assert spec.linux is not None and spec.process is not None
     if plan.namespaces.new_user:
-        parent.write_id_maps(pid, spec.linux.uid_mappings, spec.linux.gid_mappings)
+        map_ids = rootless.map_ids if rootless.unprivileged() else parent.write_id_maps
+        map_ids(pid, spec.linux.uid_mappings, spec.linux.gid_mappings)
     parent.set_oom_score(pid, spec.process.oom_score_adj)
     channel.go()
 

@@ -11,6 +11,7 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import namespaces, parent, prepare, sync
 from orlop.libcontainer.join import JoinPlan, run_join
 from orlop.libcontainer.options import ExecOptions, ExecResult
+from orlop.libcontainer.rootless import unprivileged
 from orlop.oci.runtime import Linux, Process
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
         run_join(plan, theirs, join_group)
 
     try:
+        if plan.in_user_namespace:
+            born_in.user = os.open(f"/proc/{container.init_pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         if any(namespace.type == "pid" for namespace in linux.namespaces):
             born_in.pid = os.open(f"/proc/{container.init_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         prepare.open_program(plan.program, linux)
@@ -64,10 +67,12 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
 
 
 def _plan(container: "Container", process: Process, options: ExecOptions, linux: Linux) -> JoinPlan:
+    apart = {"pid", "user"} if unprivileged() else {"pid"}
     return JoinPlan(
         program=prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=True),
         init_pidfd=container.pidfd(),
-        namespaces=sum(namespaces.FLAGS[entry.type] for entry in linux.namespaces if entry.type != "pid"),
+        namespaces=sum(namespaces.FLAGS[entry.type] for entry in linux.namespaces if entry.type not in apart),
+        in_user_namespace=unprivileged(),
         keyring=container.record.keyring,
         personality=prepare.personality_of(linux.personality),
     )

@@ -97,6 +97,7 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
     proc.reset_signals()
     os.setsid()
     channel.wait_go()
+    proc.prctl(proc.PR_SET_DUMPABLE, 0)
     namespaces.enter(plan.namespaces, plan.time_offsets)
     if plan.keyring:
         join_keyring(plan.keyring, channel, restrict=True, in_user_namespace=plan.namespaces.new_user)

@@ -31,6 +31,7 @@ class JoinPlan(msgspec.Struct):
     namespaces: int  # CLONE_NEW* to enter with it, all but the PID namespace, in which the child is born
     keyring: str = ""
     personality: int | None = None
+    in_user_namespace: bool = False  # born there already, as an ordinary user's must be
 
 
 def run_join(plan: JoinPlan, channel: Channel, prologue: Callable[[], None]) -> None:
@@ -56,7 +57,7 @@ def _set_up(plan: JoinPlan, channel: Channel) -> str:
     channel.wait_go()
     proc.setns(plan.init_pidfd, plan.namespaces)
     os.close(plan.init_pidfd)
-    if plan.namespaces & proc.CLONE_NEWUSER:
+    if plan.in_user_namespace or plan.namespaces & proc.CLONE_NEWUSER:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     if plan.keyring:

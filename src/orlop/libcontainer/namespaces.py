@@ -90,10 +90,13 @@ def spawn(plan: NamespacePlan, cgroup: int, child: Callable[[], None]) -> tuple[
     """Fork `child` into the planned namespaces as a direct child of the caller; its pid and pidfd.
 
     `child` must not return. The child is born non-dumpable, so that nobody in a namespace that it enters can trace
-    it or reach its descriptors. With `cgroup` (a directory of the unified hierarchy) it is born in that group.
+    it or reach its descriptors; an ordinary user's in a new user namespace has to see to that by itself, once its
+    ids have been mapped through files in /proc that would belong to root. With `cgroup` (a directory of the
+    unified hierarchy) it is born in that group.
     """
     dumpable = proc.prctl(proc.PR_GET_DUMPABLE)
-    proc.prctl(proc.PR_SET_DUMPABLE, 0)
+    if not (plan.new_user and os.geteuid()):
+        proc.prctl(proc.PR_SET_DUMPABLE, 0)
     try:
         if plan.user >= 0 or (plan.new_user and (plan.joins or plan.pid >= 0)):
             return _spawn_by_way_of_another(plan, cgroup, child)
@@ -139,11 +142,7 @@ def _spawn_by_way_of_another(plan: NamespacePlan, cgroup: int, child: Callable[[
         between, pidfd = proc.clone3(cgroup=cgroup)
         if between == 0:
             try:
-                _join(plan)
-                if plan.pid >= 0:
-                    proc.setns(plan.pid, proc.CLONE_NEWPID)
-                if plan.user >= 0:
-                    proc.setns(plan.user, proc.CLONE_NEWUSER)
+                _join_all(plan)
                 pid, _ = proc.clone3(plan.clone_flags | proc.CLONE_PARENT, exit_signal=0)
                 if pid == 0:
                     _end_after(child)
@@ -164,6 +163,20 @@ def _spawn_by_way_of_another(plan: NamespacePlan, cgroup: int, child: Callable[[
         os.close(reader)
         if writer >= 0:
             os.close(writer)
+
+
+def _join_all(plan: NamespacePlan) -> None:
+    """The user namespace last, since there are no rights left over the host's from there; for an ordinary user
+    first, since it is where the rights come from.
+    """
+    user_first = os.geteuid() != 0
+    if plan.user >= 0 and user_first:
+        proc.setns(plan.user, proc.CLONE_NEWUSER)
+    _join(plan)
+    if plan.pid >= 0:
+        proc.setns(plan.pid, proc.CLONE_NEWPID)
+    if plan.user >= 0 and not user_first:
+        proc.setns(plan.user, proc.CLONE_NEWUSER)
 
 
 def enter(plan: NamespacePlan, time_offsets: dict[str, TimeOffset]) -> None:

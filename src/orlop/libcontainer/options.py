@@ -23,6 +23,7 @@ class CreateOptions(msgspec.Struct, kw_only=True):
     no_pivot: bool = False
     no_new_keyring: bool = False
     systemd_cgroup: bool = False
+    rootless: bool | None = None  # go on without control groups that may not be made; None: where that is likely
 
 
 class ExecOptions(msgspec.Struct, kw_only=True):

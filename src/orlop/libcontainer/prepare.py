@@ -113,7 +113,12 @@ def open_sources(plan: RootfsPlan, linux: Linux, *, all_binds: bool) -> None:
             continue
         recursive = mnt.AT_RECURSIVE if step.options.recursive else 0
         try:
-            step.tree = mnt.open_tree(mnt.AT_FDCWD, step.source, mnt.OPEN_TREE_CLONE | recursive)
+            try:
+                step.tree = mnt.open_tree(mnt.AT_FDCWD, step.source, mnt.OPEN_TREE_CLONE | recursive)
+            except PermissionError:
+                if step.idmap:
+                    raise
+                continue  # no rights over this mount namespace: the child has them over its own
             if step.idmap:
                 _map_ids(step, linux)
         except OSError as error:

@@ -36,6 +36,7 @@ def create_options(call: Call) -> CreateOptions:
         no_pivot=flags.flag("no-pivot"),
         no_new_keyring=flags.flag("no-new-keyring"),
         systemd_cgroup=call.systemd_cgroup,
+        rootless=call.rootless,
     )
 
 

@@ -17,7 +17,7 @@ SPEC_VERSION = "1.3.0"
 class Call:
     """One invocation: the global settings, the command's flags and its arguments."""
 
-    __slots__ = ("arguments", "command", "flags", "log", "root", "systemd_cgroup")
+    __slots__ = ("arguments", "command", "flags", "log", "root", "rootless", "systemd_cgroup")
 
     def __init__(
         self, command: str, flags: Flags, arguments: list[str], root: str, log: Log, systemd_cgroup: bool
@@ -28,6 +28,7 @@ class Call:
         self.root = root
         self.log = log
         self.systemd_cgroup = systemd_cgroup
+        self.rootless: bool | None = None
 
 
 def main() -> int:
@@ -101,8 +102,41 @@ def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:
     if len(rest) < fewest or (most >= 0 and len(rest) > most):
         exact = f"exactly {fewest}" if fewest == most else f"a minimum of {fewest}"
         raise InvalidArgumentError(f'runc: "{name}" requires {exact} argument(s)')
-    root = settings.text("root") or DEFAULT_ROOT
-    return Call(name, flags, rest, os.path.abspath(root), log, settings.flag("systemd-cgroup"))
+    root = settings.text("root") or default_root()
+    call = Call(name, flags, rest, os.path.abspath(root), log, settings.flag("systemd-cgroup"))
+    call.rootless = _rootless(settings.text("rootless"))
+    return call
+
+
+def default_root() -> str:
+    """Where state is kept: below /run, or in the user's own runtime directory for anybody but the real root."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime or not _of_a_user():
+        return DEFAULT_ROOT
+    directory = f"{runtime}/orlop"
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.chmod(directory, 0o1700)  # the sticky bit keeps it from being tidied away (XDG base directories)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"the path in $XDG_RUNTIME_DIR must be writable by the user: {directory}: {error.strerror}"
+        ) from None
+    return f"{directory}/runc"
+
+
+def _of_a_user() -> bool:
+    if os.geteuid() != 0:
+        return True
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        in_user_namespace = file.read().split() != ["0", "0", "4294967295"]
+    return in_user_namespace and os.environ.get("USER") != "root"
+
+
+def _rootless(text: str) -> bool | None:
+    known = {"": None, "auto": None, "true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise InvalidArgumentError(f'invalid value "{text}" for flag -rootless: expected true, false or auto')
+    return known[text.lower()]
 
 
 def _prefix(command: str) -> str:

@@ -17,7 +17,8 @@ from orlop.libcontainer.rootfs.resolve import make_directories, make_file, open_
 from orlop.unix import mount as mnt
 from orlop.unix.fs import PROC_SUPER_MAGIC, RESOLVE_NO_SYMLINKS, filesystem_type
 
-_PROC_ROOT_INODE = 1
+# What goes in the place of a filesystem that may not be mounted anew.
+_SHOWN_INSTEAD = {"cgroup2": "/sys/fs/cgroup", "sysfs": "/sys", "mqueue": "/dev/mqueue"}
 
 
 class Rootfs:
@@ -126,10 +127,11 @@ class Rootfs:
             attributes = step.options.attr_set | step.options.rec_set
             return mnt.new_filesystem(step.fstype, step.source, step.options.data, attributes)
         except PermissionError:
-            if step.fstype != "cgroup2":
+            if not os.path.exists(_SHOWN_INSTEAD.get(step.fstype, "")):
                 raise
-        # Not the owner of the hierarchy (a user namespace without a cgroup namespace): show the host's mount.
-        fd = mnt.open_tree(mnt.AT_FDCWD, "/sys/fs/cgroup", mnt.OPEN_TREE_CLONE)
+        # Not the owner of the namespace that it shows (a user namespace without a network namespace): show the
+        # host's mount, with what is mounted below, which a user namespace may not part from it.
+        fd = mnt.open_tree(mnt.AT_FDCWD, _SHOWN_INSTEAD[step.fstype], mnt.OPEN_TREE_CLONE | mnt.AT_RECURSIVE)
         mnt.change_mount(fd, step.options)
         return fd
 
