@@ -114,7 +114,6 @@ def test_a_bound_dev_is_left_alone() -> None:
         (Mount(destination="/", type="tmpfs"), "top of the root filesystem"),
         (Mount(destination="/a/..", type="tmpfs"), "top of the root filesystem"),
         (Mount(destination="/x"), "no type"),
-        (Mount(destination="/x", source="/y", options=["bind", "size=1"]), "take no filesystem options"),
         (Mount(destination="/proc", type="tmpfs"), "not of type proc"),
         (Mount(destination="/proc/self/attr", source="/y", options=["bind"]), "inside /proc"),
         (Mount(destination="/x\0y", type="tmpfs"), "null byte"),
@@ -123,6 +122,15 @@ def test_a_bound_dev_is_left_alone() -> None:
 def test_what_cannot_be_planned(mount: Mount, text: str) -> None:
     with pytest.raises(InvalidArgumentError, match=text):
         plan_rootfs(_spec(mount), "/b", {})
+
+
+def test_a_bind_mount_ignores_filesystem_options(monkeypatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("orlop.libcontainer.journal._sink", heard.append)
+    entry = Mount(destination="/x", source="/y", options=["bind", "ro", "size=1", "mode=755"])
+    (step,) = plan_rootfs(_spec(entry), "/b", {}).mounts
+    assert (step.options.data, step.options.attr_set) == ([], mnt.MOUNT_ATTR_RDONLY)
+    assert heard == ["mounts: /x: a bind mount takes no filesystem options: ignoring size=1,mode=755"]
 
 
 def test_devices_of_unknown_type() -> None:

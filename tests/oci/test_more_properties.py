@@ -191,3 +191,18 @@ def test_runs_below_a_shell_that_closed_its_streams(ours: Runtime, bundle: Bundl
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     with open(f"{bundle.rootfs}/out", encoding="utf-8") as file:
         assert file.read() == "hi\n"
+
+
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+def test_a_seccomp_profile_older_than_the_kernel(
+    runtime: Runtime, bundle: Bundle, no_new_privileges: bool
+) -> None:
+    """What the runtime calls after loading the profile must not be what a profile of 2018 forbids."""
+    bundle.process["noNewPrivileges"] = no_new_privileges
+    bundle.linux["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["faccessat2", "close_range", "openat2"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    assert runtime.run(bundle.args("echo hello")).ok() == "hello\n"
+    bundle.args("hello", "there")
+    assert "executable file not found" in runtime.run(bundle).err

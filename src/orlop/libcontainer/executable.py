@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding a process's program in the container, with the error texts that Docker turns into 126 and 127."""
 
+import errno
 import os
 import stat
 
 from orlop.errdefs import InvalidArgumentError, NotFoundError, PermissionDeniedError
 from orlop.libcontainer.errors import explain
+from orlop.unix import fs
 
 
 def find_executable(name: str, path: str | None) -> str:
@@ -40,4 +42,11 @@ def _is_executable(path: str) -> bool:
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         return False
-    return os.access(path, os.X_OK, effective_ids=True) and bool(status.st_mode & 0o111)
+    if not status.st_mode & 0o111:
+        return False
+    try:
+        fs.faccessat2(path, os.X_OK)
+    except OSError as error:
+        # A seccomp profile older than the call, or an older kernel: the mode has to do, and the exec decides.
+        return error.errno in (errno.EPERM, errno.ENOSYS)
+    return True

@@ -179,6 +179,8 @@ def become_user(channel: Channel, program: Program) -> str:
         program.environment["HOME"] = home_of(user.uid)
     entered = _change_directory(process.cwd, may_fail=True)
     raise_rlimits(channel, program)
+    # Before a filter that may forbid it is loaded; what is opened from here on closes with the exec anyhow.
+    proc.close_range(3, flags=proc.CLOSE_RANGE_CLOEXEC)
     if program.filter is not None and not process.no_new_privileges:
         # Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go. It may
         # forbid prlimit(2).
@@ -268,7 +270,6 @@ def load_filter(channel: Channel, filter_: Filter) -> None:
 def execute(channel: Channel, program: Program, executable: str, report: int) -> None:
     """Run the program; returns only by raising. `report` is where the trampoline tells of a failure."""
     process = program.process
-    proc.close_range(3 + program.preserve_fds, flags=proc.CLOSE_RANGE_CLOEXEC)
     for fd in range(3, 3 + program.preserve_fds):
         os.set_inheritable(fd, True)
     filter_ = program.filter

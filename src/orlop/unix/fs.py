@@ -48,6 +48,15 @@ class _Statfs(ctypes.Structure):
     _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_long * 31))
 
 
+AT_FDCWD = -100
+AT_EACCESS = 0x200
+
+
+def faccessat2(path: Path, mode: int) -> None:
+    """faccessat2(2) for the effective ids: as os.access, but the error tells why not. Raises OSError."""
+    syscall(NR["faccessat2"], AT_FDCWD, cstring(path), mode, AT_EACCESS, about=path)
+
+
 def openat2(dirfd: int, path: Path, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), close-on-exec. EAGAIN, which a racing rename causes, is tried again a few times."""
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
