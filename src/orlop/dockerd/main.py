@@ -84,6 +84,8 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], manager: "Ser
     try:
         await parts.start()
         background = asyncio.ensure_future(parts.run())
+        # Clients wait in the socket's backlog meanwhile: the first answer must not show yesterday's state.
+        await parts.settled()
         await parts.server.serve(sockets)
         # What is loaded by now stays: the collector need not walk it again and again.
         gc.collect()

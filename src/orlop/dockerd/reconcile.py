@@ -65,6 +65,8 @@ class Reconcile:
         self._snapshotter = snapshotter
         self._known = {container.id for container in registry}
         self._done = False
+        self.settled = asyncio.Event()
+        """Set when every recorded container's state is true: from then on answers can be."""
 
     async def __call__(self) -> None:
         """Settle everything. Raises OrlopError when containerd goes away; the next connection does it again.
@@ -78,6 +80,7 @@ class Reconcile:
                 container.taken_up = True
                 running = container.id in was_running
                 await self._logged(container, self._settle(container, tasks.get(container.id), running))
+        self.settled.set()
         await self.sweep()
         await self._remove_orphans()
         await self._release_networks()

@@ -2,6 +2,7 @@
 """Builds the daemon out of its parts: the only place that knows them all."""
 
 import asyncio
+import contextlib
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,9 @@ _PATIENCE = 1.0
 """Seconds that a request waits for a containerd that is just being restarted."""
 
 
+_SETTLE_SECONDS = 2.0
+
+
 class Parts(NamedTuple):
     """What main starts and stops."""
 
@@ -96,6 +100,12 @@ class Parts(NamedTuple):
         async with asyncio.TaskGroup() as group:
             group.create_task(monitor.run(lambda: self.life.reconcile.again(monitor.catch_up)))
             group.create_task(self.services.images.store.watch())
+
+    async def settled(self) -> None:
+        """Wait until what is recorded agrees with what runs; not for long, as containerd may be away."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self.life.reconcile.settled.wait()
 
     async def close(self) -> None:
         """Let go of everything; containers go on."""
