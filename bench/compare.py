@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["orlop", "docker"], help="measure one engine alone, without ratios")
     parser.add_argument("--account", action="store_true", help="count processes, execs, fsyncs instead of time")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="orlop-bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         root = pathlib.Path(directory)
-        candidates: list[Engine] = [Orlop(root / "orlop"), Docker(root / "docker")]
+        candidates: list[Engine] = [Orlop(root / "o"), Docker(root / "d")]
         engines = [engine for engine in candidates if options.only in (None, engine.name)]
         started: list[Engine] = []
         try:

@@ -122,9 +122,9 @@ class Orlop(_Private):
     def start(self) -> None:
         self._prepare()
         d = self.directory
-        containerd = f"{d}/run/containerd/containerd.sock"
+        containerd = f"{d}/run/c/c.sock"
         self._spawn(
-            "containerd", "orlop-containerd", "--root", f"{d}/data/containerd", "--state", f"{d}/run/containerd",
+            "containerd", "orlop-containerd", "--root", f"{d}/data/containerd", "--state", f"{d}/run/c",
             "--address", containerd,
         )  # fmt: skip
         self._spawn("netd", "orlop-netd", "--socket", f"{d}/run/netd.sock")
