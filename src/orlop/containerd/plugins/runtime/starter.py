@@ -15,6 +15,7 @@ from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.runtime.binary import ShimBinary, is_orlop, program_of
 from orlop.containerd.plugins.runtime.bundle import Bootstrap
 from orlop.containerd.plugins.runtime.shim import Shim, ShimLog
+from orlop.containerd.sockets import remove_stale
 from orlop.errdefs import OrlopError, UnavailableError
 
 if TYPE_CHECKING:
@@ -86,14 +87,7 @@ class ShimStarter:
 
     async def reconnect(self, bundle: Bundle, program: str, on_close: Callable[[Shim], None]) -> Shim | None:
         """Connect to the shim that a former daemon started; None when it is gone."""
-        try:
-            bootstrap = bundle.read_bootstrap()
-        except OrlopError as error:
-            log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
-            bootstrap = None
-        if bootstrap is None and is_orlop(program):
-            # The former daemon died between the start of the shim and noting its address.
-            bootstrap = Bootstrap(3, self._orlop_address(bundle))
+        bootstrap = self._address(bundle, program)
         if bootstrap is None:
             return None
         shim_log = ShimLog(bundle.open_log())
@@ -102,6 +96,18 @@ class ShimStarter:
         except UnavailableError:
             shim_log.close()
             return None
+
+    def _address(self, bundle: Bundle, program: str) -> Bootstrap | None:
+        """How to reach the shim of a bundle; None when nobody has noted it."""
+        try:
+            bootstrap = bundle.read_bootstrap()
+        except OrlopError as error:
+            log.error("the bundle of %s/%s: %s", bundle.namespace, bundle.id, error)
+            bootstrap = None
+        if bootstrap is None and is_orlop(program):
+            # The former daemon died between the start of the shim and noting its address.
+            bootstrap = Bootstrap(3, self._orlop_address(bundle))
+        return bootstrap
 
     def _orlop_address(self, bundle: Bundle) -> str:
         name = f"{self._environment.address}/{bundle.namespace}/{bundle.id}"
@@ -116,4 +122,16 @@ class ShimStarter:
             now = Timestamp()
             now.GetCurrentTime()
             return Exit(0, LOST, now)
+        finally:
+            self._remove_socket(bundle, program)
         return Exit(answer.pid, answer.exit_status, answer.exited_at)
+
+    def _remove_socket(self, bundle: Bundle, program: str) -> None:
+        """A shim that was killed has left its socket, which no `delete` removes."""
+        bootstrap = self._address(bundle, program)
+        path = bootstrap.address.removeprefix("unix://") if bootstrap is not None else ""
+        if os.path.isabs(path):
+            try:
+                remove_stale(path)
+            except OrlopError as error:
+                log.error("the socket of the shim of %s/%s is left: %s", bundle.namespace, bundle.id, error)
