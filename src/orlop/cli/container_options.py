@@ -127,7 +127,7 @@ def _host_config(args: Args, bindings: dict[str, Any]) -> Body:
         "ContainerIDFile": args.text("cidfile"),
         "NetworkMode": network_mode(args),
         "PortBindings": bindings,
-        "RestartPolicy": _restart_policy(args.text("restart")),
+        "RestartPolicy": restart_policy(args.text("restart")),
         "AutoRemove": "rm" in args.given and args.flag("rm"),
         "VolumeDriver": args.text("volume-driver"),
         "VolumesFrom": args.items("volumes-from") or None,
@@ -201,7 +201,7 @@ def nano_cpus(cpus: float) -> int:
     return round(cpus * 10**9)
 
 
-def _restart_policy(text: str) -> Body:
+def restart_policy(text: str) -> Body:
     name, _, count = text.partition(":")
     if count and not count.isdigit():
         raise ExitError("invalid restart policy format: maximum retry count must be an integer", 125)

@@ -23,6 +23,14 @@ def split_reference(reference: str) -> tuple[str, str]:
     return reference, "latest"
 
 
+def split_tag(reference: str) -> tuple[str, str]:
+    """(name, tag) of a reference, the tag empty where none is given. Raises ExitError for a digest."""
+    if "@" in reference:
+        raise ExitError("cannot refer to image with a digest reference")
+    head, colon, tag = reference.rpartition(":")
+    return (head, tag) if colon and "/" not in tag else (reference, "")
+
+
 def pull(client: Client, reference: str, platform: str, *, quiet: bool, to: TextIO) -> None:
     """Pull an image and show how it goes on `to`. Raises ExitError with the daemon's words."""
     name, tag = split_reference(reference)

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images: list, tag, remove, load."""
+"""Images: list, tag, remove."""
 
-import os
 import sys
 import time
 from typing import Any
 
 from orlop.cli import format as listing
 from orlop.cli.command import Command
-from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
-from orlop.cli.pulling import show_progress, split_reference
+from orlop.cli.pulling import split_reference
 from orlop.cli.units import ago, human_size
 from orlop.engine.client import Client, EngineError
 
@@ -88,25 +86,6 @@ def _remove(client: Client, args: Args) -> int:
     return status
 
 
-def _load(client: Client, args: Args) -> int:
-    path = args.text("input")
-    if not path and os.isatty(0):
-        raise ExitError("requested load from stdin, but stdin is empty")
-    try:
-        if path:
-            with open(path, "rb") as file:
-                archive = file.read()
-        else:
-            archive = sys.stdin.buffer.read()
-    except OSError as error:
-        raise ExitError(f"open {path}: {(error.strerror or '').lower()}") from None
-    response = client.stream(
-        "POST", "/images/load", {"quiet": args.flag("quiet")}, archive, {"Content-Type": "application/x-tar"}
-    )
-    show_progress(response.lines(), sys.stdout)
-    return 0
-
-
 LIST = Command(
     "images [OPTIONS] [REPOSITORY[:TAG]]",
     "List images",
@@ -138,13 +117,4 @@ REMOVE = Command(
     ],
     min_args=1,
     max_args=None,
-)
-LOAD = Command(
-    "load [OPTIONS]",
-    "Load an image from a tar archive or STDIN",
-    _load,
-    flags=[
-        Flag("input", "i", "string", "Read from tar archive file, instead of STDIN"),
-        Flag("quiet", "q", "bool", "Suppress the load output"),
-    ],
 )
