@@ -104,13 +104,23 @@ class Stack:
 
     def status(self) -> dict[str, str]:
         """State by component, as `orlop daemon status` prints it."""
-        rows = [re.split(r"\s{2,}", line) for line in self.daemon("status").splitlines()[1:]]
-        return {row[0]: row[1] for row in rows}
+        return {row[0]: row[1] for row in self._status_rows()}
 
     def pid(self, component: str) -> int:
-        """Process id of a running component."""
-        rows = [re.split(r"\s{2,}", line) for line in self.daemon("status").splitlines()[1:]]
-        return next(int(row[2]) for row in rows if row[0] == component)
+        """Process id of a component, as soon as it runs."""
+        deadline = time.monotonic() + 20
+        while True:
+            row = next(row for row in self._status_rows() if row[0] == component)
+            if row[1] in ("running", "listening"):
+                return int(row[2])
+            assert time.monotonic() < deadline, row
+            time.sleep(0.05)
+
+    def _status_rows(self) -> list[list[str]]:
+        # Its exit status tells whether everything runs, which is not the question here.
+        command = [str(BIN / "orlop"), "daemon", "status", "--run-dir", str(self.run_dir)]
+        result = subprocess.run(command, capture_output=True, text=True, env=self.environment(), check=False)
+        return [re.split(r"\s{2,}", line) for line in result.stdout.splitlines()[1:]]
 
     def kill(self, *components: str) -> None:
         """SIGKILL; the supervisor starts them again."""
