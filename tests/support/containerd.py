@@ -142,7 +142,8 @@ class Daemon:
             subprocess.run(["umount", "-l", point], check=False)
         shutil.rmtree(self.base)
         cgroups = self._remove_cgroups()
-        shutil.rmtree(f"/run/containerd/runc/{self.namespace}", ignore_errors=True)
+        for states in ("/run/containerd/runc", "/run/orlop/runc"):
+            shutil.rmtree(f"{states}/{self.namespace}", ignore_errors=True)
         assert not tasks, f"tasks left: {tasks}"
         assert not left, f"processes left: {left}"
         assert not mounts, f"mounts left: {mounts}"
