@@ -172,8 +172,6 @@ RESOLVER_PORT = 61153
 53, which a DNS server in the container needs for itself (it could not bind 0.0.0.0:53)."""
 
 RESOLVER = f"""\
-add table ip orlop_dns
-delete table ip orlop_dns
 table ip orlop_dns {{
     chain output {{
         type nat hook output priority -100; policy accept;
@@ -181,7 +179,11 @@ table ip orlop_dns {{
     }}
 }}
 """
-"""In a container's namespace: queries to 127.0.0.11 reach the resolver."""
+"""In a container's namespace: queries to 127.0.0.11 reach the resolver.
+
+Not replaced by deleting first, as our main table is: then the library's context would wait 10 ms for the kernel's
+destruction of the old one. Twice the same rule does no harm.
+"""
 
 FOREIGN_FORWARD = "list chain ip filter FORWARD"
 """Prints iptables' FORWARD chain, if there is one: its policy may be to drop, which no other table can undo."""
