@@ -190,7 +190,12 @@ def _base(config: Config) -> _Base:
         registry,
         Client(config.containerd, config.containerd_namespace, patience=_PATIENCE),
         host,
-        Runtimes(config.runtimes, config.default_runtime, systemd_cgroup=config.systemd_cgroup),
+        Runtimes(
+            config.runtimes,
+            config.default_runtime,
+            str(Path(config.exec_root, "runc")),
+            systemd_cgroup=config.systemd_cgroup,
+        ),
     )
 
 

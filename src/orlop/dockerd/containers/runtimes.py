@@ -28,8 +28,12 @@ class Runtime(NamedTuple):
 class Runtimes:
     """Docker's runtime names, resolved."""
 
-    def __init__(self, configured: Mapping[str, RuntimeConfig], default: str, *, systemd_cgroup: bool) -> None:
+    def __init__(
+        self, configured: Mapping[str, RuntimeConfig], default: str, root: str, *, systemd_cgroup: bool
+    ) -> None:
+        """`root` is the directory of the runtimes' own state (`orlop-runc --root`), below the exec root."""
         self._configured = configured
+        self._root = root
         self._systemd_cgroup = systemd_cgroup
         self.default = default
         self.resolve(default)
@@ -62,5 +66,5 @@ class Runtimes:
         return self._runtime(ORLOP, entry.path)
 
     def _runtime(self, shim: str, binary: str) -> Runtime:
-        options = Options(binary_name=binary, systemd_cgroup=self._systemd_cgroup)
+        options = Options(binary_name=binary, root=self._root, systemd_cgroup=self._systemd_cgroup)
         return Runtime(shim, typeurl.pack(options), shim == ORLOP)
