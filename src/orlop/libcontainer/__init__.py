@@ -7,7 +7,23 @@ conversation.
 """
 
 from orlop.libcontainer.container import Container
-from orlop.libcontainer.options import CreateOptions, ExecOptions, ExecResult, Stdio
+from orlop.libcontainer.options import (
+    CheckpointOptions,
+    CreateOptions,
+    ExecOptions,
+    ExecResult,
+    RestoreOptions,
+    Stdio,
+)
 from orlop.libcontainer.state import State
 
-__all__ = ["Container", "CreateOptions", "ExecOptions", "ExecResult", "State", "Stdio"]
+__all__ = [
+    "CheckpointOptions",
+    "Container",
+    "CreateOptions",
+    "ExecOptions",
+    "ExecResult",
+    "RestoreOptions",
+    "State",
+    "Stdio",
+]

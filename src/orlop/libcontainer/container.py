@@ -6,6 +6,7 @@ import builtins
 import os
 import select
 import signal
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,7 +25,13 @@ from orlop.libcontainer.entering import enter
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.journal import warn
-from orlop.libcontainer.options import CreateOptions, ExecOptions, ExecResult
+from orlop.libcontainer.options import (
+    CheckpointOptions,
+    CreateOptions,
+    ExecOptions,
+    ExecResult,
+    RestoreOptions,
+)
 from orlop.libcontainer.rootless import lacks_control_groups, unprivileged, validate_rootless
 from orlop.libcontainer.state import (
     START_SOCKET,
@@ -85,7 +92,15 @@ class Container:
     # -- creating ---------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, root: str, container_id: str, bundle: str, spec: Spec, options: CreateOptions) -> "Container":
+    def create(
+        cls,
+        root: str,
+        container_id: str,
+        bundle: str,
+        spec: Spec,
+        options: CreateOptions,
+        launcher: "Callable[[Container, CreateOptions], None] | None" = None,
+    ) -> "Container":
         """Make a container whose init, a child of the caller, waits for `start`.
 
         The caller has one thread only. Raises AlreadyExistsError, InvalidArgumentError and what else keeps the
@@ -104,6 +119,7 @@ class Container:
             spec=spec,
             created=timestamp(),
             cgroup_paths=cgroup.paths(),
+            systemd_cgroup=options.systemd_cgroup,
             keyring="" if options.no_new_keyring else f"_ses.{container_id}",
             owner=os.geteuid(),
         )
@@ -126,7 +142,8 @@ class Container:
                 cgroups.apply_rootless(cgroup, prepare.effective_resources(spec.linux))
             else:
                 cgroup.apply(prepare.effective_resources(spec.linux))
-            launch(container, options)
+            (launcher or launch)(container, options)
+            cgroup.settle()
         except BaseException as error:
             container._discard(made_cgroup)
             if isinstance(error, OSError):
@@ -135,6 +152,39 @@ class Container:
                 raise type(error)(f"unable to start container process: {error}") from error
             raise
         return container
+
+    @classmethod
+    def restore(
+        cls,
+        root: str,
+        container_id: str,
+        bundle: str,
+        spec: Spec,
+        options: CreateOptions,
+        images: RestoreOptions,
+    ) -> "Container":
+        """Make a container that goes on where its checkpoint left off, its init a child of the caller.
+
+        Raises what create does, and FailedPreconditionError where there is no criu(8).
+        """
+        from orlop.libcontainer.criu.restore import restore
+
+        def launcher(container: "Container", options: CreateOptions) -> None:
+            restore(container, options, images)
+
+        return cls.create(root, container_id, bundle, spec, options, launcher)
+
+    def checkpoint(self, options: CheckpointOptions) -> None:
+        """Write the container to a directory of images; it has ended then, unless that leaves it running.
+
+        Raises FailedPreconditionError (not running, no criu(8)), InvalidArgumentError, InternalError.
+        """
+        status = self.status()
+        if status not in ("running", "paused"):
+            raise FailedPreconditionError(f"container cannot be checkpointed in {status} state")
+        from orlop.libcontainer.criu.dump import dump
+
+        dump(self, options)
 
     def _discard(self, made_cgroup: bool) -> None:
         """Take back what a failed create has made; a control group that was in use is somebody else's."""
@@ -363,7 +413,7 @@ class Container:
     def manager(self) -> cgroups.Manager:
         """The control groups."""
         if self._cgroup is None:
-            self._cgroup = cgroups.load_manager(self.record.cgroup_paths)
+            self._cgroup = cgroups.load_manager(self.record.cgroup_paths, self.record.systemd_cgroup)
         return self._cgroup
 
     def pidfd(self) -> int:
@@ -401,6 +451,11 @@ class Container:
     def _remove_directory(self) -> None:
         try:
             for name in os.listdir(self.directory):
+                if name == "criu-root":  # of a restore that a crash has ended
+                    from orlop.libcontainer.criu.restore import unmount_root
+
+                    unmount_root(f"{self.directory}/{name}")
+                    continue
                 os.unlink(f"{self.directory}/{name}")
             os.rmdir(self.directory)
         except FileNotFoundError:
@@ -411,7 +466,8 @@ def _control_groups(path: str, container_id: str, options: CreateOptions, *, roo
     """The groups that the spec names, or our choice; as many as a user may make where that is all there is."""
     if rootless and not path and not options.systemd_cgroup:
         return cgroups.load_manager(cgroups.permitted(cgroups.rootless_paths(container_id)))
-    return cgroups.new_manager(path or f"/orlop/{container_id}", options.systemd_cgroup)
+    default = f":orlop:{container_id}" if options.systemd_cgroup else f"/orlop/{container_id}"
+    return cgroups.new_manager(path or default, options.systemd_cgroup)
 
 
 def _merged(old: Resources, new: Resources) -> Resources:

@@ -26,6 +26,40 @@ class CreateOptions(msgspec.Struct, kw_only=True):
     rootless: bool | None = None  # go on without control groups that may not be made; None: where that is likely
 
 
+class CriuOptions(msgspec.Struct, kw_only=True):
+    """What checkpoint and restore have in common; the names are those of criu(8)."""
+
+    image_path: str  # directory of the images
+    work_path: str = ""  # directory of logs, that of the images if empty
+    tcp_established: bool = False
+    ext_unix_sk: bool = False
+    shell_job: bool = False
+    file_locks: bool = False
+    manage_cgroups_mode: str = ""  # soft, full, strict, ignore
+    empty_ns: list[str] = []  # network
+    auto_dedup: bool = False
+    lazy_pages: bool = False
+
+
+class CheckpointOptions(CriuOptions, kw_only=True):
+    """How Container.checkpoint writes a container down."""
+
+    leave_running: bool = False
+    pre_dump: bool = False  # memory alone, as a parent for later images
+    parent_path: str = ""  # earlier images, relative to `image_path`
+    page_server: str = ""  # ADDRESS:PORT
+    status_fd: int = -1  # gets a null byte once lazy pages are served
+    tcp_skip_in_flight: bool = False
+    link_remap: bool = False
+
+
+class RestoreOptions(CriuOptions, kw_only=True):
+    """How Container.restore brings one back."""
+
+    lsm_profile: str = ""  # TYPE:NAME
+    lsm_mount_context: str = ""
+
+
 class ExecOptions(msgspec.Struct, kw_only=True):
     """How Container.exec makes another process."""
 

@@ -35,6 +35,18 @@ _PRESERVE: Flag = (
 _NO_PIVOT: Flag = ("no-pivot", "", "bool", "do not use pivot root to jail process inside rootfs")
 _NO_KEYRING: Flag = ("no-new-keyring", "", "bool", "do not create a new session keyring for the container")
 _SUBREAPER: Flag = ("no-subreaper", "", "bool", "do not collect processes that are reparented to this one")
+_CRIU: tuple[Flag, ...] = (
+    ("image-path", "", "string", "path for criu image files (default: checkpoint in the current directory)"),
+    ("work-path", "", "string", "path for saving work files and logs"),
+    ("tcp-established", "", "bool", "allow open tcp connections"),
+    ("ext-unix-sk", "", "bool", "allow external unix sockets"),
+    ("shell-job", "", "bool", "allow shell jobs"),
+    ("file-locks", "", "bool", "handle file locks, for safety"),
+    ("manage-cgroups-mode", "", "string", "cgroups mode: soft|full|strict|ignore (default: soft)"),
+    ("empty-ns", "", "list", "create a namespace, but don't restore its properties"),
+    ("auto-dedup", "", "bool", "enable auto deduplication of memory images"),
+    ("lazy-pages", "", "bool", "use userfaultfd to lazily restore memory pages"),
+)
 _ID = "<container-id>"
 
 COMMANDS: dict[str, Command] = {
@@ -143,6 +155,31 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "features": ("features", "", 0, 0, "show the enabled features", (_HELP,)),
-    "checkpoint": ("control", _ID, 1, 1, "checkpoint a running container (not supported)", (_HELP,)),
-    "restore": ("control", _ID, 1, 1, "restore a container from a checkpoint (not supported)", (_HELP,)),
+    "checkpoint": (
+        "checkpoint", _ID, 1, 1, "checkpoint a running container",
+        (
+            *_CRIU,
+            ("parent-path", "", "string", "path for previous criu image files in pre-dump"),
+            ("leave-running", "", "bool", "leave the process running after checkpointing"),
+            ("tcp-skip-in-flight", "", "bool", "skip in-flight tcp connections"),
+            ("link-remap", "", "bool", "allow one to link unlinked files back when possible"),
+            ("status-fd", "", "int", "criu writes \\0 to this FD once lazy-pages is ready"),
+            ("page-server", "", "string", "ADDRESS:PORT of the page server"),
+            ("pre-dump", "", "bool", "dump memory information only, leave the container running"),
+            _HELP,
+        ),
+    ),
+    "restore": (
+        "checkpoint", _ID, 1, 1, "restore a container from a previous checkpoint",
+        (
+            _BUNDLE, _CONSOLE, _PIDFD,
+            *_CRIU,
+            ("detach", "d", "bool", "detach from the container's process"),
+            ("keep", "", "bool", "do not delete the container after it exits"),
+            _PID_FILE, _SUBREAPER, _NO_PIVOT,
+            ("lsm-profile", "", "string", "specify an LSM profile to be used during restore, as TYPE:NAME"),
+            ("lsm-mount-context", "", "string", "specify an LSM mount context to be used during restore"),
+            _HELP,
+        ),
+    ),
 }  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pause, resume, update; and checkpoint and restore, which there are not."""
+"""pause, resume, update."""
 
 import sys
 
@@ -54,14 +54,6 @@ def update(call: Call) -> int:
         raise NotImplementedByUsError("intel rdt is not supported")
     container.update(resources)
     return 0
-
-
-def checkpoint(call: Call) -> int:
-    """Not supported."""
-    raise NotImplementedByUsError(f"{call.command} is not supported: there is no CRIU driver")
-
-
-restore = checkpoint
 
 
 def resources_of(flags: Flags) -> Resources:

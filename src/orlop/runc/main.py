@@ -12,6 +12,7 @@ from orlop.runc.parse import Flags, parse
 DEFAULT_ROOT = "/run/orlop/runc"
 VERSION = "0.1.0"
 SPEC_VERSION = "1.3.0"
+_CREATING = ("create", "run", "restore")
 
 
 class Call:
@@ -140,7 +141,9 @@ def _rootless(text: str) -> bool | None:
 
 
 def _prefix(command: str) -> str:
-    return {"create": "runc create failed: ", "run": "runc run failed: ", "exec": "exec failed: "}.get(command, "")
+    if command == "exec":
+        return "exec failed: "
+    return f"runc {command} failed: " if command in _CREATING else ""
 
 
 def _help(topic: list[str]) -> int:

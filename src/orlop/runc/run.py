@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """run: create and start in one, staying with the container unless detached."""
 
+from typing import TYPE_CHECKING
+
 from orlop.errdefs import NotFoundError, OrlopError
 from orlop.libcontainer import Container
 from orlop.runc.common import check_terminal, create_options, load_bundle
 from orlop.runc.main import Call
+
+if TYPE_CHECKING:
+    from orlop.runc.foreground import Foreground
 
 
 def run(call: Call) -> int:
@@ -24,8 +29,11 @@ def run(call: Call) -> int:
     except OrlopError:
         container.delete(force=True)
         raise
-    if foreground is None:
-        return 0
+    return 0 if foreground is None else attend(call, container, foreground)
+
+
+def attend(call: Call, container: Container, foreground: "Foreground") -> int:
+    """Stay until the container ends, delete it unless it is to be kept, and answer its exit code."""
 
     def forward(number: int) -> None:
         try:
