@@ -52,9 +52,14 @@ def endpoint(
     return made
 
 
+def wished_address(asked: EndpointSettings) -> str:
+    """The address that a container asks for; empty if it takes any."""
+    return asked.ipam_config.ipv4_address if asked.ipam_config else ""
+
+
 def _address(network: Network, asked: EndpointSettings, used: Collection[str]) -> str:
     reserved = {network.gateway, *network.aux_addresses.values()}
-    wish = asked.ipam_config.ipv4_address if asked.ipam_config else ""
+    wish = wished_address(asked)
     if wish:
         subnet = IPv4Network(network.subnet)
         ends = (str(subnet.network_address), str(subnet.broadcast_address))

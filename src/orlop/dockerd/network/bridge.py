@@ -12,7 +12,7 @@ from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.netns import InterfacePlan, set_sysctl
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
-from orlop.errdefs import UnavailableError
+from orlop.errdefs import PermissionDeniedError, UnavailableError
 
 VETH_PREFIX = "veth"
 
@@ -78,9 +78,14 @@ def set_up(kernel: Kernel, network: Network, config: NetworkConfig) -> BridgeSta
         raise UnavailableError(f"cannot set up bridge {network.bridge}{step}: {error.strerror}") from None
 
 
-def exists(kernel: Kernel, name: str) -> bool:
-    """Whether there is an interface of that name."""
-    return any(link.name == name for link in kernel.route.links())
+def is_there(kernel: Kernel, name: str) -> bool:
+    """Whether there is a bridge of that name. Raises PermissionDeniedError for an interface that is none."""
+    for link in kernel.route.links():
+        if link.name == name:
+            if link.kind != "bridge":
+                raise PermissionDeniedError(f"cannot create network: interface {name} exists and is no bridge")
+            return True
+    return False
 
 
 def _set_up(kernel: Kernel, network: Network, config: NetworkConfig) -> BridgeState:

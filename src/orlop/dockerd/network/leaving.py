@@ -38,6 +38,11 @@ class LeavingLinks:
         self._addresses[veth] = address
         loop.call_later(_PATIENCE_SECONDS, self._lost_patience, veth)
 
+    async def hurry(self, address: str) -> None:
+        """Somebody wants this very address: delete the interface that may still answer for it."""
+        for veth in [veth for veth, owned in self._addresses.items() if owned == address]:
+            await self._delete(veth)
+
     async def close(self) -> None:
         """Delete what is still there, and stop listening."""
         for task in list(self._tasks):

@@ -137,7 +137,7 @@ class Networks:
                 raise AlreadyExistsError(f"network with name {network.name} already exists")
             _, taken = await self._thread.call(bridge.addresses, network.bridge)
             creation.settle(network, self, taken, self._pools)
-            network.own_bridge = not await self._thread.call(bridge.exists, network.bridge)
+            network.own_bridge = not await self._thread.call(bridge.is_there, network.bridge)
             self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
             try:
                 self._bridges[network.id] = await self._thread.call(self._build, network)

@@ -135,6 +135,7 @@ class NetworkService:
         try:
             sandbox_id = secrets.token_hex(32)
             for number, (network, asked) in enumerate(wanted):
+                await self._leaving.hurry(allocation.wished_address(asked))
                 pairs.append((network, self._allocate(request, network, asked, sandbox_id, number, files)))
             await self._make(pairs, request)
             for _, endpoint in pairs:
@@ -166,6 +167,7 @@ class NetworkService:
             raise FailedPreconditionError(f"container {request.container_id} has no network sandbox")
         files = sandbox_files.compute(request, [network], self._config, self._networks.default_gateway())
         first = mine[0][1]
+        await self._leaving.hurry(allocation.wished_address(asked))
         endpoint = self._allocate(request, network, asked, first.sandbox_id, 0, files, netns_path=first.netns)
         added = (network, endpoint)
         try:
