@@ -11,7 +11,7 @@ from orlop.archive.tar import ArchiveError
 from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.archive_out import explained
-from orlop.dockerd.containers.bridge import into_thread
+from orlop.dockerd.containers.bridge import Inlet
 from orlop.dockerd.containers.path_stat import absolute
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.view import Views
@@ -46,7 +46,7 @@ class ArchiveIn:
         """
         container = self._registry.get(reference)
         user = container.record.config.user if wanted.container_owner else ""
-        incoming = into_thread(chunks, asyncio.get_running_loop())
+        incoming = Inlet()
 
         def extract(view: int) -> None:
             with explained(wanted.path, reference):
@@ -60,17 +60,21 @@ class ArchiveIn:
             )
             extractor = RelocatingExtractor(view, relocation)
             try:
-                extract_all(decompress(incoming), extractor)
+                extract_all(decompress(iter(incoming)), extractor)
             except ArchiveError as error:
                 raise InvalidArgumentError(f"archive cannot be extracted: {error}") from None
 
         async with self._views.writing(container) as view:
             work = asyncio.ensure_future(asyncio.to_thread(extract, view))
+            feeding = asyncio.ensure_future(incoming.feed(chunks))
             try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait({work})  # it ends with the request's body
-                raise
+                await asyncio.wait({work, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                feeding.cancel()  # where it has not ended: after an error, more is of no use
+                await asyncio.wait({work, feeding})
+                if not feeding.cancelled():
+                    feeding.exception()  # the thread has raised it
+            work.result()
         self._registry.publish(container, "extract-to-dir")
 
 

@@ -2,7 +2,10 @@
 """Between the event loop and the threads in which trees are read and written: streams of bytes, both ways."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+
+from orlop.errdefs import CanceledError
 
 
 async def from_thread(pieces: Iterator[bytes], close: Callable[[], None]) -> AsyncIterator[bytes]:
@@ -40,11 +43,61 @@ def _end(pieces: Iterator[bytes], close: Callable[[], None]) -> None:
         close()
 
 
-def into_thread(chunks: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
-    """What an asynchronous iterator gives, for a thread that consumes it. Raises what the iterator raises."""
+class Inlet:
+    """A stream of bytes that the event loop feeds and one thread consumes.
 
-    async def following() -> bytes | None:
-        return await anext(chunks, None)
+    What arrives while the thread is busy is given to it at once: small pieces cost a change of threads only when
+    the thread has nothing else to do. Beyond `limit` bytes the client is held back.
+    """
 
-    while (chunk := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
-        yield chunk
+    def __init__(self, limit: int = 2 << 20) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._error: BaseException | None = None
+
+    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
+        """Pass everything on. What the iterator raises, the thread raises."""
+        try:
+            async for chunk in chunks:
+                self._put(chunk)
+                await self._room.wait()
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._end(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """For the thread: what has come, in pieces. Raises what `feed` raised."""
+        while True:
+            with self._changed:
+                while not self._pieces and not self._ended:
+                    self._changed.wait()
+                data = b"".join(self._pieces)
+                self._pieces.clear()
+                self._size = 0
+            self._loop.call_soon_threadsafe(self._room.set)
+            if data:
+                yield data
+            elif self._error is not None:
+                raise CanceledError("the client went away") from self._error
+            else:
+                return
+
+    def _put(self, chunk: bytes) -> None:
+        with self._changed:
+            self._pieces.append(chunk)
+            self._size += len(chunk)
+            if self._size >= self._limit:
+                self._room.clear()
+            self._changed.notify()
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify()
