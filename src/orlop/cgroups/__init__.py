@@ -7,7 +7,6 @@ from orlop.cgroups.hierarchies import container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
 from orlop.cgroups.rootless import apply_rootless, permitted, rootless_paths
 from orlop.cgroups.stats import Stats
-from orlop.errdefs import NotImplementedByUsError
 
 __all__ = [
     "Manager",
@@ -27,15 +26,24 @@ def new_manager(cgroups_path: str, systemd: bool = False) -> Manager:
     """The control groups of a new container, by linux.cgroupsPath; nothing is made yet.
 
     On a hybrid system the version 1 controllers are used, as the originals do. Raises InvalidArgumentError for the
-    path, NotImplementedByUsError with `systemd`.
+    path. With `systemd` the path is `slice:prefix:name`; raises FailedPreconditionError where it does not run.
     """
     if systemd:
-        raise NotImplementedByUsError("the systemd cgroup driver is not supported yet: use cgroupfs")
+        from orlop.cgroups.systemd import new_systemd_manager
+
+        return new_systemd_manager(cgroups_path)
     return load_manager(container_paths(cgroups_path, unified=mode() == "v2"))
 
 
-def load_manager(paths: dict[str, str]) -> Manager:
-    """The control groups of a container that exists, by what `Manager.paths()` said."""
+def load_manager(paths: dict[str, str], systemd: bool = False) -> Manager:
+    """The control groups of a container that exists, by what `Manager.paths()` said.
+
+    With `systemd` changes and the removal go by its unit too.
+    """
+    if systemd:
+        from orlop.cgroups.systemd import load_systemd_manager
+
+        return load_systemd_manager(paths)
     if "" in paths:
         from orlop.cgroups.v2 import ManagerV2
 

@@ -65,6 +65,9 @@ class Manager:
         """A descriptor of the version 2 directory for CLONE_INTO_CGROUP, which the manager closes; or None."""
         return None
 
+    def settle(self) -> None:
+        """The container's first process is in its group: finish what had to wait for that."""
+
     def exists(self) -> bool:
         """Whether the container's group is there."""
         return any(os.path.exists(path) for path in self._main_paths())

@@ -49,6 +49,7 @@ class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     init_pid: int = 0  # 0 while the container is being created
     init_start: int = 0  # start time of the process in clock ticks since boot, as in /proc/<pid>/stat
     cgroup_paths: dict[str, str] = {}
+    systemd_cgroup: bool = False  # whether systemd has made the groups
     keyring: str = ""
     owner: int = 0
 
