@@ -34,11 +34,12 @@ class Monitor:
 
     async def run(self, resync: Callable[[], Awaitable[None]]) -> None:
         """Follow until cancelled. `resync` runs after each connection until it succeeds; events come before."""
-        topics = f"namespace=={self._client.namespace},topic~=|^/tasks/|"
+        mine = f"namespace=={self._client.namespace}"
+        topics = [f'{mine},topic=="{topic}"' for topic in ("/tasks/exit", "/tasks/oom")]
         away = False
         while True:
             try:
-                async with self._client.events.subscribe(topics) as events:
+                async with self._client.events.subscribe(*topics) as events:
                     if away:
                         log.info("containerd is back")
                     away = False
