@@ -11,6 +11,7 @@ from orlop.cgroups import dbus
 from orlop.cgroups.systemd import expand_slice, parse_path
 from orlop.cgroups.unit_properties import (
     INFINITY,
+    complete_quota,
     cpu_mask,
     device_properties,
     properties_v1,
@@ -66,6 +67,19 @@ def test_properties_for_version_2():
     assert round_quota(resources).cpu.quota == 12500
     old = dict(properties_v2(resources, 239))
     assert "AllowedCPUs" not in old and "CPUQuotaPeriodUSec" not in old
+
+
+def test_a_quota_goes_with_the_present_period():
+    def gone():
+        raise FileNotFoundError
+
+    quota = Resources(cpu=CPU(quota=25000))
+    assert complete_quota(quota, lambda: (-1, 50000)).cpu == CPU(quota=25000, period=50000)
+    period = Resources(cpu=CPU(period=20000))
+    assert complete_quota(period, lambda: (10000, 50000)).cpu == CPU(quota=10000, period=20000)
+    assert complete_quota(quota, gone) == quota
+    for whole in (Resources(), Resources(cpu=CPU(shares=2)), Resources(cpu=CPU(quota=1, period=2))):
+        assert complete_quota(whole, gone) == whole
 
 
 def test_properties_that_lift_limits():

@@ -12,11 +12,11 @@ import msgspec
 
 from orlop.cgroups.hierarchies import Mount, container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
-from orlop.cgroups.unit_properties import Property, properties_v1, properties_v2, round_quota
+from orlop.cgroups.unit_properties import Property, complete_quota, properties_v1, properties_v2, round_quota
 from orlop.cgroups.units import Units
 from orlop.cgroups.v1 import ManagerV1
 from orlop.cgroups.v2 import ManagerV2
-from orlop.cgroups.write import write_file
+from orlop.cgroups.write import read_file, write_file
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.oci.runtime import Resources
 from orlop.unix import process as proc
@@ -157,7 +157,7 @@ class SystemdManagerV2(ManagerV2):
         _or_stop(self._unit, super().create)
 
     def apply(self, resources: Resources) -> None:
-        resources = round_quota(resources)
+        resources = round_quota(complete_quota(resources, self._quota))
         if self._fresh:
             resources, self._later = _part_pids(resources)
         properties = properties_v2(resources, self._unit.systemd.version())
@@ -179,6 +179,10 @@ class SystemdManagerV2(ManagerV2):
         self._unit.stop()
         super().destroy()
 
+    def _quota(self) -> tuple[int, int]:
+        quota, period = read_file(self._directory(""), "cpu.max").split()
+        return -1 if quota == "max" else int(quota), int(period)
+
     def _refuse_if_in_use(self) -> None:
         return  # systemd has refused a name that is in use
 
@@ -198,7 +202,7 @@ class SystemdManagerV1(ManagerV1):
         _or_stop(self._unit, super().create)
 
     def apply(self, resources: Resources) -> None:
-        resources = round_quota(resources)
+        resources = round_quota(complete_quota(resources, self._quota))
         fresh = self._fresh
         if fresh:
             resources, self._later = _part_pids(resources)
@@ -239,6 +243,11 @@ class SystemdManagerV1(ManagerV1):
                 write_file(directory, "cgroup.procs", str(pid))
             finally:
                 os.close(directory)
+
+    def _quota(self) -> tuple[int, int]:
+        directory = self._directory("cpu")
+        quota, period = (read_file(directory, f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        return int(quota), int(period)
 
     def _refuse_if_in_use(self) -> None:
         return

@@ -5,6 +5,7 @@ What systemd has no property for is left to the plans for the kernel's files; wh
 too, so the values have to be the same (systemd.resource-control(5), org.freedesktop.systemd1(5)).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -32,6 +33,22 @@ _UNIFIED_SIZES = {
     "memory.swap.max": "MemorySwapMax",
     "pids.max": "TasksMax",
 }
+
+
+def complete_quota(resources: Resources, present: Callable[[], tuple[int, int]]) -> Resources:
+    """The same with both quota and period where one of them is given: systemd's property is made of the two.
+
+    `present` tells what they are now, or raises FileNotFoundError.
+    """
+    cpu = resources.cpu
+    if cpu is None or bool(cpu.quota) == bool(cpu.period):
+        return resources
+    try:
+        quota, period = present()
+    except FileNotFoundError:
+        return resources  # no such controller: setting the limit will say so
+    complete = msgspec.structs.replace(cpu, quota=cpu.quota or quota, period=cpu.period or period)
+    return msgspec.structs.replace(resources, cpu=complete)
 
 
 def round_quota(resources: Resources) -> Resources:
