@@ -146,7 +146,7 @@ async def test_stale_arp_entry_is_dropped(host: Host) -> None:
     first = await host.connect("one", mac_address="02:00:00:00:00:07")
     assert first.netns_path and pings(first.netns_path, "172.17.0.1")
     await host.service.release("one")
-    while host.service._leaving.addresses():  # noqa: ASYNC110 - each turn of the loop may bring the news
+    while host.service._steps.leaving.addresses():  # noqa: ASYNC110 - each turn of the loop may bring the news
         await asyncio.sleep(0)
     second = await host.connect("one")
     assert second.endpoints["bridge"].ip_address == "172.17.0.2"

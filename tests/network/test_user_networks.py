@@ -351,3 +351,47 @@ async def test_a_refused_step_leaves_nothing(host: Host) -> None:
     await host.service.release("one")
     await host.service.remove_network("front")
     assert "mine" in {name for _, name in socket.if_nameindex()}  # nor is this
+
+
+@pytest.mark.root
+async def test_out_of_none_and_back(host: Host) -> None:
+    await create(host, "front")
+    one = await host.connect("one", mode="none")
+    assert one.netns_path
+    with pytest.raises(InvalidArgumentError, match=r"private \(none\) mode"):
+        await enter(host, "front", "one")
+    await host.service.detach("one", "none")
+    assert host.service.inspect_network("none")["Containers"] == {}
+    await enter(host, "front", "one")
+    assert pings(one.netns_path, "172.18.0.1") and lookup(one.netns_path, "one") == ["172.18.0.2"]
+    await host.service.detach("one", "front")
+    await enter(host, "none", "one")
+    assert list(host.service.inspect_network("none")["Containers"]) == ["one"]
+    on_host = await host.connect("two", mode="host")
+    assert on_host.netns_path is None
+    with pytest.raises(InvalidArgumentError, match="container was created in host network mode"):
+        await host.service.detach("two", "host")
+
+
+@pytest.mark.root
+async def test_a_failed_attach_leaves_ports_where_they_were(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    await create(host, "zone")
+    await create(host, "alpha")
+    ports: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(host_port="8080")]}
+    one = await host.connect("one", mode="zone", port_bindings=ports)
+    assert one.netns_path
+    before = command("nft", "list", "table", "ip", "orlop")
+
+    async def refuse(_: object) -> None:
+        raise InternalError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.service._resolvers, "enter", refuse)
+        with pytest.raises(InternalError):
+            await enter(host, "alpha", "one")
+        patch.undo()
+    await host.restart()
+    with serving(one.netns_path, 80):
+        assert echo("127.0.0.1", 8080) == b"hello"
+    assert command("nft", "list", "table", "ip", "orlop") == before
+    assert "default via 172.18.0.1 dev eth0" in run(one.netns_path, "ip", "route").stdout

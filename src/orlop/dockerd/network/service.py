@@ -7,52 +7,36 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from orlop.dockerd.network import (
-    allocation,
     bridge,
     describe,
     gateway,
     netns,
-    options,
-    ports,
     requests,
     sandbox_files,
 )
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import KernelThread
-from orlop.dockerd.network.leaving import LeavingLinks
+from orlop.dockerd.network.membership import Membership
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
+from orlop.dockerd.network.steps import Steps
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import (
     Attached,
     Description,
     Detached,
     Endpoint,
-    Network,
     NetworkConfig,
     Sandbox,
     SandboxRequest,
 )
-from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
-from orlop.errdefs import (
-    FailedPreconditionError,
-    InternalError,
-    InvalidArgumentError,
-    NotFoundError,
-    OrlopError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
-)
+from orlop.engine.types import EndpointSettings, NetworkCreateRequest
 from orlop.netd.client import NetdClient
-from orlop.unix.nftables import NftablesError
 
 _log = logging.getLogger(__name__)
 _IPV6 = "/proc/sys/net/ipv6"
@@ -79,7 +63,6 @@ class NetworkService:
         self._config = config
         self._directory = os.path.join(exec_root, "netns")
         self._thread = KernelThread()
-        self._leaving = LeavingLinks(self._thread)
         table = "orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}"
         plan = Firewall(table, config.userland_proxy)
         self._rules = Rules(self._thread, plan) if config.iptables else None
@@ -87,6 +70,17 @@ class NetworkService:
         self._kernel = SandboxKernel(self._networks, config, self._rules)
         self._publisher = Publisher(netd, config, self._live_endpoints)
         self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
+        self._steps = Steps(
+            self._store,
+            self._thread,
+            self._networks,
+            self._kernel,
+            self._publisher,
+            self._resolvers,
+            config,
+            self._directory,
+        )
+        self._membership = Membership(self._steps, config)
         self._tasks: set[asyncio.Task[None]] = set()
         netd.on_restart = self._netd_restarted
 
@@ -112,7 +106,7 @@ class NetworkService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._rules is not None:
             await self._rules.close()
-        await self._leaving.close()
+        await self._steps.leaving.close()
         await self._thread.close()
 
     # -- sandboxes
@@ -135,8 +129,9 @@ class NetworkService:
         try:
             sandbox_id = secrets.token_hex(32)
             for number, (network, asked) in enumerate(wanted):
-                await self._leaving.hurry(allocation.wished_address(asked))
-                pairs.append((network, self._allocate(request, network, asked, sandbox_id, number, files)))
+                pairs.append(
+                    (network, await self._steps.allocate(request, network, asked, sandbox_id, number, files))
+                )
             await self._make(pairs, request)
             for _, endpoint in pairs:
                 endpoint.ready = True
@@ -155,60 +150,11 @@ class NetworkService:
 
         Raises NotFoundError, InvalidArgumentError, PermissionDeniedError (it is in it) in Docker's words.
         """
-        network = self._networks.find(reference)
-        asked = requests.check(settings, network, "")
-        mine = self._networks.pairs(self._ready_endpoints(request.container_id))
-        requests.check_together([*(other for other, each in mine if not each.placeholder), network])
-        if any(other.id == network.id for other, _ in mine):
-            raise PermissionDeniedError(
-                f"endpoint with name {request.name} already exists in network {network.name}"
-            )
-        if not mine:
-            raise FailedPreconditionError(f"container {request.container_id} has no network sandbox")
-        files = sandbox_files.compute(request, [network], self._config, self._networks.default_gateway())
-        first = mine[0][1]
-        await self._leaving.hurry(allocation.wished_address(asked))
-        endpoint = self._allocate(request, network, asked, first.sandbox_id, 0, files, netns_path=first.netns)
-        added = (network, endpoint)
-        try:
-            await self._plug(mine, added)
-            await self._settle_ports(mine, [*mine, added], request)
-            await self._resolvers.serve([each for _, each in [*mine, added]])
-        except BaseException:
-            await asyncio.shield(self._unplug(added, mine))
-            raise
-        newly_resolved = endpoint.resolved and not first.resolved
-        if newly_resolved:
-            for _, each in mine:
-                each.resolved, each.dns = True, endpoint.dns
-            self._store.put_endpoints(each for _, each in mine)
-        return Attached(
-            name=network.name,
-            settings=describe.endpoint_settings(network, endpoint, asked),
-            ports=self._ports([*mine, added]),
-            resolv_conf=files.resolv_conf if newly_resolved else "",
-            hosts_line=sandbox_files.hosts_line(request, endpoint.address),
-        )
+        return await self._membership.attach(request, reference, settings)
 
     async def detach(self, container_id: str, reference: str) -> Detached:
         """Take a running container out of a network; its namespace stays. Raises NotFoundError, InternalError."""
-        network = self._networks.find(reference)
-        pairs = self._networks.pairs(self._ready_endpoints(container_id))
-        leaving = next((pair for pair in pairs if pair[0].id == network.id and not pair[1].placeholder), None)
-        if leaving is None:
-            raise InternalError(f"container {container_id} is not connected to network {network.name}")
-        if leaving[1].netns == "":
-            raise InvalidArgumentError(
-                "cannot disconnect container from host network - container was created in host network mode"
-            )
-        others = [pair for pair in pairs if pair is not leaving]
-        if not others:
-            others = [self._place_holder(leaving[1])]
-        await self._settle_ports(pairs, others, None)
-        await self._unplug(leaving, others)
-        return Detached(
-            name=network.name, network_id=network.id, address=leaving[1].address, ports=self._ports(others)
-        )
+        return await self._membership.detach(container_id, reference)
 
     def rename(self, container_id: str, name: str) -> None:
         """A container has another name now: networks show it, and DNS. No error if it has no sandbox."""
@@ -222,7 +168,7 @@ class NetworkService:
 
     def sandbox(self, container_id: str) -> Sandbox | None:
         """The sandbox that a container has, as recorded; its hosts and resolv.conf are not: they are empty."""
-        pairs = self._networks.pairs(self._ready_endpoints(container_id))
+        pairs = self._networks.pairs(self._steps.ready_endpoints(container_id))
         return self._sandbox(pairs, [None] * len(pairs), sandbox_files.NO_FILES) if pairs else None
 
     # -- networks
@@ -270,7 +216,7 @@ class NetworkService:
                 await self._thread.call(bridge.delete_link, endpoint.veth)
             self._store.delete_endpoint(endpoint.id)
             if pinned:  # it was being attached or detached
-                default = gateway.choose(self._networks.pairs(self._ready_endpoints(endpoint.container_id)))
+                default = gateway.choose(self._networks.pairs(self._steps.ready_endpoints(endpoint.container_id)))
                 if default is not None:
                     await self._thread.call(self._kernel.lead, default)
 
@@ -293,58 +239,15 @@ class NetworkService:
     def _live_endpoints(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._store.endpoints() if endpoint.ready]
 
-    def _ready_endpoints(self, container_id: str) -> list[Endpoint]:
-        return [endpoint for endpoint in self._store.endpoints_of(container_id) if endpoint.ready]
-
-    def _allocate(
-        self,
-        request: SandboxRequest,
-        network: Network,
-        asked: EndpointSettings,
-        sandbox_id: str,
-        number: int,
-        files: sandbox_files.Files,
-        *,
-        netns_path: str = "",
-    ) -> Endpoint:
-        """An endpoint, written down as intent: whatever happens now can be undone after a crash."""
-        if network.id not in self._networks:  # it was removed meanwhile
-            raise NotFoundError(f"network {network.name} not found")
-        used = self._store.addresses(network.id) | self._leaving.addresses()
-        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used)
-        endpoint.dns = files.dns
-        if network.driver != "host":
-            endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
-        self._store.put_endpoint(endpoint)
-        return endpoint
-
     async def _make(self, pairs: list[Pair], request: SandboxRequest) -> None:
         resolved = any(network.served for network, _ in pairs)
         for _, endpoint in pairs:
             endpoint.resolved = resolved
         default = gateway.choose(pairs)
         if default is not None:
-            await self._publish(default, request)
-        await self._in_kernel(pairs[0][1], self._kernel.build, pairs, default[1] if default else None)
+            await self._steps.publish(default, request)
+        await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs, default[1] if default else None)
         await self._resolvers.serve([endpoint for _, endpoint in pairs])
-
-    async def _publish(self, pair: Pair, request: SandboxRequest) -> None:
-        network, endpoint = pair
-        wanted = self._wanted_ports(request, network)
-        if wanted:
-            try:
-                endpoint.ports = await self._publisher.publish(endpoint.container_id, endpoint.address, wanted)
-            except (InternalError, ResourceExhaustedError) as error:
-                raise _not_published(endpoint, error) from None
-
-    async def _in_kernel(self, endpoint: Endpoint, function: Any, *arguments: Any, **options: Any) -> None:
-        try:
-            await self._thread.call(function, *arguments, **options)
-        except NftablesError as error:
-            raise _not_published(endpoint, error) from None
-        except OSError as error:
-            step = f" ({error.filename})" if error.filename else ""
-            raise InternalError(f"failed to set up container networking{step}: {error.strerror}") from None
 
     async def _undo(self, endpoints: Sequence[Endpoint]) -> None:
         """Take endpoints away; their records go last, so that a failure in between is settled later."""
@@ -353,84 +256,11 @@ class NetworkService:
         await self._resolvers.withdraw(endpoints)
         for endpoint in endpoints:
             if endpoint.veth:
-                self._leaving.expect(endpoint.veth, endpoint.address)
+                self._steps.leaving.expect(endpoint.veth, endpoint.address)
             await self._thread.call(self._kernel.dismantle, endpoint)
         for endpoint in endpoints:
             await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
             self._store.delete_endpoint(endpoint.id)
-
-    async def _plug(self, mine: list[Pair], added: Pair) -> None:
-        network, endpoint = added
-        resolved = mine[0][1].resolved
-        endpoint.resolved = resolved or network.served
-        prefix = options.parse(network.options).interface_prefix
-        endpoint.interface = await self._thread.call(lambda _: netns.free_name(endpoint.netns, prefix))
-        default = gateway.choose([*mine, added])
-        await self._in_kernel(
-            endpoint,
-            self._kernel.plug,
-            added,
-            default=default is added,
-            resolver=endpoint.resolved and not resolved,
-        )
-        endpoint.ready = True
-        self._store.put_endpoint(endpoint)
-
-    async def _unplug(self, leaving: Pair, others: list[Pair]) -> None:
-        endpoint = leaving[1]
-        endpoint.ready = False
-        self._store.put_endpoint(endpoint)  # the intent
-        await self._resolvers.leave(endpoint, [each for _, each in others])
-        if endpoint.veth:
-            default = gateway.choose(others)
-            moved = gateway.choose([*others, leaving]) is leaving
-            self._leaving.expect(endpoint.veth, endpoint.address)
-            await self._in_kernel(endpoint, self._kernel.unplug, endpoint, default if moved else None)
-        self._store.delete_endpoint(endpoint.id)
-
-    async def _settle_ports(self, before: list[Pair], after: list[Pair], request: SandboxRequest | None) -> None:
-        """Published ports follow the default route, at the same ports of the host."""
-        old, new = gateway.choose(before), gateway.choose(after)
-        if new is old:
-            return
-        ports_ = old[1].ports if old else []
-        if new is None:
-            if old is not None and ports_:
-                old[1].ports = []
-                self._store.put_endpoint(old[1])
-                await self._in_kernel(old[1], self._kernel.redirect, ports_, [])
-                await self._publisher.withdraw(old[1].container_id, ports_)
-            return
-        endpoint = new[1]
-        if old is None:
-            if request is not None:
-                await self._publish(new, request)
-        elif ports_:
-            endpoint.ports = [msgspec.structs.replace(port, address=endpoint.address) for port in ports_]
-            old[1].ports = []
-            self._store.put_endpoints([old[1], endpoint])
-            await self._publisher.move(endpoint.container_id, endpoint.ports)
-        await self._in_kernel(endpoint, self._kernel.redirect, ports_, endpoint.ports)
-        self._store.put_endpoint(endpoint)
-
-    def _place_holder(self, endpoint: Endpoint) -> Pair:
-        """What keeps a namespace whose container is in no network."""
-        network = self._networks.find("none")
-        holder = Endpoint(
-            id=secrets.token_hex(32),
-            network_id=network.id,
-            container_id=endpoint.container_id,
-            container_name=endpoint.container_name,
-            sandbox_id=endpoint.sandbox_id,
-            netns=endpoint.netns,
-            exposed=endpoint.exposed,
-            dns=endpoint.dns,
-            resolved=endpoint.resolved,
-            ready=True,
-            placeholder=True,
-        )
-        self._store.put_endpoint(holder)
-        return network, holder
 
     def _later(self, endpoint: Endpoint) -> None:
         task = asyncio.get_running_loop().create_task(self._resolvers.enter(endpoint))
@@ -443,16 +273,6 @@ class NetworkService:
             _log.error("a new name is not served: %s", error)
 
     # -- what a sandbox is
-
-    def _wanted_ports(self, request: SandboxRequest, network: Network) -> list[ports.PortRequest]:
-        default = options.parse(network.options).host_ip or self._config.default_host_ip
-        both = default == "0.0.0.0" and self._config.userland_proxy and os.path.exists(_IPV6)
-        return ports.plan(
-            request.port_bindings,
-            request.exposed_ports,
-            publish_all=request.publish_all,
-            default_ips=(default, "::") if both else (default,),
-        )
 
     def _sandbox(
         self, pairs: list[Pair], asked: Sequence[EndpointSettings | None], files: sandbox_files.Files
@@ -468,21 +288,7 @@ class NetworkService:
                 for (network, endpoint), wish in zip(pairs, asked, strict=True)
                 if not endpoint.placeholder
             },
-            ports=self._ports(pairs),
+            ports=self._steps.bindings(pairs),
             resolv_conf=files.resolv_conf,
             hosts=files.hosts(addresses),
         )
-
-    def _ports(self, pairs: Sequence[Pair]) -> dict[str, list[PortBinding] | None]:
-        bridged = [endpoint for network, endpoint in pairs if network.driver == "bridge"]
-        if not bridged:
-            return {}
-        return ports.inspect(bridged[0].exposed, [port for endpoint in bridged for port in endpoint.ports])
-
-
-def _not_published(endpoint: Endpoint, error: Exception) -> OrlopError:
-    text = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    return InternalError(
-        "driver failed programming external connectivity on endpoint "
-        f"{endpoint.container_name} ({endpoint.id}): {text}"
-    )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that making a sandbox and changing a running one have in common."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from orlop.dockerd.network import allocation, options, ports
+from orlop.dockerd.network.kernel import KernelThread
+from orlop.dockerd.network.leaving import LeavingLinks
+from orlop.dockerd.network.networks import Networks
+from orlop.dockerd.network.publisher import Publisher
+from orlop.dockerd.network.resolvers import Resolvers
+from orlop.dockerd.network.sandbox_files import Files
+from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
+from orlop.dockerd.network.store import NetworkStore
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
+from orlop.engine.types import EndpointSettings, PortBinding
+from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
+from orlop.unix.nftables import NftablesError
+
+_IPV6 = "/proc/sys/net/ipv6"
+
+
+class Steps:
+    """What the service and its membership changes work with."""
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        thread: KernelThread,
+        networks: Networks,
+        kernel: SandboxKernel,
+        publisher: Publisher,
+        resolvers: Resolvers,
+        config: NetworkConfig,
+        directory: str,
+    ) -> None:
+        """`directory` is where namespaces are pinned."""
+        self.store = store
+        self.thread = thread
+        self.networks = networks
+        self.kernel = kernel
+        self.publisher = publisher
+        self.resolvers = resolvers
+        self.leaving = LeavingLinks(thread)
+        self._config = config
+        self._directory = directory
+
+    def ready_endpoints(self, container_id: str) -> list[Endpoint]:
+        """A container's endpoints, without those that are being made or taken away."""
+        return [endpoint for endpoint in self.store.endpoints_of(container_id) if endpoint.ready]
+
+    async def allocate(
+        self,
+        request: SandboxRequest,
+        network: Network,
+        asked: EndpointSettings,
+        sandbox_id: str,
+        number: int,
+        files: Files,
+        *,
+        netns_path: str = "",
+    ) -> Endpoint:
+        """An endpoint, written down as intent: whatever happens now can be undone after a crash."""
+        await self.leaving.hurry(allocation.wished_address(asked))
+        if network.id not in self.networks:  # it was removed meanwhile
+            raise NotFoundError(f"network {network.name} not found")
+        used = self.store.addresses(network.id) | self.leaving.addresses()
+        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used)
+        endpoint.dns = files.dns
+        if network.driver != "host":
+            endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
+        self.store.put_endpoint(endpoint)
+        return endpoint
+
+    async def publish(self, pair: Pair, request: SandboxRequest) -> None:
+        """Give an endpoint the ports that its container wants. Raises InternalError in Docker's words."""
+        network, endpoint = pair
+        wanted = self._wanted_ports(request, network)
+        if wanted:
+            try:
+                endpoint.ports = await self.publisher.publish(endpoint.container_id, endpoint.address, wanted)
+            except (InternalError, ResourceExhaustedError) as error:
+                raise _not_published(endpoint, error) from None
+
+    async def in_kernel(self, endpoint: Endpoint, function: Any, *arguments: Any, **options: Any) -> None:
+        """Work in the kernel's thread. Raises InternalError in Docker's words."""
+        try:
+            await self.thread.call(function, *arguments, **options)
+        except NftablesError as error:
+            raise _not_published(endpoint, error) from None
+        except OSError as error:
+            step = f" ({error.filename})" if error.filename else ""
+            raise InternalError(f"failed to set up container networking{step}: {error.strerror}") from None
+
+    def bindings(self, pairs: Sequence[Pair]) -> dict[str, list[PortBinding] | None]:
+        """NetworkSettings.Ports."""
+        bridged = [endpoint for network, endpoint in pairs if network.driver == "bridge"]
+        if not bridged:
+            return {}
+        return ports.inspect(bridged[0].exposed, [port for endpoint in bridged for port in endpoint.ports])
+
+    def _wanted_ports(self, request: SandboxRequest, network: Network) -> list[ports.PortRequest]:
+        default = options.parse(network.options).host_ip or self._config.default_host_ip
+        both = default == "0.0.0.0" and self._config.userland_proxy and os.path.exists(_IPV6)
+        return ports.plan(
+            request.port_bindings,
+            request.exposed_ports,
+            publish_all=request.publish_all,
+            default_ips=(default, "::") if both else (default,),
+        )
+
+
+def _not_published(endpoint: Endpoint, error: Exception) -> OrlopError:
+    text = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return InternalError(
+        "driver failed programming external connectivity on endpoint "
+        f"{endpoint.container_name} ({endpoint.id}): {text}"
+    )
