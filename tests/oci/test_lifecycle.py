@@ -194,6 +194,11 @@ def test_a_program_of_the_wrong_format_fails_at_start(ours: Runtime, bundle: Bun
     assert "exec /bin/bad: exec format error" in result.err
 
 
+def _offsets(bundle: Bundle, offsets: dict[str, dict[str, int]]) -> None:
+    bundle.linux["namespaces"].append({"type": "time"})
+    bundle.linux["timeOffsets"] = offsets
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -215,6 +220,17 @@ def test_a_program_of_the_wrong_format_fails_at_start(ours: Runtime, bundle: Bun
         (lambda b: b.linux.update(sysctl={"kernel.panic": "1"}), "not in a separate kernel namespace"),
         (lambda b: b.linux.update(rootfsPropagation="sideways"), "linux.rootfsPropagation"),
         (lambda b: b.linux.update(namespaces=3), "$.linux.namespaces"),
+        (lambda b: b.linux.update(netDevices={"no/such": {}}), 'invalid network device name "no/such"'),
+        (lambda b: b.linux.update(netDevices={"x": {"name": "x" * 16}}), "invalid network device name"),
+        (lambda b: b.linux.update(netDevices={"none-such0": {}}), "link not found for interface none-such0"),
+        (lambda b: b.without_namespace("network").linux.update(netDevices={"x": {}}), "without a NET namespace"),
+        (lambda b: b.linux.update(intelRdt={"closID": "a/b"}), 'linux.intelRdt.closID is "a/b"'),
+        (lambda b: b.linux.update(intelRdt={"memBwSchema": "MB:0=1\nL3:0=1"}), "more than one line"),
+        (lambda b: b.linux.update(timeOffsets={"monotonic": {"secs": 1}}), "time namespace isn't enabled"),
+        (lambda b: _offsets(b, {"realtime": {"secs": 1}}), 'clock "realtime", expected monotonic or boottime'),
+        (lambda b: _offsets(b, {"boottime": {"nanosecs": 10**9}}), "linux.timeOffsets.boottime.nanosecs"),
+        (lambda b: b.linux.update(personality={"domain": "BSD"}), 'linux.personality.domain is "BSD"'),
+        (lambda b: b.without_namespace("mount"), "a container needs a mount namespace"),
         (lambda b: b.process.update(args=["true"], user={"uid": "x"}), "$.process.user.uid"),
     ],
 )  # fmt: skip
@@ -274,6 +290,17 @@ def test_run_keep(ours: Runtime, bundle: Bundle) -> None:
 
 def test_features_and_version(ours: Runtime) -> None:
     features = json.loads(ours("features").ok())
+    for name in ("seccomp", "intelRdt", "netDevices"):
+        assert features["linux"][name]["enabled"] is True
+    assert features["linux"]["mountExtensions"]["idmap"]["enabled"] is True
+    assert set(features["linux"]) == {
+        "namespaces", "capabilities", "cgroup", "seccomp", "apparmor", "selinux", "intelRdt", "mountExtensions",
+        "netDevices",
+    }  # fmt: skip
+    assert set(features) == {
+        "ociVersionMin", "ociVersionMax", "hooks", "mountOptions", "linux", "annotations",
+        "potentiallyUnsafeConfigAnnotations",
+    }  # fmt: skip
     assert "rro" in features["mountOptions"]
     assert features["linux"]["namespaces"] == sorted(
         ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"]

@@ -101,16 +101,6 @@ def test_an_id_mapped_mount_without_mappings_is_refused(ours: Runtime, bundle: B
     assert "/mapped: idmap needs uidMappings and gidMappings" in result.message
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("netDevices", {"eth0": {}}), ("intelRdt", {"l3CacheSchema": "L3:0=1"})]
-)
-def test_what_is_not_supported_is_refused(ours: Runtime, bundle: Bundle, name: str, value: object) -> None:
-    bundle.linux[name] = value
-    result = ours.run(bundle.args("true", ""))
-    assert result.status == 1
-    assert f"linux.{name} is not supported" in result.message
-
-
 def _receive(listener: socket.socket) -> tuple[bytes, int]:
     connection, _ = listener.accept()
     with connection:

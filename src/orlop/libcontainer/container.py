@@ -24,6 +24,7 @@ from orlop.libcontainer.creation import launch
 from orlop.libcontainer.entering import enter
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.hooks import run_hooks
+from orlop.libcontainer.intel_rdt import ResourceClass
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import (
     CheckpointOptions,
@@ -142,6 +143,7 @@ class Container:
                 cgroups.apply_rootless(cgroup, prepare.effective_resources(spec.linux))
             else:
                 cgroup.apply(prepare.effective_resources(spec.linux))
+            container._make_resource_class()
             (launcher or launch)(container, options)
             cgroup.settle()
         except BaseException as error:
@@ -186,6 +188,21 @@ class Container:
 
         dump(self, options)
 
+    def _make_resource_class(self) -> None:
+        """Make the class of linux.intelRdt, if the spec has one, and write down where."""
+        linux = self.record.spec.linux
+        if linux is not None and linux.intel_rdt is not None:
+            made = ResourceClass(linux.intel_rdt, self.id)
+            made.create()
+            self.record.resctrl = made.path
+            write_record(self.directory, self.record)
+
+    def _resource_class(self) -> ResourceClass | None:
+        linux = self.record.spec.linux
+        if not self.record.resctrl or linux is None or linux.intel_rdt is None:
+            return None
+        return ResourceClass(linux.intel_rdt, self.id, self.record.resctrl)
+
     def _discard(self, made_cgroup: bool) -> None:
         """Take back what a failed create has made; a control group that was in use is somebody else's."""
         if self.console is not None:
@@ -196,6 +213,8 @@ class Container:
                 self.manager().destroy()
             except (OSError, OrlopError) as error:
                 warn(f"control groups of {self.id} remain: {explain(error)}")
+        if resource_class := self._resource_class():
+            resource_class.destroy()
         self._remove_directory()
 
     # -- starting ---------------------------------------------------------------------------------
@@ -349,10 +368,18 @@ class Container:
             raise FailedPreconditionError("container not paused")
         self.manager().thaw()
 
-    def update(self, resources: Resources) -> None:
-        """Change limits; what `resources` leaves out stays. Raises FailedPreconditionError when stopped."""
+    def update(self, resources: Resources, l3_cache_schema: str = "", mem_bw_schema: str = "") -> None:
+        """Change limits; what is left out stays. Raises FailedPreconditionError when stopped.
+
+        The two schemata are for a container with linux.intelRdt.
+        """
         if self.status() == "stopped":
             raise FailedPreconditionError("container not running")
+        if l3_cache_schema or mem_bw_schema:
+            resource_class = self._resource_class()
+            if resource_class is None:
+                raise FailedPreconditionError("the container has no linux.intelRdt to be changed")
+            resource_class.update(l3_cache_schema, mem_bw_schema)
         self.manager().apply(resources)
         linux = self.record.spec.linux
         assert linux is not None
@@ -374,6 +401,8 @@ class Container:
             if manager.pids():
                 manager.kill(signal.SIGKILL)
             manager.destroy()
+        if resource_class := self._resource_class():
+            resource_class.destroy()
         self._remove_directory()
         self.close()
         hooks = self.record.spec.hooks

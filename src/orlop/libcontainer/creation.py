@@ -5,13 +5,14 @@ import _socket
 import os
 from typing import TYPE_CHECKING
 
-from orlop.libcontainer import namespaces, parent, prepare, rootless, sync
+from orlop.libcontainer import namespaces, netdevices, parent, prepare, rootless, sync
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
+from orlop.libcontainer.intel_rdt import ResourceClass
 from orlop.libcontainer.options import CreateOptions
 from orlop.libcontainer.rootfs.plan import plan_rootfs
 from orlop.libcontainer.state import START_SOCKET, hook_state, process_start, write_record
-from orlop.oci.runtime import Hooks
+from orlop.oci.runtime import Hooks, Linux
 
 if TYPE_CHECKING:
     from orlop.libcontainer.container import Container
@@ -67,6 +68,7 @@ def _plan(container: "Container", options: CreateOptions) -> InitPlan:
         state=container.oci_state("creating", 0),
         keyring=container.record.keyring,
         loopback=network is not None and not network.path,
+        net_devices=netdevices.read_devices(linux.net_devices),
         hostname=spec.hostname,
         domainname=spec.domainname,
         sysctl=linux.sysctl,
@@ -116,6 +118,10 @@ def _attend(
     if plan.namespaces.new_user:
         map_ids = rootless.map_ids if rootless.unprivileged() else parent.write_id_maps
         map_ids(pid, spec.linux.uid_mappings, spec.linux.gid_mappings)
+    _move_devices(plan, spec.linux, pid)
+    if record.resctrl:
+        assert spec.linux.intel_rdt is not None
+        ResourceClass(spec.linux.intel_rdt, record.id, record.resctrl).add(pid)
     parent.set_oom_score(pid, spec.process.oom_score_adj)
     channel.go()
 
@@ -144,3 +150,16 @@ def _attend(
     write_record(container.directory, record)
     if options.pid_file:
         parent.write_pid_file(options.pid_file, pid)
+
+
+def _move_devices(plan: InitPlan, linux: Linux, pid: int) -> None:
+    """Give the container its network devices, before it goes on to set them up."""
+    if not plan.net_devices:
+        return
+    path = next(entry.path for entry in linux.namespaces if entry.type == "network")
+    namespace = netdevices.network_namespace_of(pid, path)
+    try:
+        for device in plan.net_devices:
+            netdevices.move_device(device, namespace)
+    finally:
+        os.close(namespace)

@@ -12,6 +12,7 @@ from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.libcontainer import namespaces
 from orlop.libcontainer.errors import explain, pack
 from orlop.libcontainer.hooks import run_hooks
+from orlop.libcontainer.netdevices import MovedDevice, configure_device
 from orlop.libcontainer.network import raise_loopback
 from orlop.libcontainer.procfs import open_procfs, sysctl_path, write_proc
 from orlop.libcontainer.program import (
@@ -48,6 +49,7 @@ class InitPlan(msgspec.Struct):
     listener: _socket.socket | None = None  # where a starter connects
     keyring: str = ""
     loopback: bool = False
+    net_devices: list[MovedDevice] = []
     hostname: str = ""
     domainname: str = ""
     sysctl: dict[str, str] = {}
@@ -103,6 +105,8 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
         join_keyring(plan.keyring, channel, restrict=True, in_user_namespace=plan.namespaces.new_user)
     if plan.loopback:
         raise_loopback()
+    for device in plan.net_devices:
+        configure_device(device)
     os.umask(0)
     rootfs = Rootfs(plan.rootfs)
     _build_rootfs(plan, rootfs, channel)

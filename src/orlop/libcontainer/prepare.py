@@ -94,6 +94,8 @@ def personality_of(personality: Personality | None) -> int | None:
     """The number for personality(2). Raises InvalidArgumentError."""
     if personality is None:
         return None
+    if personality.flags:
+        warn(f"linux.personality.flags: ignored: {' '.join(personality.flags)}")
     number = _PERSONALITIES.get(personality.domain)
     if number is None:
         raise InvalidArgumentError(

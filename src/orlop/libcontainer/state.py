@@ -51,6 +51,7 @@ class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     cgroup_paths: dict[str, str] = {}
     systemd_cgroup: bool = False  # whether systemd has made the groups
     keyring: str = ""
+    resctrl: str = ""  # directory of the class of service, if the spec has linux.intelRdt
     owner: int = 0
 
 

@@ -3,7 +3,8 @@
 
 import os
 
-from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+from orlop.errdefs import InvalidArgumentError
+from orlop.libcontainer import intel_rdt
 from orlop.libcontainer.namespaces import FLAGS
 from orlop.libcontainer.program import rlimit_number
 from orlop.oci.runtime import IDMapping, Linux, Namespace, Process, Spec
@@ -39,7 +40,9 @@ def validate_spec(spec: Spec, bundle: str) -> None:
         raise InvalidArgumentError("invalid rootfs: the root of the host")
     validate_process(spec.process)
     _validate_namespaces(spec.linux)
-    _refuse_unsupported(spec.linux)
+    _validate_net_devices(spec.linux)
+    if spec.linux.intel_rdt is not None:
+        intel_rdt.validate(spec.linux.intel_rdt)
     kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
     _validate_names(spec, kinds)
     _validate_sysctls(spec, kinds)
@@ -97,19 +100,29 @@ def _validate_namespaces(linux: Linux) -> None:
         )
     for mapping in mappings:
         _validate_mapping(mapping)
+    _validate_time_offsets(linux)
+
+
+def _validate_net_devices(linux: Linux) -> None:
+    if linux.net_devices and all(namespace.type != "network" for namespace in linux.namespaces):
+        raise InvalidArgumentError("linux.netDevices: unable to move network devices without a NET namespace")
+    names = [*linux.net_devices, *(device.name for device in linux.net_devices.values() if device.name)]
+    for name in names:
+        # dev_valid_name() of the kernel.
+        if not 0 < len(name) < 16 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
+            raise InvalidArgumentError(f'linux.netDevices: invalid network device name "{name}"')
+
+
+def _validate_time_offsets(linux: Linux) -> None:
     if linux.time_offsets and not any(n.type == "time" and not n.path for n in linux.namespaces):
         raise InvalidArgumentError(
             "time namespace offsets specified, but time namespace isn't enabled in the config"
         )
-
-
-def _refuse_unsupported(linux: Linux) -> None:
-    """What is in the specification and not here is refused, not left out in silence."""
-    if linux.net_devices:
-        raise NotImplementedByUsError("linux.netDevices is not supported")
-    rdt = linux.intel_rdt
-    if rdt is not None and (rdt.clos_id or rdt.schemata or rdt.l3_cache_schema or rdt.mem_bw_schema):
-        raise NotImplementedByUsError("linux.intelRdt is not supported")
+    for clock, offset in linux.time_offsets.items():
+        if clock not in ("monotonic", "boottime"):
+            raise InvalidArgumentError(f'linux.timeOffsets: clock "{clock}", expected monotonic or boottime')
+        if not 0 <= offset.nanosecs < 10**9:
+            raise InvalidArgumentError(f"linux.timeOffsets.{clock}.nanosecs is {offset.nanosecs}, not below 10^9")
 
 
 def _validate_mapping(mapping: IDMapping) -> None:

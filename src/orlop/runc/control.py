@@ -4,7 +4,7 @@
 import sys
 
 from orlop.codec import decode
-from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import Container
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import CPU, BlockIO, Memory, Pids, Resources
@@ -50,9 +50,7 @@ def update(call: Call) -> int:
         resources = resources_of(call.flags)
     if call.flags.has("kernel-memory") or call.flags.has("kernel-memory-tcp"):
         call.log.warning("Kernel memory settings are ignored and will be removed")
-    if call.flags.has("l3-cache-schema") or call.flags.has("mem-bw-schema"):
-        raise NotImplementedByUsError("intel rdt is not supported")
-    container.update(resources)
+    container.update(resources, call.flags.text("l3-cache-schema"), call.flags.text("mem-bw-schema"))
     return 0
 
 

@@ -55,12 +55,13 @@ def features(call: Call) -> int:
             },
             "apparmor": {"enabled": os.path.exists("/sys/kernel/security/apparmor")},
             "selinux": {"enabled": os.path.exists("/sys/fs/selinux")},
-            "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": False}},
-            "netDevices": {"enabled": False},
+            "intelRdt": {"enabled": True},
+            "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config"],
         "annotations": {
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
             "org.orlop.version": VERSION,
         },
     }
