@@ -22,6 +22,7 @@ _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _INSIDE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
 _MAX_STEP = 4000  # bytes of a path that the kernel takes at once, less than PATH_MAX
 _MAX_PATH = 64 << 10  # bytes; nobody makes such a path in good faith
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _SECOND = 10**9
 _XATTRS = "user."  # and security.capability: what belongs to the file and not to this machine
 
@@ -81,8 +82,10 @@ class TreeWriter:
             inside = pending.pop()
             try:
                 fd = _open_below(top, inside) if inside else os.dup(top)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # gone since its directory was read
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue  # it was a directory when the one that it is in was read
+                raise
             try:
                 inside += b"/" if inside else b""
                 if inside:

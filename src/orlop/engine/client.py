@@ -50,6 +50,12 @@ class Client:
             self._version = self._negotiate()
         return self._version
 
+    def close(self) -> None:
+        """Close the kept connection; the next request opens another."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
+
     def ping(self) -> dict[str, str]:
         """The headers of /_ping, names in lower case."""
         return self._send("HEAD", "/_ping").headers

@@ -56,7 +56,11 @@ async def or_gone(request: ApiRequest, awaitable: Awaitable[T]) -> T:
 
 
 async def pump(request: ApiRequest, response: web.StreamResponse, chunks: AsyncIterator[bytes]) -> None:
-    """Write every chunk of an iterator; when the client goes away, stop and close the iterator."""
+    """Write every chunk of an iterator; when the client goes away, stop and close the iterator.
+
+    Raises what the iterator raises, after having cut the connection: a client that misses the end of the body
+    knows that it has not got everything.
+    """
 
     async def copy() -> None:
         async for chunk in chunks:
@@ -67,6 +71,10 @@ async def pump(request: ApiRequest, response: web.StreamResponse, chunks: AsyncI
         await response.write_eof()
     except (ConnectionError, CanceledError):
         response.force_close()
+    except Exception:
+        if request.http.transport is not None:
+            request.http.transport.abort()
+        raise
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:
