@@ -14,6 +14,7 @@ from orlop.dockerd.containers.model import ContainerRecord, State
 from orlop.dockerd.containers.ports import Images
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.filters import Filters
+from orlop.engine.durations import human_duration
 from orlop.errdefs import InvalidArgumentError, NotFoundError
 
 ACCEPTED_FILTERS = (
@@ -261,11 +262,11 @@ def port_summaries(record: ContainerRecord) -> list[View]:
 def status_text(state: State, now: int) -> str:
     """`Up 5 minutes (healthy)`, `Exited (0) 2 hours ago` …"""
     if state.running:
-        up = human_duration(now - state.started_at)
+        up = _words(now - state.started_at)
         if state.paused:
             return f"Up {up} (Paused)"
         if state.restarting:
-            return f"Restarting ({state.exit_code}) {human_duration(now - state.finished_at)} ago"
+            return f"Restarting ({state.exit_code}) {_words(now - state.finished_at)} ago"
         if state.health is not None and state.health.status != "none":
             health = "health: starting" if state.health.status == "starting" else state.health.status
             return f"Up {up} ({health})"
@@ -276,32 +277,8 @@ def status_text(state: State, now: int) -> str:
         return "Dead"
     if not state.started_at or not state.finished_at:
         return "Created"
-    return f"Exited ({state.exit_code}) {human_duration(now - state.finished_at)} ago"
+    return f"Exited ({state.exit_code}) {_words(now - state.finished_at)} ago"
 
 
-def human_duration(nanoseconds: int) -> str:
-    """A length of time in Docker's words: `Less than a second`, `About a minute`, `3 weeks` …"""
-    seconds = nanoseconds // timestamps.SECOND
-    if seconds < 1:
-        return "Less than a second"
-    if seconds == 1:
-        return "1 second"
-    if seconds < 60:
-        return f"{seconds} seconds"
-    minutes = seconds // 60
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{hours // 24 // 365} years"
+def _words(nanoseconds: int) -> str:
+    return human_duration(nanoseconds / timestamps.SECOND)
