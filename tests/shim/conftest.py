@@ -39,8 +39,8 @@ def _processes_of(path: Path) -> list[str]:
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             where = os.readlink(f"/proc/{pid}/cwd")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
+        except OSError:
+            continue  # it has ended, or works in a directory whose path is too long for readlink
         if int(pid) != os.getpid() and (str(path) in words or where.startswith(str(path))):
             found.append(f"{pid} {words}")
     return found

@@ -111,7 +111,10 @@ class EventSink:
                     self.events.append((envelope.topic, event))
                     self.namespaces.add(envelope.namespace)
                     self._changed.notify_all()
-                connection.sendall(methods.encode_reply(received.stream, Empty()))
+                try:
+                    connection.sendall(methods.encode_reply(received.stream, Empty()))
+                except BrokenPipeError:
+                    return  # the shim has been killed meanwhile
 
     def topics(self) -> list[str]:
         """The topics so far, in order, without /tasks/."""

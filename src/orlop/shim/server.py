@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import socket
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from orlop.api import shim_v2_pb2, shim_v3_pb2
 from orlop.rpc.ttrpc.server import Server
@@ -14,9 +14,14 @@ from orlop.shim.bootstrap import Start
 from orlop.shim.events import Publisher
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
+from orlop.shim.rest import Rest
+from orlop.shim.runtime.select import RuntimeFor, runtime_for
 from orlop.shim.service import TaskService
 from orlop.unix.events import read_signals, signalfd
 from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl, set_name
+
+if TYPE_CHECKING:
+    from orlop.unix.template import Template
 
 _FLUSH = 3.0
 """Seconds that the last events and replies get to leave before the process ends."""
@@ -66,34 +71,55 @@ def _raise_oom_score() -> None:
         log.warning(f"oom_score_adj stays as it is: {error.strerror}")
 
 
-def serve(listener: socket.socket, start: Start, path: str) -> NoReturn:
-    """Serve the Task API on `listener`, bound to `path`, until Shutdown or SIGTERM; then end the process."""
+def serve(listener: socket.socket, start: Start, path: str, template: "Template | None" = None) -> NoReturn:
+    """Serve the Task API on `listener`, bound to `path`, until Shutdown or SIGTERM; then end the process.
+
+    With the template of the zygote the memory that the shim has only borrowed is given back whenever it comes to
+    rest.
+    """
     log.configure(start.debug, start.id, start.namespace)
     set_name("containerd-shim")
-    Shim(listener, start, path).run()
+    Shim(listener, start, path, template).run()
     os._exit(0)
 
 
 class Shim:
     """Everything a shim process holds."""
 
-    def __init__(self, listener: socket.socket, start: Start, path: str) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        start: Start,
+        path: str,
+        template: "Template | None" = None,
+        runtimes: RuntimeFor = runtime_for,
+    ) -> None:
         self._path = path
-        self._loop = Loop(log.exception)
+        self.loop = Loop(log.exception)
+        self._rest = Rest(self.loop, template)
         self._reaper = Reaper()
         self._signals = signalfd((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
-        self._publisher = Publisher(self._loop, start.ttrpc_address, start.namespace)
-        self._service = TaskService(self._loop, self._reaper, self._publisher, start.namespace, self._shut_down)
-        self._server = Server(self._loop, log.exception)
+        self._publisher = Publisher(self.loop, start.ttrpc_address, start.namespace)
+        self._service = TaskService(
+            self.loop,
+            self._reaper,
+            self._publisher,
+            start.namespace,
+            self._shut_down,
+            on_answered=self._rest.later,
+            runtimes=runtimes,
+        )
+        self._server = Server(self.loop, log.exception)
         for service in SERVICES:
             self._server.add_service(service, self._service.handler)
-        self._loop.add(self._signals, select.EPOLLIN, self._signalled)
+        self.loop.add(self._signals, select.EPOLLIN, self._signalled)
         self._server.listen(listener)
         self._ending = False
+        self._rest.later()
 
     def run(self) -> None:
         """Serve until the end."""
-        self._loop.run()
+        self.loop.run()
         try:
             # Before the connections close: containerd takes that for the end, and may start a namesake at once.
             os.unlink(self._path)
@@ -102,7 +128,13 @@ class Shim:
         self._server.close()
         self._publisher.close()
 
+    def close(self) -> None:
+        """Release what the end of the process would."""
+        self.loop.close()
+        os.close(self._signals)
+
     def _signalled(self, _events: int) -> None:
+        self._rest.later()
         for number in read_signals(self._signals):
             if number == signal.SIGCHLD:
                 self._reaper.reap()
@@ -122,12 +154,12 @@ class Shim:
     def _shut_down(self) -> None:
         if not self._ending:
             self._ending = True
-            self._loop.call_later(_FLUSH, self._loop.stop)
+            self.loop.call_later(_FLUSH, self.loop.stop)
             self._when_flushed()
 
     def _when_flushed(self) -> None:
         if self._publisher.idle and self._server.idle:
-            self._loop.call_soon(self._loop.stop)
+            self.loop.call_soon(self.loop.stop)
         else:
             # Rare, short, and at the end of the process: not worth a notification.
-            self._loop.call_later(0.005, self._when_flushed)
+            self.loop.call_later(0.005, self._when_flushed)

@@ -25,7 +25,7 @@ from orlop.shim.events import Publisher
 from orlop.shim.io.streams import Streams
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
-from orlop.shim.runtime.select import runtime_for
+from orlop.shim.runtime.select import RuntimeFor, runtime_for
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -57,16 +57,28 @@ Method = Callable[[Any], Coroutine[Any, None, "Message"]]
 
 
 class TaskService:
-    """All calls of containerd.task.v2.Task and v3.Task, which are the same. `on_shutdown` ends the shim."""
+    """All calls of containerd.task.v2.Task and v3.Task, which are the same.
+
+    `on_shutdown` ends the shim; `on_answered` is called after each call.
+    """
 
     def __init__(
-        self, loop: Loop, reaper: Reaper, publisher: Publisher, namespace: str, on_shutdown: Callable[[], None]
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        publisher: Publisher,
+        namespace: str,
+        on_shutdown: Callable[[], None],
+        on_answered: Callable[[], None] = lambda: None,
+        runtimes: RuntimeFor = runtime_for,
     ) -> None:
         self._loop = loop
         self._reaper = reaper
         self._publisher = publisher
         self._namespace = namespace
         self._on_shutdown = on_shutdown
+        self._on_answered = on_answered
+        self._runtime_for = runtimes
         self.containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._ooms: dict[str, metrics.OOMWatch] = {}
@@ -94,6 +106,7 @@ class TaskService:
                     call.fail(error)
                 else:
                     call.reply(response)
+                self._on_answered()
 
             future.on_done(answer)
 
@@ -152,7 +165,7 @@ class TaskService:
             container = Container(
                 request.id,
                 request.bundle,
-                runtime_for(options, request.id, request.bundle, self._namespace, self._loop, self._reaper),
+                self._runtime_for(options, request.id, request.bundle, self._namespace, self._loop, self._reaper),
                 self._reaper,
                 Process("", streams),
                 shared_pids=shared_pids,

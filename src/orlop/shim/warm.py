@@ -3,6 +3,8 @@
 
 from importlib import import_module
 
+from orlop.unix.specializing import leave_unspecialized
+
 _MODULES = (
     "encodings.ascii",
     "encodings.idna",
@@ -19,7 +21,10 @@ _MODULES = (
     "orlop.shim.runtime.binary",
     "orlop.shim.runtime.inprocess",
     "orlop.shim.server",
+    "orlop.unix.overlay",
 )
+# Runs for every piece of output; all else runs a few times in the life of a shim.
+_FAST = ("orlop.shim.io.", "orlop.rpc.stdcopy")
 _SPEC = b"""{"ociVersion":"1.0.2","process":{"cwd":"/","args":["sh"],"env":["A=b"],"user":{"uid":0,"gid":0},
 "capabilities":{"bounding":["CAP_KILL"]},"rlimits":[{"type":"RLIMIT_NOFILE","hard":1,"soft":1}]},
 "root":{"path":"rootfs"},"mounts":[{"destination":"/proc","type":"proc","source":"proc","options":["nosuid"]}],
@@ -31,10 +36,12 @@ def warm_up() -> None:
     """Import what shims and containers need, and run the common paths once without effects."""
     for name in _MODULES:
         import_module(name)
+    leave_unspecialized(_FAST)
     from orlop import cgroups
     from orlop.api.events_ttrpc_pb2 import DESCRIPTOR
     from orlop.oci.runtime import decode_spec
     from orlop.rpc.ttrpc import frame, methods
+    from orlop.shim.rehearsal import rehearse
     from orlop.shim.server import SERVICES
 
     cgroups.preload()
@@ -47,6 +54,7 @@ def warm_up() -> None:
             [answer] = frame.Decoder().feed(methods.encode_reply(1, method.response()))
             methods.decode_response(answer, method)
     _use_logs()
+    rehearse()
 
 
 def _use_logs() -> None:

@@ -24,6 +24,7 @@ from orlop.shim.title import ROOM, set_title
 
 if TYPE_CHECKING:
     from orlop.shim.bootstrap import Start
+    from orlop.unix.template import Template
 
 _MODULE = "orlop.shim.zygote"
 _FD = 3
@@ -44,7 +45,7 @@ def main() -> NoReturn:
             sys.exit(1)
     channel = socket.socket(fileno=_FD)
     channel.set_inheritable(False)
-    _warm_up()
+    template = _warm_up()
     set_title(["containerd-shim-orlop-v2", "zygote"])
     # signal.signal would go through enums, which shims would have to copy.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
@@ -53,25 +54,30 @@ def main() -> NoReturn:
         packet, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             os._exit(0)
-        answer = _answer(channel, packet, fds)
+        answer = _answer(channel, packet, fds, template)
         try:
             channel.send(json.dumps(answer).encode())
         except OSError:
             os._exit(0)
 
 
-def _warm_up() -> None:
+def _warm_up() -> "Template | None":
     from orlop.shim.warm import warm_up
+    from orlop.unix.template import Template
 
     warm_up()
+    Template.rehearse()
     gc.collect()
     gc.freeze()
     gc.disable()
+    return Template.take()
 
 
-def _answer(channel: socket.socket, packet: bytes, fds: list[int]) -> dict[str, object]:
+def _answer(
+    channel: socket.socket, packet: bytes, fds: list[int], template: "Template | None"
+) -> dict[str, object]:
     try:
-        address, pid = _fork(channel, packet, fds)
+        address, pid = _fork(channel, packet, fds, template)
     except OrlopError as error:
         return {"error": str(error)}
     except OSError as error:
@@ -82,10 +88,10 @@ def _answer(channel: socket.socket, packet: bytes, fds: list[int]) -> dict[str, 
     return {"address": address, "pid": pid}
 
 
-def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, int]:
+def _fork(channel: socket.socket, packet: bytes, fds: list[int], template: "Template | None") -> tuple[str, int]:
     from orlop.shim import bootstrap
 
-    start, bundle = _parse(packet)
+    start, bundle = parse(packet)
     path = bootstrap.socket_address(start, bootstrap.group_of(bundle, start.id))
     listener = bootstrap.bind(path)
     if listener is None:
@@ -96,14 +102,20 @@ def _fork(channel: socket.socket, packet: bytes, fds: list[int]) -> tuple[str, i
         os.unlink(path)
         raise
     if pid == 0:
-        _become_shim(channel, listener, start, path, bundle, fds[0] if fds else -1)
+        _become_shim(channel, listener, start, path, bundle, fds[0] if fds else -1, template)
     listener.close()
     _forked[path] = pid
     return f"unix://{path}", pid
 
 
 def _become_shim(
-    channel: socket.socket, listener: socket.socket, start: "Start", path: str, bundle: str, log_fd: int
+    channel: socket.socket,
+    listener: socket.socket,
+    start: "Start",
+    path: str,
+    bundle: str,
+    log_fd: int,
+    template: "Template | None",
 ) -> NoReturn:
     from orlop.shim import log
     from orlop.shim.server import serve, settle_in
@@ -117,13 +129,14 @@ def _become_shim(
         settle_in(bundle, log_fd)
         words = ["-namespace", start.namespace, "-id", start.id, "-address", start.address]
         set_title(["containerd-shim-orlop-v2", *words])
-        serve(listener, start, path)
+        serve(listener, start, path, template)
     except BaseException as error:  # noqa: BLE001 - never back into the zygote's loop
         log.exception("the shim ends", error)
         os._exit(1)
 
 
-def _parse(packet: bytes) -> "tuple[Start, str]":
+def parse(packet: bytes) -> "tuple[Start, str]":
+    """The request in a packet. Raises InvalidArgumentError."""
     from orlop.shim.bootstrap import SOCKET_DIR, Start
 
     try:

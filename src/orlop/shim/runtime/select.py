@@ -3,6 +3,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orlop.shim.runtime import Options, Runtime
@@ -20,6 +21,8 @@ RUNTIME_VARIABLE = "ORLOP_SHIM_RUNTIME"
 ROOT_VARIABLE = "ORLOP_SHIM_RUNTIME_ROOT"
 """Environment: the state directory of runtimes for tasks whose options name none."""
 
+RuntimeFor = Callable[["RuncOptions", str, str, str, "Loop", "Reaper"], Runtime]
+"""What `runtime_for` is."""
 
 _MEMORY = "runtime.json"
 

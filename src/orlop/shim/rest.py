@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives memory back when a shim has come to rest."""
+
+import gc
+from typing import TYPE_CHECKING
+
+from orlop.shim.loop import Loop
+
+if TYPE_CHECKING:
+    from orlop.unix.template import Template
+
+_QUIET = 0.3
+"""Seconds after a call: the calls of one operation of a client come closer together than that."""
+
+
+class Rest:
+    """One timer after a burst of work, none while nothing happens."""
+
+    def __init__(self, loop: Loop, template: "Template | None") -> None:
+        self._loop = loop
+        self._template = template
+        self._waiting = False
+
+    def later(self) -> None:
+        """There was something to do: come to rest after it."""
+        if self._template is not None and not self._waiting:
+            self._waiting = True
+            self._loop.call_later(_QUIET, self._settle)
+
+    def _settle(self) -> None:
+        self._waiting = False
+        assert self._template is not None
+        gc.collect()
+        self._template.settle()
