@@ -64,6 +64,7 @@ class OOMWatch:
             self._loop.remove(self._fd)
             os.close(self._fd)
             self._fd = -1
+            self._groups.close()
 
 
 def message(stats: cgroups.Stats) -> "Message":
