@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Runtime driver on libcontainer, without any program being executed.
 
-Each operation runs in a forked helper that ends with it. What it makes (init, or an exec) falls to the shim, which
-is a subreaper. So the shim's loop goes on serving while hooks run or a control group takes its time to go, and
-the memory that an operation touches is the helper's: a shim stays small.
+Each operation but a plain start runs in a forked helper that ends with it. What it makes (init, or an exec) falls
+to the shim, which is a subreaper, a moment after the helper has answered. So the shim's loop goes on serving while
+hooks run or a control group takes its time to go, and the memory that an operation touches is the helper's: a shim
+stays small.
 
 What keeps a container or process from starting is an InternalError here, whatever its kind below: clients know the
 runtime's failures by their text, and a NOT_FOUND would speak of the task.
 """
 
+import gc
 import json
 import os
 import signal as signals
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orlop import errdefs
 from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
+from orlop.libcontainer import starting
 from orlop.shim import log
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
@@ -25,6 +28,8 @@ from orlop.shim.runtime import Options, Started
 from orlop.unix.process import close_range
 
 if TYPE_CHECKING:
+    import _socket
+
     from google.protobuf.message import Message
 
     from orlop.libcontainer import Container
@@ -44,6 +49,8 @@ class InProcessRuntime:
         self._options = options
         self._loop = loop
         self._reaper = reaper
+        self._executable = ""
+        self._start_in_helper = True
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
@@ -64,21 +71,40 @@ class InProcessRuntime:
                 systemd_cgroup=self._options.systemd_cgroup,
             )
             container = Container.create(self._options.root, self._id, self._bundle, spec, options)
-            return {"pid": container.init_pid}, container.console
+            answer = {
+                "pid": container.init_pid,
+                "executable": spec.process.args[0] if spec.process is not None else "",
+                "poststart": spec.hooks is not None and bool(spec.hooks.poststart),
+            }
+            return answer, container.console
 
-        return await self._start(work, stdio, "OCI runtime create failed: runc create failed")
+        answer, console = await self._start(work, stdio, "OCI runtime create failed: runc create failed")
+        self._executable, self._start_in_helper = answer["executable"], answer["poststart"]
+        return Started(answer["pid"], console)
 
     async def start(self) -> None:
-        """Container.start."""
+        """Container.start; without a helper unless there are hooks to run, since all it takes is to ask init."""
 
         def work() -> Answer:
             self._load().start()
             return {}, None
 
         try:
-            await self._run(work)
+            sock = None if self._start_in_helper else self._ask()
+            if sock is None:
+                await self._run(work)
+            else:
+                await self._loop.readable(sock.fileno())
+                starting.answer(sock, self._executable)
         except OrlopError as error:
             raise InternalError(f"OCI runtime start failed: {error}") from None
+
+    def _ask(self) -> "_socket.socket | None":
+        """The socket that init will answer on; None for a container that cannot be started, whatever is wrong."""
+        try:
+            return starting.ask(f"{self._options.root}/{self._id}")
+        except OrlopError:
+            return None
 
     async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.exec."""
@@ -94,7 +120,8 @@ class InProcessRuntime:
             result = self._load().exec(spec, options)
             return {"pid": result.pid}, result.console
 
-        return await self._start(work, stdio, "OCI runtime exec failed: exec failed")
+        answer, console = await self._start(work, stdio, "OCI runtime exec failed: exec failed")
+        return Started(answer["pid"], console)
 
     async def kill(self, signal: int, all_processes: bool) -> None:
         """Container.signal."""
@@ -165,11 +192,10 @@ class InProcessRuntime:
 
         return Container.load(self._options.root, self._id)
 
-    async def _start(self, work: Callable[[], Answer], stdio: tuple[int, int, int], context: str) -> Started:
+    async def _start(self, work: Callable[[], Answer], stdio: tuple[int, int, int], context: str) -> Answer:
         self._reaper.starting()
         try:
-            answer, console = await self._run(work, stdio)
-            return Started(answer["pid"], console)
+            return await self._run(work, stdio)
         except OrlopError as error:
             raise InternalError(f"{context}: {error}") from None
         finally:
@@ -184,7 +210,8 @@ class InProcessRuntime:
             if pid == 0:
                 _help(theirs, work, keep)
             theirs.close()
-            await self._reaper.wait(pid)  # and what it has made is our child now
+            # Not for its exit, which takes as long again: it has nothing more to do, and the reaper collects it.
+            await self._loop.readable(ours.fileno())
             packet, fds, _, _ = socket.recv_fds(ours, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             raise InternalError("the runtime's helper died")
@@ -197,6 +224,7 @@ class InProcessRuntime:
 def _help(channel: socket.socket, work: Callable[[], Answer], keep: tuple[int, ...]) -> NoReturn:
     """Be the helper: never returns into the shim's code."""
     status = 1
+    gc.disable()  # it ends too soon for that to matter
     try:
         # A helper that hangs must not keep the shim's connections open when the shim is gone.
         first = 3
