@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import MessageToDict
@@ -24,6 +25,11 @@ FLAGS = (Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONT
 
 def _snapshots(client: Client, values: Values) -> Snapshots:
     return client.snapshots(values["snapshotter"])
+
+
+def _kept() -> dict[str, str]:
+    """The label of what was made by hand, which nothing refers to and which is not to be collected."""
+    return {"containerd.io/gc.root": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 async def _list(client: Client, values: Values) -> None:
@@ -59,7 +65,7 @@ async def _usage(client: Client, values: Values) -> None:
 async def _prepare(client: Client, values: Values) -> None:
     (key,) = values.need("key")
     parent = values.arguments[1] if len(values.arguments) > 1 else ""
-    _print_mounts(await _snapshots(client, values).prepare(key, parent), values)
+    _print_mounts(await _snapshots(client, values).prepare(key, parent, _kept()), values)
 
 
 async def _view(client: Client, values: Values) -> None:
@@ -87,7 +93,7 @@ def _commands(mounts: list[Mount], target: str) -> str:
 
 async def _commit(client: Client, values: Values) -> None:
     name, active = values.need("key", "active")
-    await _snapshots(client, values).commit(name, active)
+    await _snapshots(client, values).commit(name, active, _kept())
 
 
 async def _label(client: Client, values: Values) -> None:
