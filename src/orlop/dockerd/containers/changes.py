@@ -5,10 +5,11 @@ import asyncio
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import NamedTuple
 
+from orlop.api.types_pb2 import Mount
 from orlop.containerd.client import Client
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.registry import Registry
@@ -51,11 +52,14 @@ class Changes:
             if container.record.state.removing or container.record.state.dead:
                 raise ConflictError(f"container {container.id} is marked for removal")
             mounts = await self._views.mounts(container)
+        below = _lower_layers(mounts)
+        if below is not None:
+            return await asyncio.to_thread(_compare, below, mounts)
         async with self._below(container.record.snapshotter, container.id) as parent:
             return await asyncio.to_thread(_compare, parent, mounts)
 
     @asynccontextmanager
-    async def _below(self, snapshotter: str, key: str):  # type: ignore[no-untyped-def]
+    async def _below(self, snapshotter: str, key: str) -> AsyncIterator[Sequence[rootfs.SnapshotMount]]:
         """The mounts of what the container's snapshot stands on."""
         snapshots = self._client.snapshots(snapshotter)
         view = f"changes-{secrets.token_hex(8)}"
@@ -64,6 +68,14 @@ class Changes:
             yield mounts
         finally:
             await asyncio.shield(snapshots.remove(view))
+
+
+def _lower_layers(mounts: Sequence[rootfs.SnapshotMount]) -> Sequence[rootfs.SnapshotMount] | None:
+    """What an overlay stands on, as it says itself; None for another kind of mount."""
+    if mounts[0].type != "overlay":
+        return None
+    kept = [option for option in mounts[0].options if not option.startswith(("upperdir=", "workdir="))]
+    return [Mount(type="overlay", source="overlay", options=kept)]
 
 
 def _compare(parent: Sequence[rootfs.SnapshotMount], own: Sequence[rootfs.SnapshotMount]) -> list[Change]:

@@ -13,7 +13,6 @@ _ABSENT = (
     ("GET", "/containers/{id}/checkpoints", "checkpointing"),
     ("POST", "/containers/{id}/checkpoints", "checkpointing"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpointing"),
-    ("POST", "/commit", "making an image of a container"),
     ("POST", "/build", "building images"),
     ("POST", "/build/cancel", "building images"),
     ("POST", "/session", "building images"),
