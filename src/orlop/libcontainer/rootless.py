@@ -59,7 +59,7 @@ def validate_rootless(spec: Spec) -> None:
 
 def _validate_id_option(option: str, linux: Linux) -> None:
     name, _, value = option.partition("=")
-    if name not in ("uid", "gid") or not value.isdigit():
+    if name not in ("uid", "gid") or not (value.isascii() and value.isdigit()):
         return
     mappings = linux.uid_mappings if name == "uid" else linux.gid_mappings
     if not any(m.container_id <= int(value) < m.container_id + m.size for m in mappings):

@@ -104,7 +104,7 @@ def parse_list(name: str, text: str) -> set[int]:
     for part in text.split(",") if text else []:
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
-        if not (first.isdigit() and last.isdigit() and int(first) <= int(last) < _NUMBER_LIMIT):
+        if not (part.isascii() and first.isdigit() and last.isdigit() and int(first) <= int(last) < _NUMBER_LIMIT):
             raise InvalidArgumentError(f'{name} is "{text}", expected a list as 0-3,7')
         numbers.update(range(int(first), int(last) + 1))
     return numbers

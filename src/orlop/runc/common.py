@@ -43,7 +43,7 @@ def create_options(call: Call) -> CreateOptions:
 def listen_fds() -> int:
     """How many sockets a supervisor passes from descriptor 3 on (sd_listen_fds(3))."""
     value = os.environ.get("LISTEN_FDS", "")
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isascii() and value.isdigit() else 0
 
 
 def _pass_listen_fds(spec: Spec) -> None:
@@ -63,7 +63,7 @@ def signal_number(name: str) -> int:
     """The number of a signal given as `9`, `KILL` or `SIGKILL`. Raises InvalidArgumentError."""
     import signal
 
-    if name.isdigit() and 0 <= int(name) < signal.NSIG:
+    if name.isascii() and name.isdigit() and 0 <= int(name) < signal.NSIG:
         return int(name)
     upper = name.upper()
     found = getattr(signal, upper if upper.startswith("SIG") else f"SIG{upper}", None)

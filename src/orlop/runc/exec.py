@@ -86,6 +86,7 @@ def _process(call: Call, container: Container) -> Process:
 
 
 def _id(what: str, text: str) -> int:
-    if not text.isdigit():
+    # isdigit alone takes digits of every script.
+    if not (text.isascii() and text.isdigit()):
         raise InvalidArgumentError(f'{what} is "{text}", expected a number')
     return int(text)

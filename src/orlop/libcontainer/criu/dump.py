@@ -65,7 +65,7 @@ def _plan(container: "Container", options: CheckpointOptions, images: int, work:
         request["freeze_cgroup"] = freezer
     if options.page_server:
         address, _, port = options.page_server.rpartition(":")
-        if not address or not port.isdigit():
+        if not address or not (port.isascii() and port.isdigit()):
             raise InvalidArgumentError(f'page server is "{options.page_server}", expected ADDRESS:PORT')
         request["ps"] = (address, int(port))
     if options.parent_path:

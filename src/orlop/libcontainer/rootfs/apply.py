@@ -99,7 +99,10 @@ class Rootfs:
             except OSError as error:
                 raise InvalidArgumentError(f'can\'t make "{path}" read-only: {explain(error)}') from error
         if self.plan.masked:
-            self._mask()
+            try:
+                self._mask()
+            except OSError as error:
+                raise InvalidArgumentError(f"can't mask paths: {explain(error)}") from error
 
     # -- one step ---------------------------------------------------------------------------------
 

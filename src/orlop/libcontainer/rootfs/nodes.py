@@ -88,7 +88,14 @@ def is_null(status: os.stat_result) -> bool:
 
 
 def mount_console(root: int, terminal: int) -> None:
-    """Put the opened terminal `terminal` at /dev/console."""
+    """Put the opened terminal `terminal` at /dev/console. Raises InvalidArgumentError."""
+    try:
+        _mount_console(root, terminal)
+    except OSError as error:
+        raise InvalidArgumentError(f"error setting up /dev/console: {explain(error)}") from error
+
+
+def _mount_console(root: int, terminal: int) -> None:
     parent, name = open_parent(root, "/dev/console")
     try:
         try:
