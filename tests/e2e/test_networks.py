@@ -221,6 +221,22 @@ def test_names_answer_while_dockerd_is_dead(net: Cli, stack: Stack) -> None:
         assert time.monotonic() < deadline
 
 
+def test_both_families(net: Cli, stack: Stack) -> None:
+    ok(net("network", "create", "--ipv6", "--subnet", "2001:db8:7::/64", "--subnet", "10.94.0.0/24", "--gateway",
+           "2001:db8:7::ff", "dual"))  # fmt: skip
+    port = str(stack.free_port())
+    ok(net("run", "-d", "--name", "web", "--network", "dual", "--ip6", "2001:db8:7::9", "-p", f"{port}:80",
+           "busybox", "sh", "-c", "echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp"))  # fmt: skip
+    start(net, "client", "--network", "dual")
+    assert resolve(net, "client", "web", "aaaa") == ["2001:db8:7::9"]
+    assert reaches(net, "client", "2001:db8:7::9")
+    assert "default via 2001:db8:7::ff dev eth0" in net("exec", "client", "ip", "-6", "route").stdout
+    assert stack.http_get(f"http://[::1]:{port}/") == "served\n"
+    shown = json.loads(ok(net("network", "inspect", "dual")))[0]
+    assert shown["EnableIPv6"] and len(shown["IPAM"]["Config"]) == 2
+    assert "2001:db8:7::9/64" in [each["IPv6Address"] for each in shown["Containers"].values()]
+
+
 def test_events(net: Cli, stack: Stack) -> None:
     begin = str(time.time())
     ok(net("network", "create", "front"))

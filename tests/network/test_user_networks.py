@@ -269,7 +269,7 @@ async def test_names_follow_connect_rename_and_disconnect(host: Host) -> None:
     assert one.netns_path and two.netns_path
     assert lookup(one.netns_path, "two") == []
     attached = await enter(host, "front", "two", aliases=["deux"], links=["one:first"])
-    assert attached.hosts_line == "172.18.0.3\ttwo\n" and "nameserver 127.0.0.11" in attached.resolv_conf
+    assert attached.hosts_lines == "172.18.0.3\ttwo\n" and "nameserver 127.0.0.11" in attached.resolv_conf
     assert lookup(one.netns_path, "deux") == ["172.18.0.3"] and lookup(two.netns_path, "first") == ["172.18.0.2"]
     assert lookup(one.netns_path, "first") == []
     host.service.rename("two", "second")
@@ -395,3 +395,53 @@ async def test_a_failed_attach_leaves_ports_where_they_were(host: Host, monkeypa
         assert echo("127.0.0.1", 8080) == b"hello"
     assert command("nft", "list", "table", "ip", "orlop") == before
     assert "default via 172.18.0.1 dev eth0" in run(one.netns_path, "ip", "route").stdout
+
+
+@pytest.mark.root
+async def test_both_families(host: Host) -> None:
+    made = await create(host, "front", enable_ipv6=True)
+    both = [IPAMConfig(subnet="10.8.0.0/24"), IPAMConfig(subnet="2001:db8:0::/64", gateway="2001:db8::9")]
+    with pytest.raises(InvalidArgumentError, match="invalid gateway 2001:db9::1: parent subnet 2001:db8::/64"):
+        wrong = IPAM(config=[IPAMConfig(subnet="2001:db8::/64", gateway="2001:db9::1")])
+        await host.service.create_network(NetworkCreateRequest(name="x", enable_ipv6=True, ipam=wrong))
+    back = NetworkCreateRequest(name="back", enable_ipv6=True, ipam=IPAM(config=both))
+    shown = await host.service.create_network(back)
+    assert shown["EnableIPv6"] and shown["IPAM"]["Config"][1] == {
+        "Subnet": "2001:db8::/64",
+        "Gateway": "2001:db8::9",
+    }
+    with pytest.raises(PermissionDeniedError, match="Pool overlaps with other one"):
+        await create(host, "y", "2001:db8::/80", enable_ipv6=True)
+    assert re.fullmatch(r"fd[0-9a-f:]+::/64", made["IPAM"]["Config"][1]["Subnet"])
+    modes = {"f1": "front", "f2": "front", "b1": "back"}
+    sandboxes = {name: await host.connect(name, mode=mode, dns=["127.0.0.1"]) for name, mode in modes.items()}
+    box = {name: sandbox.netns_path or "" for name, sandbox in sandboxes.items()}
+    six = {name: sandbox.endpoints[modes[name]].global_ipv6_address for name, sandbox in sandboxes.items()}
+    assert six["b1"] == "2001:db8::1" and "2001:db8::1\tb1\n" in sandboxes["b1"].hosts
+    found = run(box["f1"], "busybox", "nslookup", "-type=aaaa", "f2", "127.0.0.11").stdout
+    assert f"Address: {six['f2']}\n" in found
+    run(box["f1"], "busybox", "ping", "-6", "-c1", "-W1", six["f2"])
+    routes = run(box["f1"], "ip", "-6", "route").stdout
+    assert f"default via {made['IPAM']['Config'][1]['Gateway']} dev eth0" in routes
+    assert (
+        run(box["f1"], "busybox", "ping", "-6", "-c1", "-W1", six["b1"], check=False).returncode == 1
+    )  # another bridge
+    await host.restart()
+    assert run(box["f1"], "busybox", "ping", "-6", "-c1", "-W1", six["b1"], check=False).returncode == 1
+    run(box["f1"], "busybox", "ping", "-6", "-c1", "-W1", six["f2"])
+    attached = await enter(host, "back", "f1", ipam_config=EndpointIPAMConfig(ipv6_address="2001:DB8::77"))
+    assert attached.settings.global_ipv6_address == "2001:db8::77" and "2001:db8::77\tf1" in attached.hosts_lines
+    run(box["b1"], "busybox", "ping", "-6", "-c1", "-W1", "2001:db8::77")
+    assert "default via 2001:db8::9 dev eth1" in run(box["f1"], "ip", "-6", "route").stdout  # back is before front
+    with pytest.raises(PermissionDeniedError, match="Address already in use"):
+        await enter(host, "back", "f2", ipam_config=EndpointIPAMConfig(ipv6_address="2001:db8::77"))
+    await host.service.detach("f1", "back")
+    assert (
+        f"default via {made['IPAM']['Config'][1]['Gateway']} dev eth0"
+        in run(box["f1"], "ip", "-6", "route").stdout
+    )
+    for name in box:
+        await host.service.release(name)
+    for name in ("front", "back"):
+        await host.service.remove_network(name)
+    assert "ip6" not in command("nft", "list", "tables")

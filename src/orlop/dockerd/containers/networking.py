@@ -73,16 +73,16 @@ class Networking:
         if attached.resolv_conf:
             Path(self._paths.file(record.id, "resolv.conf")).write_text(attached.resolv_conf)
         hosts = Path(self._paths.file(record.id, "hosts"))
-        hosts.write_text(hosts.read_text() + attached.hosts_line)
+        hosts.write_text(hosts.read_text() + attached.hosts_lines)
 
     async def _detach(self, container: Container, network_id: str) -> None:
         record = container.record
         detached = await self._networks.detach(record.id, network_id)
         record.endpoints.pop(detached.name, None)
         record.network.ports = msgspec.to_builtins(detached.ports)
-        if detached.address:
-            hosts = Path(self._paths.file(record.id, "hosts"))
-            hosts.write_text(without_address(hosts.read_text(), detached.address))
+        hosts = Path(self._paths.file(record.id, "hosts"))
+        for address in detached.addresses:
+            hosts.write_text(without_address(hosts.read_text(), address))
 
     def _check_mode(self, container: Container, driver: str) -> None:
         mode = container.record.host_config.network_mode

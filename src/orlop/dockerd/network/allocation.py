@@ -4,7 +4,7 @@
 import os
 import secrets
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from orlop.dockerd.network import bridge, ipam, options, requests
 from orlop.dockerd.network.types import Endpoint, Network, SandboxRequest
@@ -43,6 +43,7 @@ def endpoint(
     if network.driver != "bridge":
         return made
     made.address = _address(network, asked, used)
+    made.address6 = _address6(network, asked, used)
     made.mac = asked.mac_address or ipam.mac_of(IPv4Address(made.address))
     made.veth = bridge.veth_name(made.id)
     made.interface = f"{options.parse(network.options).interface_prefix}{number}"
@@ -52,14 +53,32 @@ def endpoint(
     return made
 
 
-def wished_address(asked: EndpointSettings) -> str:
-    """The address that a container asks for; empty if it takes any."""
-    return asked.ipam_config.ipv4_address if asked.ipam_config else ""
+def wished_addresses(asked: EndpointSettings) -> list[str]:
+    """The addresses that a container asks for, as they are written down; none if it takes any."""
+    wish = asked.ipam_config
+    if wish is None:
+        return []
+    six = str(IPv6Address(wish.ipv6_address)) if wish.ipv6_address else ""
+    return [address for address in (wish.ipv4_address, six) if address]
+
+
+def _address6(network: Network, asked: EndpointSettings, used: Collection[str]) -> str:
+    if not network.subnet6:
+        return ""
+    subnet = IPv6Network(network.subnet6)
+    reserved = {network.gateway6, str(subnet.network_address)}
+    for wish in wished_addresses(asked):
+        if ":" in wish:
+            if wish in used or wish in reserved:
+                raise PermissionDeniedError("Address already in use")
+            return wish
+    within = IPv6Network(network.ip_range6) if network.ip_range6 else None
+    return str(ipam.next_address6(subnet, within, {*used, *reserved}))
 
 
 def _address(network: Network, asked: EndpointSettings, used: Collection[str]) -> str:
     reserved = {network.gateway, *network.aux_addresses.values()}
-    wish = wished_address(asked)
+    wish = asked.ipam_config.ipv4_address if asked.ipam_config else ""
     if wish:
         subnet = IPv4Network(network.subnet)
         ends = (str(subnet.network_address), str(subnet.broadcast_address))

@@ -4,7 +4,7 @@
 import errno
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from orlop.dockerd.network import ipam, options, rtnetlink
@@ -96,15 +96,19 @@ def _set_up(kernel: Kernel, network: Network, config: NetworkConfig) -> BridgeSt
         mtu = options.parse(network.options).mtu
         route.request(rtnetlink.bridge_new(name, mac, mtu if mtu != options.DEFAULT_MTU else 0))
         index = next(link.ifindex for link in route.links() if link.name == name)
-    # An IPv4 bridge has no IPv6 address and learns nothing from router advertisements.
-    for key, value in (("accept_ra", "0"), ("disable_ipv6", "1")):
+    # An IPv4 bridge has no IPv6 address, and no bridge learns anything from router advertisements.
+    for key, value in (("accept_ra", "0"), ("disable_ipv6", "0" if network.subnet6 else "1")):
         set_sysctl(f"net/ipv6/conf/{name}/{key}", value)
     if not config.userland_proxy:
         set_sysctl(f"net/ipv4/conf/{name}/route_localnet", "1")
     if config.ip_forward and not network.internal:
         set_sysctl("net/ipv4/ip_forward", "1")
+        if network.subnet6:
+            set_sysctl("net/ipv6/conf/all/forwarding", "1")
     gateway, subnet = IPv4Address(network.gateway), IPv4Network(network.subnet)
     route.request(rtnetlink.address_add(index, gateway, subnet), rtnetlink.link_up(index, name))
+    if network.subnet6:
+        route.request(rtnetlink.address_add(index, IPv6Address(network.gateway6), IPv6Network(network.subnet6)))
     return BridgeState(index, gateway, subnet)
 
 
@@ -117,6 +121,7 @@ def interface_plan(
     if default:
         chosen = config.default_gateway if network.predefined else ""
         gateway = IPv4Address(chosen) if chosen else state.gateway
+    six = bool(endpoint.address6)
     return InterfacePlan(
         veth=endpoint.veth,
         bridge=state.ifindex,
@@ -128,13 +133,18 @@ def interface_plan(
         gateway=gateway,
         hairpin=not config.userland_proxy,
         isolated=not wanted.icc,
+        address6=IPv6Address(endpoint.address6) if six else None,
+        network6=IPv6Network(network.subnet6) if six else None,
+        gateway6=IPv6Address(network.gateway6) if six and default else None,
     )
 
 
 def rules(network: Network) -> BridgeRules:
     """A network's part in the firewall."""
     wanted = options.parse(network.options)
-    return BridgeRules(network.bridge, network.subnet, wanted.icc, wanted.masquerade, network.internal)
+    return BridgeRules(
+        network.bridge, network.subnet, wanted.icc, wanted.masquerade, network.internal, network.subnet6
+    )
 
 
 def attach_known(kernel: Kernel, state: BridgeState, known: Collection[str]) -> list[str]:

@@ -2,7 +2,7 @@
 """What a request for a network means, checked: its record, but for a subnet that is yet to be chosen (pure)."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from orlop.dockerd.network import ipam, options
 from orlop.dockerd.network.types import PREDEFINED, Network
@@ -13,6 +13,8 @@ from orlop.errdefs import (
     NotImplementedByUsError,
     PermissionDeniedError,
 )
+
+Subnet = IPv4Network | IPv6Network
 
 _SWARM = "This node is not a swarm manager"
 _NOT_OURS = ("macvlan", "ipvlan", "overlay")
@@ -26,17 +28,20 @@ def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Networ
     """
     _check_kind(request)
     bridge = options.parse(request.options).bridge or f"br-{network_id[:12]}"
-    subnet, gateway, ip_range, aux = _ipam(request)
+    four, six = _ipam(request, network_id)
     return Network(
         id=network_id,
         name=request.name,
         driver="bridge",
         created=created,
         bridge=bridge,
-        subnet=subnet,
-        gateway=gateway,
-        ip_range=ip_range,
-        aux_addresses=aux,
+        subnet=four.subnet,
+        gateway=four.gateway,
+        ip_range=four.ip_range,
+        subnet6=six.subnet,
+        gateway6=six.gateway,
+        ip_range6=six.ip_range,
+        aux_addresses={**four.aux_addresses, **six.aux_addresses},
         ipam_options=request.ipam.options,
         internal=request.internal,
         attachable=request.attachable,
@@ -68,6 +73,17 @@ def settle(network: Network, others: Iterable[Network], taken: Iterable[IPv4Netw
     if not network.gateway:
         within = IPv4Network(network.ip_range) if network.ip_range else None
         network.gateway = str(ipam.next_address(subnet, within, set(network.aux_addresses.values())))
+    if network.subnet6:
+        _settle6(network, known)
+
+
+def _settle6(network: Network, others: list[Network]) -> None:
+    subnet = IPv6Network(network.subnet6)
+    if any(subnet.overlaps(IPv6Network(other.subnet6)) for other in others if other.subnet6):
+        raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
+    if not network.gateway6:
+        within = IPv6Network(network.ip_range6) if network.ip_range6 else None
+        network.gateway6 = str(ipam.next_address6(subnet, within, set(network.aux_addresses.values())))
 
 
 def _check_kind(request: NetworkCreateRequest) -> None:
@@ -88,35 +104,49 @@ def _check_kind(request: NetworkCreateRequest) -> None:
         raise NotFoundError(f'plugin "{driver}" not found')
     if request.config_only or request.config_from.get("Network"):
         raise NotImplementedByUsError("configuration-only networks are not supported")
-    if request.enable_ipv6:
-        raise NotImplementedByUsError("IPv6 networks are not supported yet")
     if request.enable_ipv4 is False:
+        if request.enable_ipv6:
+            raise NotImplementedByUsError("networks without IPv4 are not supported")
         raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
     if request.ipam.driver not in ("", "default"):
         raise NotFoundError(f'plugin "{request.ipam.driver}" not found')
 
 
-def _ipam(request: NetworkCreateRequest) -> tuple[str, str, str, dict[str, str]]:
-    given = [each for each in request.ipam.config if each != IPAMConfig()]
-    if not given:
-        return "", "", "", {}
+def _ipam(request: NetworkCreateRequest, network_id: str) -> tuple[IPAMConfig, IPAMConfig]:
+    """The settings for IPv4 (its subnet empty: to be chosen) and for IPv6 (empty: the network has none)."""
     errors: list[str] = []
-    subnets = [_subnet(each, errors) for each in given]
-    if len(given) > 1 and not errors:
-        raise PermissionDeniedError("bridge driver doesn't support multiple subnets")
-    config, subnet = given[0], subnets[0]
-    if subnet is not None:
-        _check_range(config.ip_range, subnet, errors)
-        _check_address(f"gateway {config.gateway}", config.gateway, subnet, errors)
-        for name, address in config.aux_addresses.items():
-            _check_address(f"auxiliary address {name}", address, subnet, errors)
+    found: dict[int, IPAMConfig] = {}
+    for config in request.ipam.config:
+        if config == IPAMConfig():
+            continue
+        subnet = _subnet(config, errors)
+        if subnet is None or (subnet.version == 6 and not request.enable_ipv6):
+            continue  # as Docker: what belongs to IPv6 is passed over where that is off
+        if subnet.version in found:
+            raise PermissionDeniedError("bridge driver doesn't support multiple subnets")
+        found[subnet.version] = _checked(config, subnet, errors)
     if errors:
         text = errors[0] if len(errors) == 1 else "".join(f"\n* {error}" for error in errors)[1:]
         raise InvalidArgumentError(f"invalid network config:\n{text}")
-    return str(subnet), config.gateway, config.ip_range, config.aux_addresses
+    six = found.get(6)
+    if six is None:
+        six = IPAMConfig(subnet=str(ipam.unique_subnet(network_id)) if request.enable_ipv6 else "")
+    return found.get(4, IPAMConfig()), six
 
 
-def _subnet(config: IPAMConfig, errors: list[str]) -> IPv4Network | None:
+def _checked(config: IPAMConfig, subnet: Subnet, errors: list[str]) -> IPAMConfig:
+    """The settings of one subnet, addresses in their usual form."""
+    _check_range(config.ip_range, subnet, errors)
+    gateway = _address(f"gateway {config.gateway}", config.gateway, subnet, errors)
+    aux = {
+        name: _address(f"auxiliary address {name}", address, subnet, errors)
+        for name, address in config.aux_addresses.items()
+    }
+    ip_range = config.ip_range and str(ip_network(config.ip_range, strict=False)) if not errors else ""
+    return IPAMConfig(subnet=str(subnet), ip_range=ip_range, gateway=gateway, aux_addresses=aux)
+
+
+def _subnet(config: IPAMConfig, errors: list[str]) -> Subnet | None:
     if not config.subnet:
         errors.append("every ip-range or gateway must have a corresponding subnet")
         return None
@@ -125,16 +155,15 @@ def _subnet(config: IPAMConfig, errors: list[str]) -> IPv4Network | None:
     except ValueError:
         errors.append(f"invalid subnet {config.subnet}: invalid CIDR block notation")
         return None
-    if isinstance(network, IPv6Network):
-        raise NotImplementedByUsError("IPv6 networks are not supported yet")
-    if str(network) != config.subnet:
+    address = config.subnet.partition("/")[0]
+    if ip_address(address) != network.network_address:
         errors.append(f"invalid subnet {config.subnet}: it should be {network}")
-    if network.prefixlen > 30:
+    if network.max_prefixlen - network.prefixlen < 2:
         errors.append(f"invalid subnet {config.subnet}: it has no room for containers")
     return network
 
 
-def _check_range(text: str, subnet: IPv4Network, errors: list[str]) -> None:
+def _check_range(text: str, subnet: Subnet, errors: list[str]) -> None:
     if not text:
         return
     try:
@@ -142,26 +171,27 @@ def _check_range(text: str, subnet: IPv4Network, errors: list[str]) -> None:
     except ValueError:
         errors.append(f"invalid ip-range {text}: invalid CIDR block notation")
         return
-    if isinstance(network, IPv6Network):
-        errors.append(f"invalid ip-range {text}: parent subnet is an IPv4 block")
+    if network.version != subnet.version:
+        errors.append(f"invalid ip-range {text}: parent subnet is an IPv{subnet.version} block")
         return
     if network.prefixlen < subnet.prefixlen:
         errors.append(f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}")
-    if str(network) != text:
+    if ip_address(text.partition("/")[0]) != network.network_address:
         errors.append(f"invalid ip-range {text}: it should be {network}")
-    if not subnet.overlaps(network):
+    if network.network_address not in subnet and subnet.network_address not in network:
         errors.append(f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range")
 
 
-def _check_address(what: str, text: str, subnet: IPv4Network, errors: list[str]) -> None:
+def _address(what: str, text: str, subnet: Subnet, errors: list[str]) -> str:
     if not text:
-        return
+        return ""
     try:
         address = ip_address(text)
     except ValueError:
         errors.append(f"invalid {what}: invalid address")
-        return
-    if not isinstance(address, IPv4Address):
-        errors.append(f"invalid {what}: parent subnet is an IPv4 block")
+        return ""
+    if address.version != subnet.version:
+        errors.append(f"invalid {what}: parent subnet is an IPv{subnet.version} block")
     elif address not in subnet:
         errors.append(f"invalid {what}: parent subnet {subnet} doesn't contain this address")
+    return str(address)

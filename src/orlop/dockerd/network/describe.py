@@ -2,7 +2,7 @@
 """Networks and endpoints in the Engine API's words (pure functions)."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from orlop.dockerd.network import options
 from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
@@ -19,6 +19,10 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         if record.aux_addresses:
             shown["AuxiliaryAddresses"] = dict(record.aux_addresses)
         config.append(shown)
+    if record.subnet6:
+        config.append({"Subnet": record.subnet6, "Gateway": record.gateway6})
+        if record.ip_range6:
+            config[-1]["IPRange"] = record.ip_range6
     return {
         "Name": record.name,
         "Id": record.id,
@@ -26,7 +30,7 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "Scope": "local",
         "Driver": record.driver,
         "EnableIPv4": True,
-        "EnableIPv6": False,
+        "EnableIPv6": bool(record.subnet6),
         "IPAM": {"Driver": "default", "Options": dict(record.ipam_options) or None, "Config": config},
         "Internal": record.internal,
         "Attachable": record.attachable,
@@ -39,7 +43,7 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
                 "EndpointID": endpoint.id,
                 "MacAddress": endpoint.mac,
                 "IPv4Address": f"{endpoint.address}/{_prefix(record)}" if endpoint.address else "",
-                "IPv6Address": "",
+                "IPv6Address": f"{endpoint.address6}/{_prefix6(record)}" if endpoint.address6 else "",
             }
             for endpoint in endpoints
             if endpoint.network_id == record.id and endpoint.ready and not endpoint.placeholder
@@ -76,12 +80,19 @@ def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettin
         gateway=record.gateway if endpoint.address and not record.internal else "",
         ip_address=endpoint.address,
         ip_prefix_len=_prefix(record) if endpoint.address else 0,
+        ipv6_gateway=record.gateway6 if endpoint.address6 and not record.internal else "",
+        global_ipv6_address=endpoint.address6,
+        global_ipv6_prefix_len=_prefix6(record) if endpoint.address6 else 0,
         dns_names=endpoint.names or None,
     )
 
 
 def _prefix(record: Network) -> int:
     return IPv4Network(record.subnet).prefixlen
+
+
+def _prefix6(record: Network) -> int:
+    return IPv6Network(record.subnet6).prefixlen
 
 
 def _boolean(value: bool) -> str:

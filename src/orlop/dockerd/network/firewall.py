@@ -3,6 +3,7 @@
 
 Everything is in one table of our own, installed once. A bridge is an element of its sets and a published port an
 element of its maps, so that a container costs at most one small transaction and containers without ports none.
+A second table is for networks with IPv6: it keeps them apart and masquerades; their ports are orlop-netd's.
 
 - `prerouting` and `output` redirect published ports. Traffic from containers to the host's own addresses is left
   to orlop-netd's proxy, and so is loopback traffic, unless there is no proxy.
@@ -79,6 +80,44 @@ table ip {table} {{
 }}
 """
 
+_TABLE6 = """\
+add table ip6 {table}
+delete table ip6 {table}
+table ip6 {table} {{
+    set bridges {{
+        type ifname
+    }}
+    set peers {{
+        type ifname . ifname
+    }}
+    set internal {{
+        type ifname
+    }}
+    set masqueraded {{
+        type ipv6_addr
+        flags interval
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname != @bridges ip6 saddr @masqueraded masquerade
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname @internal jump from_internal
+        oifname @bridges jump into_bridge
+    }}
+    chain from_internal {{
+        iifname . oifname @peers accept
+        drop
+    }}
+    chain into_bridge {{
+        ct state established,related accept
+        iifname . oifname @peers accept
+        drop
+    }}
+}}
+"""
+
 _HAIRPIN = """\
         oifname @bridges ip saddr 127.0.0.0/8 ct status dnat masquerade
         oifname @bridges ip saddr @masqueraded ct status dnat masquerade
@@ -93,6 +132,7 @@ class BridgeRules(NamedTuple):
     icc: bool
     masquerade: bool
     internal: bool = False
+    subnet6: str = ""
 
 
 class Firewall(NamedTuple):
@@ -109,11 +149,20 @@ class Firewall(NamedTuple):
             not_loopback="ip daddr != 127.0.0.0/8 " if self.userland_proxy else "",
             hairpin="" if self.userland_proxy else _HAIRPIN,
         )
-        return text + "".join(self.add_bridge(bridge) for bridge in bridges) + self.publish(ports)
+        known = list(bridges)
+        six = [bridge for bridge in known if bridge.subnet6]
+        if six:
+            text += _TABLE6.format(table=self.table)
+            text += "".join(self._add("ip6", bridge) for bridge in six)
+        return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(ports)
 
     def remove(self) -> str:
         """Take our table away; no error if there is none."""
         return f"add table ip {self.table}\ndelete table ip {self.table}\n"
+
+    def remove6(self) -> str:
+        """Take the table for IPv6 away; no error if there is none."""
+        return f"add table ip6 {self.table}\ndelete table ip6 {self.table}\n"
 
     def publish(self, ports: Iterable[PortMapping]) -> str:
         """Redirect published ports; empty if none of them is redirected."""
@@ -133,14 +182,17 @@ class Firewall(NamedTuple):
         return "".join(lines)
 
     def add_bridge(self, bridge: BridgeRules) -> str:
-        """Cover one more bridge."""
-        return "".join(f"add element ip {self.table} {element}\n" for element in _elements(bridge))
+        """Cover one more bridge; one with IPv6 needs `install`."""
+        return self._add("ip", bridge)
 
     def remove_bridge(self, bridge: BridgeRules) -> str:
         """Undo `add_bridge`."""
         return self.add_bridge(bridge) + "".join(
-            f"delete element ip {self.table} {element}\n" for element in _elements(bridge)
+            f"delete element ip {self.table} {element}\n" for element in _elements("ip", bridge)
         )
+
+    def _add(self, family: str, bridge: BridgeRules) -> str:
+        return "".join(f"add element {family} {self.table} {element}\n" for element in _elements(family, bridge))
 
     def _keys(self, ports: Iterable[PortMapping]) -> list[tuple[str, PortMapping]]:
         found = []
@@ -155,13 +207,13 @@ class Firewall(NamedTuple):
         return found
 
 
-def _elements(bridge: BridgeRules) -> list[str]:
+def _elements(family: str, bridge: BridgeRules) -> list[str]:
     """A bridge's elements of the table's sets; the first makes the others count, so it comes last."""
     found = []
     if bridge.icc:
         found.append(f'peers {{ "{bridge.name}" . "{bridge.name}" }}')
     if bridge.masquerade and not bridge.internal:
-        found.append(f"masqueraded {{ {bridge.subnet} }}")
+        found.append(f"masqueraded {{ {bridge.subnet6 if family == 'ip6' else bridge.subnet} }}")
     if bridge.internal:
         found.append(f'internal {{ "{bridge.name}" }}')
     return [*found, f'bridges {{ "{bridge.name}" }}']

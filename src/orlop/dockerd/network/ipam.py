@@ -2,7 +2,8 @@
 """Addresses: the pools networks are cut from, and the next free address of a network (pure functions)."""
 
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from orlop.errdefs import InvalidArgumentError, ResourceExhaustedError
 
@@ -29,6 +30,22 @@ def next_subnet(taken: Iterable[IPv4Network], pools: Pools = DEFAULT_POOLS) -> I
             if not any(subnet.overlaps(other) for other in occupied):
                 return subnet
     raise InvalidArgumentError("all predefined address pools have been fully subnetted")
+
+
+def unique_subnet(network_id: str) -> IPv6Network:
+    """A network of 64 bits that is nobody else's (RFC 4193: drawn at random, here from the network's own id)."""
+    drawn = sha256(network_id.encode()).digest()
+    return IPv6Network((b"\xfd" + drawn[:7] + bytes(8), 64))
+
+
+def next_address6(subnet: IPv6Network, ip_range: IPv6Network | None, used: Collection[str]) -> IPv6Address:
+    """As `next_address`; the network's own address is the routers' (RFC 4291, 2.6.1) and never given."""
+    pool = ip_range or subnet
+    for number in range(int(pool.network_address), int(pool.broadcast_address) + 1):
+        address = IPv6Address(number)
+        if address != subnet.network_address and str(address) not in used:
+            return address
+    raise ResourceExhaustedError(f"no available IPv6 addresses on this network's address pools: {subnet}")
 
 
 def next_address(subnet: IPv4Network, ip_range: IPv4Network | None, used: Collection[str]) -> IPv4Address:

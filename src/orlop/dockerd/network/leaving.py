@@ -21,26 +21,26 @@ class LeavingLinks:
 
     def __init__(self, thread: KernelThread) -> None:
         self._thread = thread
-        self._addresses: dict[str, str] = {}
+        self._addresses: dict[str, list[str]] = {}
         self._events: RouteSocket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def addresses(self) -> set[str]:
         """The addresses that are not free yet."""
-        return set(self._addresses.values())
+        return {address for addresses in self._addresses.values() for address in addresses}
 
-    def expect(self, veth: str, address: str) -> None:
+    def expect(self, veth: str, addresses: list[str]) -> None:
         """`veth` is about to go; call before its namespace is let go."""
         loop = asyncio.get_running_loop()
         if self._events is None:
             self._events = RouteSocket(RTMGRP_LINK)
             loop.add_reader(self._events, self._readable)
-        self._addresses[veth] = address
+        self._addresses[veth] = addresses
         loop.call_later(_PATIENCE_SECONDS, self._lost_patience, veth)
 
-    async def hurry(self, address: str) -> None:
-        """Somebody wants this very address: delete the interface that may still answer for it."""
-        for veth in [veth for veth, owned in self._addresses.items() if owned == address]:
+    async def hurry(self, addresses: list[str]) -> None:
+        """Somebody wants these very addresses: delete the interfaces that may still answer for them."""
+        for veth in [veth for veth, owned in self._addresses.items() if set(owned) & set(addresses)]:
             await self._delete(veth)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from orlop.dockerd.network import describe, gateway, netns, options, requests, sandbox_files
 from orlop.dockerd.network.sandboxes import Pair
 from orlop.dockerd.network.steps import Steps
-from orlop.dockerd.network.types import Attached, Detached, Endpoint, NetworkConfig, SandboxRequest
+from orlop.dockerd.network.types import Attached, Detached, Endpoint, NetworkConfig, SandboxRequest, addresses_of
 from orlop.engine.types import EndpointSettings
 from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumentError, PermissionDeniedError
 
@@ -64,7 +64,7 @@ class Membership:
             settings=describe.endpoint_settings(network, endpoint, asked),
             ports=self._steps.bindings([*mine, added]),
             resolv_conf=files.resolv_conf if newly_resolved else "",
-            hosts_line=sandbox_files.hosts_line(request, endpoint.address),
+            hosts_lines=sandbox_files.hosts_lines(request, addresses_of(endpoint)),
         )
 
     async def detach(self, container_id: str, reference: str) -> Detached:
@@ -81,7 +81,7 @@ class Membership:
         if network.driver == "null":  # no interface, no names: only what is shown changes
             leaving[1].placeholder = True
             self._steps.store.put_endpoint(leaving[1])
-            return Detached(name=network.name, network_id=network.id, address="", ports={})
+            return Detached(name=network.name, network_id=network.id, addresses=[], ports={})
         others = [pair for pair in pairs if pair is not leaving]
         if not others:
             others = [self._place_holder(leaving[1])]
@@ -90,7 +90,7 @@ class Membership:
         return Detached(
             name=network.name,
             network_id=network.id,
-            address=leaving[1].address,
+            addresses=addresses_of(leaving[1]),
             ports=self._steps.bindings(others),
         )
 
@@ -124,7 +124,7 @@ class Membership:
         if endpoint.veth:
             default = gateway.choose(others)
             moved = gateway.choose([*others, leaving]) is leaving
-            self._steps.leaving.expect(endpoint.veth, endpoint.address)
+            self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
             await self._steps.in_kernel(endpoint, self._steps.kernel.unplug, endpoint, default if moved else None)
         self._steps.store.delete_endpoint(endpoint.id)
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from orlop.dockerd.network import rtnetlink
@@ -39,6 +39,9 @@ class InterfacePlan(NamedTuple):
     gateway: IPv4Address | None
     hairpin: bool
     isolated: bool
+    address6: IPv6Address | None = None
+    network6: IPv6Network | None = None
+    gateway6: IPv6Address | None = None
 
 
 def create(path: str, interfaces: Sequence[InterfacePlan], host: RouteSocket, rules: str = "") -> None:
@@ -71,10 +74,10 @@ def attach(path: str, interface: InterfacePlan, host: RouteSocket, rules: str = 
         undo.pop_all()
 
 
-def set_gateway(path: str, gateway: IPv4Address) -> None:
-    """Lead the default route of the namespace at `path` through another gateway. Raises OSError."""
+def set_gateways(path: str, gateways: Sequence[rtnetlink.Address]) -> None:
+    """Lead the default routes of the namespace at `path` through other gateways. Raises OSError."""
     with _entered(path), contextlib.closing(RouteSocket()) as inside:
-        inside.request(rtnetlink.default_route(gateway, replace=True))
+        inside.request(*(rtnetlink.default_route(gateway, replace=True) for gateway in gateways))
 
 
 def free_name(path: str, prefix: str) -> str:
@@ -175,9 +178,17 @@ def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: 
     messages = [rtnetlink.link_up(index, plan.name), rtnetlink.address_add(index, plan.address, plan.network)]
     if plan.gateway is not None:
         messages.append(rtnetlink.default_route(plan.gateway, replace=True))
+    if plan.address6 is not None and plan.network6 is not None:
+        set_sysctl(f"net/ipv6/conf/{plan.name}/disable_ipv6", "0")
+        messages.append(rtnetlink.address_add(index, plan.address6, plan.network6))
+        if plan.gateway6 is not None:
+            messages.append(rtnetlink.default_route(plan.gateway6, replace=True))
     inside.request(*messages)
     with contextlib.suppress(FileNotFoundError):  # usually nobody had the address before with another MAC
         host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address))
+    if plan.address6 is not None:
+        with contextlib.suppress(FileNotFoundError):
+            host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address6))
     if plan.hairpin or plan.isolated:
         port = next(link.ifindex for link in host.links() if link.name == plan.veth)
         host.request(rtnetlink.port_set(port, hairpin=plan.hairpin, isolated=plan.isolated))

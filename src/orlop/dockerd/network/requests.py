@@ -2,7 +2,7 @@
 """What a sandbox request means, checked (pure functions)."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from orlop.dockerd.network import files, ipam
 from orlop.dockerd.network.networks import Networks
@@ -161,7 +161,13 @@ def _check_address(wish: EndpointIPAMConfig, network: Network) -> None:
             if address not in IPv4Network(network.subnet):
                 errors.append(f"no configured subnet contains IP address {address}")
     if wish.ipv6_address:
-        errors.append(f"no configured subnet contains IP address {wish.ipv6_address}")
+        try:
+            address6 = IPv6Address(wish.ipv6_address)
+        except ValueError:
+            errors.append(f"invalid IPv6 address: {wish.ipv6_address}")
+        else:
+            if not network.subnet6 or address6 not in IPv6Network(network.subnet6):
+                errors.append(f"no configured subnet contains IP address {address6}")
     if wish.link_local_ips:
         errors.append("link-local addresses are not supported")
     if errors:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from orlop.dockerd.network.firewall import RESOLVER_PORT
 from orlop.dockerd.network.gateway import in_order, leads_outside
 from orlop.dockerd.network.networks import Networks
-from orlop.dockerd.network.types import Endpoint
+from orlop.dockerd.network.types import Endpoint, addresses_of
 from orlop.netd.client import NetdClient
 from orlop.netd.names import Entry, Member, Upstream, View
 
@@ -56,7 +56,7 @@ class Resolvers:
     async def enter(self, endpoint: Endpoint) -> None:
         """An endpoint's names, as they are now."""
         if endpoint.names:
-            entry = Entry(endpoint.network_id, tuple(endpoint.names), (endpoint.address,))
+            entry = Entry(endpoint.network_id, tuple(endpoint.names), tuple(addresses_of(endpoint)))
             await self._netd.name(endpoint.id, entry)
 
     async def leave(self, endpoint: Endpoint, others: Sequence[Endpoint]) -> None:

@@ -8,7 +8,7 @@ under one. Attribute numbers are from linux/if_link.h, linux/rtnetlink.h, linux/
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from orlop.dockerd.network import netlink
@@ -40,11 +40,15 @@ _IFLA_PROTINFO, _IFLA_NET_NS_FD = 12, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _NLMSGERR_ATTR_MSG = 1
 _IFINFO = struct.Struct("=BBHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+
+
+Address = IPv4Address | IPv6Address
 
 
 class Message(NamedTuple):
@@ -112,26 +116,28 @@ def link_delete(name: str) -> Message:
     return Message(_RTM_DELLINK, 0, _ifinfo(0) + _text(_IFLA_IFNAME, name), f"delete interface {name}")
 
 
-def address_add(index: int, address: IPv4Address, network: IPv4Network) -> Message:
+def address_add(index: int, address: Address, network: IPv4Network | IPv6Network) -> Message:
     """Give an interface an address; no error if it has it."""
-    body = _IFADDR.pack(socket.AF_INET, network.prefixlen, 0, 0, index)
+    # An IPv6 address of ours is nobody else's: usable at once, without asking the neighbours first.
+    body = _IFADDR.pack(_family(address), network.prefixlen, _IFA_F_NODAD * (address.version == 6), 0, index)
     body += attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
-    body += attribute(_IFA_BROADCAST, network.broadcast_address.packed)
+    if address.version == 4:
+        body += attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return Message(_RTM_NEWADDR, _REPLACE, body, f"add address {address}/{network.prefixlen}")
 
 
-def default_route(gateway: IPv4Address, *, replace: bool = False) -> Message:
+def default_route(gateway: Address, *, replace: bool = False) -> Message:
     """Send everything that no other route covers to `gateway`; with `replace` also where there is such a route."""
-    # AF_INET, no prefixes, main table, RTPROT_BOOT, universe scope, unicast
-    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + attribute(_RTA_GATEWAY, gateway.packed)
+    # no prefixes, main table, RTPROT_BOOT, universe scope, unicast
+    body = _RTMSG.pack(_family(gateway), 0, 0, 0, 254, 3, 0, 1, 0) + attribute(_RTA_GATEWAY, gateway.packed)
     return Message(
         _RTM_NEWROUTE, _REPLACE if replace else _CREATE, body, f"add the default route through {gateway}"
     )
 
 
-def neighbour_delete(index: int, address: IPv4Address) -> Message:
+def neighbour_delete(index: int, address: Address) -> Message:
     """Forget which MAC address `address` had on an interface (ENOENT if it is not known)."""
-    body = struct.pack("=BBHiHBB", socket.AF_INET, 0, 0, index, 0, 0, 0) + attribute(1, address.packed)
+    body = struct.pack("=BBHiHBB", _family(address), 0, 0, index, 0, 0, 0) + attribute(1, address.packed)
     return Message(_RTM_DELNEIGH, 0, body, f"forget the neighbour {address}")
 
 
@@ -230,6 +236,10 @@ class RouteSocket:
     def _pack(self, message: Message, flags: int) -> bytes:
         self._sequence += 1
         return netlink.message(message.type, message.flags | flags, self._sequence, message.body)
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 def _text(kind: int, value: str) -> bytes:

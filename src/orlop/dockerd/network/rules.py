@@ -73,6 +73,9 @@ class Rules:
     def add_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
         """In the kernel's thread: cover one more bridge. Raises InternalError."""
         self._bridges.append(bridge)
+        if bridge.subnet6:
+            self._install(kernel)
+            return
         try:
             kernel.nft.run(self._plan.add_bridge(bridge))
         except NftablesError:
@@ -86,6 +89,9 @@ class Rules:
             return
         self._bridges.remove(bridge)
         try:
+            if bridge.subnet6:
+                kernel.nft.run(self._plan.remove6())
+                self._install(kernel)
             kernel.nft.run(self._plan.remove_bridge(bridge))
             commands = firewall.foreign_withdraw(
                 kernel.nft.run_with_handles(firewall.FOREIGN_FORWARD), bridge.name

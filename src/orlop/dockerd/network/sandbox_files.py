@@ -66,9 +66,9 @@ def compute(
     return Files(request, resolv_conf, files.upstreams(host, dns, options), extra, not own)
 
 
-def hosts_line(request: SandboxRequest, address: str) -> str:
-    """What a container's hosts file says about its address in one more network."""
-    return files.hosts_line(address, request.hostname, request.domainname) if address else ""
+def hosts_lines(request: SandboxRequest, addresses: Sequence[str]) -> str:
+    """What a container's hosts file says about its addresses in one more network."""
+    return "".join(files.hosts_line(address, request.hostname, request.domainname) for address in addresses)
 
 
 def _read(path: str) -> str:

@@ -2,11 +2,12 @@
 """A sandbox in the kernel: what is made and taken away in the network service's own thread."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from orlop.dockerd.network import bridge, conntrack, firewall, netns
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.networks import Networks
+from orlop.dockerd.network.rtnetlink import Address
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, PortMapping
 
@@ -42,11 +43,11 @@ class SandboxKernel:
         """One interface less; `default` is who has the default route from now on."""
         bridge.delete_link(kernel, endpoint.veth)
         if default is not None:
-            netns.set_gateway(endpoint.netns, self._gateway(default[0]))
+            netns.set_gateways(endpoint.netns, self._gateways(default[0]))
 
     def lead(self, kernel: Kernel, default: Pair) -> None:
         """Give an interface the default route."""
-        netns.set_gateway(default[1].netns, self._gateway(default[0]))
+        netns.set_gateways(default[1].netns, self._gateways(default[0]))
 
     def redirect(self, kernel: Kernel, old: list[PortMapping], new: list[PortMapping]) -> None:
         """Lead published ports elsewhere."""
@@ -72,9 +73,12 @@ class SandboxKernel:
         state = self._networks.bridge(network.id)
         return bridge.interface_plan(network, state, endpoint, self._config, default=default)
 
-    def _gateway(self, network: Network) -> IPv4Address:
+    def _gateways(self, network: Network) -> list[Address]:
         chosen = self._config.default_gateway if network.predefined else ""
-        return IPv4Address(chosen or network.gateway)
+        found: list[Address] = [IPv4Address(chosen or network.gateway)]
+        if network.gateway6:
+            found.append(IPv6Address(network.gateway6))
+        return found
 
 
 def _forget_flows(ports: Sequence[PortMapping]) -> None:

@@ -34,6 +34,7 @@ from orlop.dockerd.network.types import (
     NetworkConfig,
     Sandbox,
     SandboxRequest,
+    addresses_of,
 )
 from orlop.engine.types import EndpointSettings, NetworkCreateRequest
 from orlop.netd.client import NetdClient
@@ -256,7 +257,7 @@ class NetworkService:
         await self._resolvers.withdraw(endpoints)
         for endpoint in endpoints:
             if endpoint.veth:
-                self._steps.leaving.expect(endpoint.veth, endpoint.address)
+                self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
             await self._thread.call(self._kernel.dismantle, endpoint)
         for endpoint in endpoints:
             await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
@@ -278,7 +279,7 @@ class NetworkService:
         self, pairs: list[Pair], asked: Sequence[EndpointSettings | None], files: sandbox_files.Files
     ) -> Sandbox:
         first = pairs[0][1]
-        addresses = [endpoint.address for _, endpoint in pairs if endpoint.address]
+        addresses = [address for _, endpoint in pairs for address in addresses_of(endpoint)]
         return Sandbox(
             sandbox_id=first.sandbox_id,
             sandbox_key=first.netns or os.path.join(self._directory, "default"),

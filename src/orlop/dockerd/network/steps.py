@@ -14,7 +14,7 @@ from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.sandbox_files import Files
 from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
 from orlop.dockerd.network.store import NetworkStore
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest, addresses_of
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
 from orlop.unix.nftables import NftablesError
@@ -63,10 +63,11 @@ class Steps:
         netns_path: str = "",
     ) -> Endpoint:
         """An endpoint, written down as intent: whatever happens now can be undone after a crash."""
-        await self.leaving.hurry(allocation.wished_address(asked))
+        await self.leaving.hurry(allocation.wished_addresses(asked))
         if network.id not in self.networks:  # it was removed meanwhile
             raise NotFoundError(f"network {network.name} not found")
-        used = self.store.addresses(network.id) | self.leaving.addresses()
+        used = {each for other in self.store.endpoints_in(network.id) for each in addresses_of(other)}
+        used |= self.leaving.addresses()
         endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used)
         endpoint.dns = files.dns
         if network.driver != "host":

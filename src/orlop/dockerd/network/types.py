@@ -83,27 +83,28 @@ class Sandbox(msgspec.Struct, kw_only=True):
 class Attached(msgspec.Struct, kw_only=True):
     """What a running container got by entering one more network `name`.
 
-    `resolv_conf` is the whole file where it has to change, else empty; `hosts_line` is to be added to the other.
+    `resolv_conf` is the whole file where it has to change, else empty; `hosts_lines` are to be added to the other.
     """
 
     name: str
     settings: EndpointSettings
     ports: dict[str, list[PortBinding] | None]
     resolv_conf: str = ""
-    hosts_line: str = ""
+    hosts_lines: str = ""
 
 
 class Detached(msgspec.Struct, kw_only=True):
-    """What a running container lost by leaving a network: its `address` there; `ports` are what it has now."""
+    """What a running container lost by leaving a network: its `addresses` there; `ports` are what it has now."""
 
     name: str
     network_id: str
-    address: str
+    addresses: list[str]
     ports: dict[str, list[PortBinding] | None]
 
 
 class Network(msgspec.Struct, kw_only=True):
     """A network's record. `driver` is bridge, host or null; `subnet` and `gateway` as text, empty without IPAM.
+    Those with a 6 are empty without IPv6.
 
     `ready` is false while it is being made or removed; `own_bridge` if the bridge was made for it.
     """
@@ -116,6 +117,9 @@ class Network(msgspec.Struct, kw_only=True):
     subnet: str = ""
     gateway: str = ""
     ip_range: str = ""
+    subnet6: str = ""
+    gateway6: str = ""
+    ip_range6: str = ""
     aux_addresses: dict[str, str] = {}
     ipam_options: dict[str, str] = {}
     internal: bool = False
@@ -158,6 +162,11 @@ class PortMapping(msgspec.Struct, kw_only=True, frozen=True):
     port: int
 
 
+def addresses_of(endpoint: "Endpoint") -> list[str]:
+    """An endpoint's addresses, IPv4 first."""
+    return [address for address in (endpoint.address, endpoint.address6) if address]
+
+
 class Endpoint(msgspec.Struct, kw_only=True):
     """A container's interface in a network as recorded; `ready` is false while the request is under way.
 
@@ -173,6 +182,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
     container_name: str
     sandbox_id: str
     address: str = ""
+    address6: str = ""
     mac: str = ""
     veth: str = ""
     netns: str = ""
