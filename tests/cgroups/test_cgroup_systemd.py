@@ -158,8 +158,11 @@ def test_the_same_properties_and_values_as_runc(systemd: Systemd) -> None:
     assert theirs[0]["ControlGroup"] == "/a.slice/a-b.slice/box-same.scope"
     if systemd.mode == "unified":
         # On version 2 our own program decides alone; systemd's beside it could say less than ours.
-        assert ours[0].pop("DevicePolicy") == "auto"
-        assert theirs[0].pop("DevicePolicy") == "strict"
+        assert {values.pop("DevicePolicy") for values in ours[::2]} == {"auto"}
+        assert {values.pop("DevicePolicy") for values in theirs[::2]} == {"strict"}
+        for values in (*ours, *theirs):  # Debian's runc has the line that newer ones have bent into a curve
+            values.pop("CPUWeight", None)
+            values.pop("{}/cpu.weight", None)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == other
 

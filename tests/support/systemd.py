@@ -176,12 +176,13 @@ class Systemd:
         return groups
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        enter = "".join(f"echo $$ > {path}/cgroup.procs; " for path in self._groups)
+        # Only what becomes systemd is in the groups: on version 2 one with processes hands no controllers on.
+        enter = "".join(f"echo 0 > {path}/cgroup.procs; " for path in self._groups)
         console = open(f"{self.work}/console", "ab")  # noqa: SIM115
         with console:
             return subprocess.Popen(
-                ["sh", "-ec", enter + 'exec unshare -m -p -u -i -n -C -f sh -c "$0" sh "$@"', SCRIPT, self.work,
-                 self.mode],
+                ["unshare", "-m", "-p", "-u", "-i", "-n", "-f", "sh", "-ec",
+                 enter + 'exec unshare -C sh -c "$0" sh "$@"', SCRIPT, self.work, self.mode],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                 env=os.environ | {"V1": " ".join(_present())},
             )  # fmt: skip

@@ -32,8 +32,8 @@ def processes(path: str, below: bool) -> list[int]:
         try:
             found += [int(pid) for pid in read_file(directory, "cgroup.procs").split()]
         except OSError as error:
-            # The group was removed meanwhile (ENODEV), or is threaded (EOPNOTSUPP): its domain lists them.
-            if error.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
+            # The group was removed meanwhile (ENODEV, ENOENT), or is threaded (EOPNOTSUPP): its domain lists them.
+            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EOPNOTSUPP):
                 raise
     finally:
         os.close(directory)
