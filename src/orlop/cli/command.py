@@ -55,6 +55,8 @@ def check_arity(command: Command, path: str, count: int) -> None:
         wants = "accepts no arguments"
     elif low == high:
         wants = f"requires {low} argument{'s' if low != 1 else ''}"
+    elif low and high is not None:
+        wants = f"requires at least {low} and at most {high} argument{'s' if high != 1 else ''}"
     elif count < low:
         wants = f"requires at least {low} argument{'s' if low != 1 else ''}"
     else:

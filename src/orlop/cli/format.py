@@ -4,7 +4,7 @@
 import re
 from typing import Any
 
-from orlop.cli.errors import ExitError
+from orlop.cli.errors import ExitError, UsageError
 from orlop.cli.table import render
 
 HELP = (
@@ -60,8 +60,8 @@ def fill(template: str, data: Any) -> str:
         raise ExitError(f"template parsing error: template: :1: {error}") from None
 
 
-def parse_filters(pairs: list[str]) -> str | None:
-    """`--filter key=value` flags as the API's JSON. Raises ExitError."""
+def parse_filters(pairs: list[str], flag: str = "-f, --filter") -> str | None:
+    """`--filter key=value` flags as the API's JSON. Raises UsageError, which names the flag."""
     if not pairs:
         return None
     from orlop.cli.gotemplate import to_json
@@ -70,6 +70,7 @@ def parse_filters(pairs: list[str]) -> str | None:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ExitError(f'invalid argument "{pair}" for "-f, --filter" flag: invalid filter \'{pair}\'', 125)
+            reason = "bad format of filter (expected name=value)"
+            raise UsageError(f'invalid argument "{pair}" for "{flag}" flag: {reason}')
         filters.setdefault(key.strip().lower(), {})[value.strip()] = True
     return to_json(filters)

@@ -8,19 +8,18 @@ from collections.abc import Iterable
 from orlop.cli.errors import ExitError
 
 
-def check_path(path: str, what: str) -> None:
+def check_path(path: str, what: str = "") -> None:
     """Raise ExitError where a file cannot be written at `path`; `what` begins the message."""
+    prefix = f"{what}: invalid output path" if what else "invalid output path"
     directory = os.path.dirname(os.path.normpath(path))
     if directory and not os.path.isdir(directory):
-        raise ExitError(f'{what}: invalid output path: directory "{directory}" does not exist')
+        raise ExitError(f"{prefix}: stat {directory}: no such file or directory")
     try:
         mode = os.stat(path).st_mode & 0o170000
     except OSError:
         return
     if mode in (0o020000, 0o060000):
-        raise ExitError(
-            f'{what}: invalid output path: "{path}" must be a directory or a regular file: got a device'
-        )
+        raise ExitError(f'{prefix}: "{path}" must be a directory or a regular file: got a device')
 
 
 def check_stdout() -> None:

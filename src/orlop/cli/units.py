@@ -79,6 +79,11 @@ def ago(moment: float, now: float | None = None) -> str:
     return human_duration(max(0.0, (time.time() if now is None else now) - moment)) + " ago"
 
 
+def since(created: int) -> str:
+    """How long ago something was made; `N/A` where nobody knows."""
+    return ago(created) if created > 0 else "N/A"
+
+
 def parse_time(text: str) -> float:
     """Unix time of an RFC 3339 text such as `2026-01-02T03:04:05.678901234Z`."""
     import calendar

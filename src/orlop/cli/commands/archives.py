@@ -44,7 +44,7 @@ def _export(client: Client, args: Args) -> int:
 
 
 def _import(client: Client, args: Args) -> int:
-    source, *names = args.positional
+    source, *names = args.positional[:2]
     repository, tag = split_tag(names[0]) if names else ("", "")
     remote = source.startswith(("http://", "https://"))
     query = {
@@ -129,5 +129,5 @@ IMPORT = Command(
         Flag("platform", "", "string", "Set platform if server is multi-platform capable"),
     ],
     min_args=1,
-    max_args=2,
+    max_args=None,
 )

@@ -87,7 +87,7 @@ class _Count:
 def _copy_out(client: Client, args: Args, container: str, path: str, target: str, count: _Count) -> None:
     if target != "-":
         target = absolute(target)
-        check_path(target.removesuffix("/."), "cp")
+        check_path(target.removesuffix("/."))
     rebase = ""
     if args.flag("follow-link"):
         path, rebase = _follow(client, container, path)

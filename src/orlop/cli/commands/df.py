@@ -10,7 +10,7 @@ from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
 from orlop.cli.pulling import split_reference
 from orlop.cli.table import render, shorten
-from orlop.cli.units import ago, human_size
+from orlop.cli.units import ago, human_size, human_size4
 from orlop.engine.client import Client
 
 _COLUMNS = [
@@ -45,8 +45,8 @@ def _row(
         "Type": name,
         "TotalCount": str(len(objects)),
         "Active": str(active),
-        "Size": human_size(size),
-        "Reclaimable": human_size(free) + share,
+        "Size": human_size4(size),
+        "Reclaimable": human_size4(free) + share,
     }
 
 

@@ -9,7 +9,7 @@ from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
 from orlop.cli.platforms import as_json
 from orlop.cli.table import shorten
-from orlop.cli.units import ago, human_size
+from orlop.cli.units import human_size, since
 from orlop.engine.client import Client
 
 _COLUMNS = [
@@ -37,7 +37,7 @@ def run(client: Client, args: Args) -> int:
             {
                 "ID": step["Id"] if full else step["Id"].removeprefix("sha256:")[:12],
                 "CreatedAt": created,
-                "CreatedSince": ago(step["Created"]) if human else created,
+                "CreatedSince": since(step["Created"]) if human else created,
                 "CreatedBy": command if full else shorten(command, 45),
                 "Size": human_size(step["Size"]) if human else str(step["Size"]),
                 "Comment": step["Comment"],

@@ -10,7 +10,7 @@ from orlop.cli.command import Command
 from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
 from orlop.cli.pulling import split_reference
-from orlop.cli.units import ago, human_size
+from orlop.cli.units import human_size, since
 from orlop.engine.client import Client, EngineError
 
 _COLUMNS = [
@@ -46,7 +46,7 @@ def _list(client: Client, args: Args) -> int:
 def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> list[dict[str, str]]:
     base = {
         "ID": image["Id"] if full else image["Id"].partition(":")[2][:12],
-        "CreatedSince": ago(image["Created"]),
+        "CreatedSince": since(image["Created"]),
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(image["Created"])),
         "Size": human_size(image["Size"]),
         "Digest": "<none>",

@@ -32,6 +32,7 @@ class _Pruned:
 
 
 def _prune_containers(client: Client, args: Args) -> int:
+    _filters(args.items("filter"))  # what is wrong with them is said before anything is asked
     if confirmed(_CONTAINERS, args.flag("force")):
         pruned = _Pruned()
         _containers(client, args.items("filter"), pruned)
@@ -41,6 +42,7 @@ def _prune_containers(client: Client, args: Args) -> int:
 
 def _prune_images(client: Client, args: Args) -> int:
     everything = args.flag("all")
+    _filters(args.items("filter"))
     if confirmed(_UNUSED if everything else _DANGLING, args.flag("force")):
         pruned = _Pruned()
         _images(client, args.items("filter"), everything, pruned)
@@ -52,30 +54,31 @@ def _prune_system(client: Client, args: Args) -> int:
     filters, everything, volumes = args.items("filter"), args.flag("all"), args.flag("volumes")
     if volumes and any(text.partition("=")[0] == "until" for text in filters):
         raise ExitError('ERROR: The "until" filter is not supported with "--volumes"')
+    _filters(filters)
     if not confirmed(_warning(filters, everything, volumes), args.flag("force")):
         return 0
     pruned = _Pruned()
     _containers(client, filters, pruned)
-    answer = client.post("/networks/prune", {"filters": parse_filters(filters)})
+    answer = client.post("/networks/prune", {"filters": _filters(filters)})
     pruned.show(answer, "Networks", answer.get("NetworksDeleted") or [])
     if volumes:
-        answer = client.post("/volumes/prune", {"filters": parse_filters(filters)})
+        answer = client.post("/volumes/prune", {"filters": _filters(filters)})
         pruned.show(answer, "Volumes", answer.get("VolumesDeleted") or [])
     _images(client, filters, everything, pruned)
-    answer = client.post("/build/prune", {"all": everything or None, "filters": parse_filters(filters)})
+    answer = client.post("/build/prune", {"all": everything or None, "filters": _filters(filters)})
     pruned.show(answer, "build cache objects", answer.get("CachesDeleted") or [])
     pruned.total()
     return 0
 
 
 def _containers(client: Client, filters: list[str], pruned: _Pruned) -> None:
-    answer = client.post("/containers/prune", {"filters": parse_filters(filters)})
+    answer = client.post("/containers/prune", {"filters": _filters(filters)})
     pruned.show(answer, "Containers", answer.get("ContainersDeleted") or [])
 
 
 def _images(client: Client, filters: list[str], everything: bool, pruned: _Pruned) -> None:
     wanted = [*filters, f"dangling={'false' if everything else 'true'}"]
-    answer = client.post("/images/prune", {"filters": parse_filters(wanted)})
+    answer = client.post("/images/prune", {"filters": _filters(wanted)})
     removed = [
         f"{key.lower()}: {item[key]}"
         for item in answer.get("ImagesDeleted") or []
@@ -83,6 +86,10 @@ def _images(client: Client, filters: list[str], everything: bool, pruned: _Prune
         if item.get(key)
     ]
     pruned.show(answer, "Images", removed)
+
+
+def _filters(pairs: list[str]) -> str | None:
+    return parse_filters(pairs, "--filter")
 
 
 def _warning(filters: list[str], everything: bool, volumes: bool) -> str:

@@ -32,7 +32,7 @@ _SHOWN = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"]
 
 
 def run(client: Client, args: Args) -> int:
-    size = args.flag("size")
+    size = args.flag("size") or ".Size" in args.text("format")
     limit = 1 if args.flag("latest") else args.number("last")
     query = {
         "all": args.flag("all") or None,
@@ -42,7 +42,7 @@ def run(client: Client, args: Args) -> int:
     }
     containers = client.get("/containers/json", query)
     rows = [_row(container, full=args.flag("no-trunc")) for container in containers]
-    shown = [*_SHOWN, "Size"] if size else _SHOWN
+    shown = [*_SHOWN, "Size"] if args.flag("size") else _SHOWN
     quiet = "ID" if args.flag("quiet") else ""
     print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
     return 0
