@@ -23,6 +23,7 @@ from orlop.dockerd.api.routes.images import image_routes
 from orlop.dockerd.api.routes.networks import NetworkRoutes
 from orlop.dockerd.api.routes.system import SystemRoutes
 from orlop.dockerd.api.routes.volumes import VolumeRoutes
+from orlop.dockerd.api.routes.websocket import WebSocketRoutes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.archive_in import ArchiveIn
@@ -340,6 +341,7 @@ def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
     return [
         *SystemRoutes(system, base.events, disk_usage).routes(),
         *ContainerRoutes(containers).routes(),
+        *WebSocketRoutes(containers.attach).routes(),
         *ArchiveRoutes(_archives(base, services)).routes(),
         *ExecRoutes(execs).routes(),
         *image_routes(services.images),

@@ -9,7 +9,6 @@ from orlop.dockerd.api.streams import json_response
 from orlop.errdefs import NotImplementedByUsError, UnavailableError
 
 _ABSENT = (
-    ("GET", "/containers/{id}/attach/ws", "attaching by websocket"),
     ("GET", "/containers/{id}/checkpoints", "checkpointing"),
     ("POST", "/containers/{id}/checkpoints", "checkpointing"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpointing"),
