@@ -11,7 +11,7 @@ import pytest
 from orlop import cgroups
 from orlop.cgroups import hierarchies
 from orlop.cgroups.v2 import ManagerV2
-from orlop.errdefs import FailedPreconditionError
+from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.oci.runtime import CPU, BlockIO, HugepageLimit, Memory, Pids, Resources, ThrottleDevice
 
 MIB = 1 << 20
@@ -68,6 +68,16 @@ def test_limits_are_written(group, tmp_path):
     assert found["memory.max"] == str(64 * MIB) and found["memory.swap.max"] == str(32 * MIB)
     assert found["memory.low"] == str(MIB) and found["pids.max"] == "9"
     assert found["io.weight"] == "4950" and found["io.max"] == "8:0 rbps=5"
+
+
+def test_a_limit_below_what_is_used_is_refused_where_that_is_asked_for(group, tmp_path):
+    for memory in (Memory(limit=4096), Memory(swap=4000, limit=8192)):
+        memory.check_before_update = True
+        with pytest.raises(InvalidArgumentError, match=r"rejecting memory.* limit 4\d+ <= usage 4096"):
+            group.apply(Resources(memory=memory))
+    assert (tmp_path / "memory.max").read_text() == "max\n"
+    group.apply(Resources(memory=Memory(limit=4097, check_before_update=True)))
+    group.apply(Resources(memory=Memory(limit=4096)))
 
 
 def test_a_missing_file_is_named(group, tmp_path):

@@ -196,3 +196,39 @@ def test_a_seccomp_profile_older_than_the_kernel(
     assert runtime.run(bundle.args("echo hello")).ok() == "hello\n"
     bundle.args("hello", "there")
     assert "executable file not found" in runtime.run(bundle).err
+
+
+@pytest.mark.skipif(os.path.exists("/sys/fs/selinux"), reason="this machine has SELinux")
+@pytest.mark.parametrize("where", ["process.selinuxLabel", "linux.mountLabel"])
+def test_labels_need_selinux(runtime: Runtime, bundle: Bundle, where: str) -> None:
+    part, name = where.split(".")
+    bundle.spec[part][name] = "system_u:system_r:svirt_lxc_net_t:s0:c124,c675"
+    result = runtime.run(bundle.args("true", ""))
+    assert result.status == 1 or runtime.name == "crun"
+    if runtime.is_ours:
+        assert "label" in result.message or "context" in result.message
+
+
+def test_limits_on_kernel_memory_are_warned_about(ours: Runtime, bundle: Bundle) -> None:
+    bundle.linux["resources"]["memory"] = {"kernel": 1 << 24, "kernelTCP": 1 << 24, "useHierarchy": True}
+    result = ours.run(bundle.args("true", ""))
+    result.ok()
+    assert "linux.resources.memory.kernel, kernelTCP" in result.message
+
+
+def test_throttles_of_block_devices(ours: Runtime, bundle: Bundle) -> None:
+    """In the kernel, where a block device can be had."""
+    device = os.stat("/").st_dev
+    whole = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    if not os.path.exists(whole) or os.path.exists(f"{whole}/partition"):
+        pytest.skip("the root filesystem is not on a whole block device")
+    limit = {"major": os.major(device), "minor": os.minor(device), "rate": 1 << 30}
+    bundle.linux["resources"]["blockIO"] = {
+        "throttleReadBpsDevice": [limit], "throttleWriteBpsDevice": [limit],
+        "throttleReadIOPSDevice": [limit], "throttleWriteIOPSDevice": [limit],
+    }  # fmt: skip
+    container = ours.create(bundle.args("true", ""))
+    group = f"/sys/fs/cgroup/blkio/orlop-oci/{container}"
+    for name in ("read_bps", "write_bps", "read_iops", "write_iops"):
+        with open(f"{group}/blkio.throttle.{name}_device", encoding="utf-8") as file:
+            assert file.read().split() == [f"{os.major(device)}:{os.minor(device)}", str(1 << 30)], name

@@ -13,8 +13,8 @@ from orlop.cgroups.manager import Manager
 from orlop.cgroups.plan import plan_v2
 from orlop.cgroups.stats import Stats, table
 from orlop.cgroups.write import execute, read_file, write_file
-from orlop.errdefs import FailedPreconditionError, InternalError
-from orlop.oci.runtime import Resources
+from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumentError
+from orlop.oci.runtime import Memory, Resources
 from orlop.unix import bpf, inotify
 
 _FREEZE_WITHIN = 10.0  # seconds
@@ -41,10 +41,22 @@ class ManagerV2(Manager):
         self._fresh = True
 
     def apply(self, resources: Resources) -> None:
+        if resources.memory is not None and resources.memory.check_before_update and not self._fresh:
+            self._refuse_less_than_used(resources.memory)
         execute(plan_v2(resources, update=not self._fresh), self._controller, self._where)
         if self._fresh or resources.devices:
             self._apply_devices(resources)
         self._fresh = False
+
+    def _refuse_less_than_used(self, memory: Memory) -> None:
+        """A limit below what is in use would have the kernel kill processes until it is met."""
+        try:
+            used = int(read_file(self._directory(""), "memory.current"))
+        except OSError:
+            return  # no memory controller: the write will say so
+        for name, limit in (("memory+swap", memory.swap), ("memory", memory.limit)):
+            if limit and 0 < limit <= used:
+                raise InvalidArgumentError(f"rejecting {name} limit {limit} <= usage {used}")
 
     def apply_limits(self, resources: Resources) -> None:
         execute(plan_v2(resources, update=False), self._controller, self._where)

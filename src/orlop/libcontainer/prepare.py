@@ -79,6 +79,8 @@ def close_program(program: Program) -> None:
 def effective_resources(linux: Linux) -> Resources:
     """The spec's resources, with the devices that every container has access to where access is restricted."""
     resources = linux.resources or Resources()
+    if (memory := resources.memory) is not None and (memory.kernel or memory.kernel_tcp):
+        warn("linux.resources.memory.kernel, kernelTCP: kernel memory has no limit of its own any more: ignored")
     if not resources.devices:
         return resources
     rules = [
