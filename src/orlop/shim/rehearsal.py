@@ -23,7 +23,8 @@ from orlop.rpc.ttrpc.server import Call, Server
 from orlop.shim import bootstrap, log
 from orlop.shim.bootstrap import Start, bind
 from orlop.shim.runtime import Options
-from orlop.shim.runtime.inprocess import Answer, InProcessRuntime
+from orlop.shim.runtime.helper import Answer
+from orlop.shim.runtime.inprocess import InProcessRuntime
 from orlop.shim.server import SERVICES, Shim
 from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl
 
@@ -161,7 +162,7 @@ async def _life(client: _Client, directory: str, name: str) -> None:
 
 
 def _runtime(
-    _options: Any, container_id: str, bundle: str, _namespace: str, loop: "Loop", reaper: "Reaper"
+    _options: Any, container_id: str, bundle: str, _namespace: str, loop: "Loop", reaper: "Reaper", _early: Any
 ) -> "_Rehearsed":
     return _Rehearsed(container_id, bundle, Options(root=bundle), loop, reaper)
 

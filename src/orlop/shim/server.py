@@ -15,6 +15,7 @@ from orlop.shim.events import Publisher
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
 from orlop.shim.rest import Rest
+from orlop.shim.runtime.helper import EarlyHelper, early_helper
 from orlop.shim.runtime.select import RuntimeFor, runtime_for
 from orlop.shim.service import TaskService
 from orlop.unix.events import read_signals, signalfd
@@ -79,7 +80,8 @@ def serve(listener: socket.socket, start: Start, path: str, template: "Template 
     """
     log.configure(start.debug, start.id, start.namespace)
     set_name("containerd-shim")
-    Shim(listener, start, path, template).run()
+    early = None if template is None else early_helper(os.getcwd())
+    Shim(listener, start, path, template, early=early).run()
     os._exit(0)
 
 
@@ -93,6 +95,7 @@ class Shim:
         path: str,
         template: "Template | None" = None,
         runtimes: RuntimeFor = runtime_for,
+        early: EarlyHelper | None = None,
     ) -> None:
         self._path = path
         self.loop = Loop(log.exception)
@@ -108,6 +111,7 @@ class Shim:
             self._shut_down,
             on_answered=self._rest.later,
             runtimes=runtimes,
+            early=early,
         )
         self._server = Server(self.loop, log.exception)
         for service in SERVICES:

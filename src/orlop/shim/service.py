@@ -30,6 +30,8 @@ from orlop.shim.runtime.select import RuntimeFor, runtime_for
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from orlop.shim.runtime.helper import EarlyHelper
+
 OPTIONS_TYPE = "containerd.runc.v1.Options"
 VERSION = "0.1.0"
 
@@ -59,7 +61,8 @@ Method = Callable[[Any], Coroutine[Any, None, "Message"]]
 class TaskService:
     """All calls of containerd.task.v2.Task and v3.Task, which are the same.
 
-    `on_shutdown` ends the shim; `on_answered` is called after each call.
+    `on_shutdown` ends the shim; `on_answered` is called after each call. `early` makes the
+    first container.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class TaskService:
         on_shutdown: Callable[[], None],
         on_answered: Callable[[], None] = lambda: None,
         runtimes: RuntimeFor = runtime_for,
+        early: "EarlyHelper | None" = None,
     ) -> None:
         self._loop = loop
         self._reaper = reaper
@@ -79,6 +83,7 @@ class TaskService:
         self._on_shutdown = on_shutdown
         self._on_answered = on_answered
         self._runtime_for = runtimes
+        self._early = early
         self.containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._ooms: dict[str, metrics.OOMWatch] = {}
@@ -165,7 +170,15 @@ class TaskService:
             container = Container(
                 request.id,
                 request.bundle,
-                self._runtime_for(options, request.id, request.bundle, self._namespace, self._loop, self._reaper),
+                self._runtime_for(
+                    options,
+                    request.id,
+                    request.bundle,
+                    self._namespace,
+                    self._loop,
+                    self._reaper,
+                    self._early,
+                ),
                 self._reaper,
                 Process("", streams),
                 shared_pids=shared_pids,

@@ -14,6 +14,7 @@ _MODULES = (
     "orlop.api.cgroup_metrics_v2_pb2",
     "orlop.cgroups",
     "orlop.libcontainer",
+    "orlop.libcontainer.foresight",
     "orlop.libcontainer.hooks",
     "orlop.libcontainer.seccomp",
     "orlop.libcontainer.terminal",

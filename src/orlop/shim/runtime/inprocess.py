@@ -10,22 +10,15 @@ What keeps a container or process from starting is an InternalError here, whatev
 runtime's failures by their text, and a NOT_FOUND would speak of the task.
 """
 
-import gc
-import json
-import os
-import signal as signals
-import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
-from orlop import errdefs
 from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
 from orlop.libcontainer import starting
-from orlop.shim import log
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
 from orlop.shim.runtime import Options, Started
-from orlop.unix.process import close_range
+from orlop.shim.runtime.helper import Answer, Creation, EarlyHelper, create, fork_helper, hear
 
 if TYPE_CHECKING:
     import _socket
@@ -34,51 +27,47 @@ if TYPE_CHECKING:
 
     from orlop.libcontainer import Container
 
-_ANSWER = 1 << 17
-
-Answer = tuple[dict[str, Any], int | None]
-"""What a helper sends back: JSON, and perhaps a descriptor."""
-
 
 class InProcessRuntime:
     """One container of libcontainer's; its state is that of `orlop-runc --root <options.root>`."""
 
-    def __init__(self, container_id: str, bundle: str, options: Options, loop: Loop, reaper: Reaper) -> None:
+    def __init__(
+        self,
+        container_id: str,
+        bundle: str,
+        options: Options,
+        loop: Loop,
+        reaper: Reaper,
+        early: EarlyHelper | None = None,
+    ) -> None:
         self._id = container_id
         self._bundle = bundle
         self._options = options
         self._loop = loop
         self._reaper = reaper
+        self._early = early
         self._executable = ""
         self._start_in_helper = True
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
+        options = self._options
+        creation = Creation(
+            root=options.root,
+            id=self._id,
+            bundle=self._bundle,
+            terminal=terminal,
+            no_pivot=options.no_pivot_root,
+            no_new_keyring=options.no_new_keyring,
+            systemd_cgroup=options.systemd_cgroup,
+        )
 
         def work() -> Answer:
-            from orlop.libcontainer import Container, CreateOptions, Stdio
-            from orlop.oci.runtime import decode_spec
+            return create(creation, stdio)
 
-            with open(f"{self._bundle}/config.json", "rb", buffering=0) as file:
-                spec = decode_spec(file.read())
-            if spec.process is not None and spec.process.terminal != terminal:
-                raise InternalError("terminal: the task and the process in config.json differ")
-            options = CreateOptions(
-                stdio=None if terminal else Stdio(*stdio),
-                pid_file=f"{self._bundle}/init.pid",
-                no_pivot=self._options.no_pivot_root,
-                no_new_keyring=self._options.no_new_keyring,
-                systemd_cgroup=self._options.systemd_cgroup,
-            )
-            container = Container.create(self._options.root, self._id, self._bundle, spec, options)
-            answer = {
-                "pid": container.init_pid,
-                "executable": spec.process.args[0] if spec.process is not None else "",
-                "poststart": spec.hooks is not None and bool(spec.hooks.poststart),
-            }
-            return answer, container.console
-
-        answer, console = await self._start(work, stdio, "OCI runtime create failed: runc create failed")
+        early = self._early.hand_over(creation, () if terminal else stdio) if self._early is not None else None
+        running = self._run(work, stdio) if early is None else hear(self._loop, early)
+        answer, console = await self._start(running, "OCI runtime create failed: runc create failed")
         self._executable, self._start_in_helper = answer["executable"], answer["poststart"]
         return Started(answer["pid"], console)
 
@@ -120,7 +109,7 @@ class InProcessRuntime:
             result = self._load().exec(spec, options)
             return {"pid": result.pid}, result.console
 
-        answer, console = await self._start(work, stdio, "OCI runtime exec failed: exec failed")
+        answer, console = await self._start(self._run(work, stdio), "OCI runtime exec failed: exec failed")
         return Started(answer["pid"], console)
 
     async def kill(self, signal: int, all_processes: bool) -> None:
@@ -192,10 +181,10 @@ class InProcessRuntime:
 
         return Container.load(self._options.root, self._id)
 
-    async def _start(self, work: Callable[[], Answer], stdio: tuple[int, int, int], context: str) -> Answer:
+    async def _start(self, running: "Coroutine[Any, None, Answer]", context: str) -> Answer:
         self._reaper.starting()
         try:
-            return await self._run(work, stdio)
+            return await running
         except OrlopError as error:
             raise InternalError(f"{context}: {error}") from None
         finally:
@@ -204,52 +193,4 @@ class InProcessRuntime:
 
     async def _run(self, work: Callable[[], Answer], keep: tuple[int, ...] = ()) -> Answer:
         """Run `work` in a helper, which has the descriptors `keep`. Raises the OrlopError that it raises."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            pid = os.fork()
-            if pid == 0:
-                _help(theirs, work, keep)
-            theirs.close()
-            # Not for its exit, which takes as long again: it has nothing more to do, and the reaper collects it.
-            await self._loop.readable(ours.fileno())
-            packet, fds, _, _ = socket.recv_fds(ours, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
-        if not packet:
-            raise InternalError("the runtime's helper died")
-        answer = json.loads(packet)
-        if "error" in answer:
-            raise getattr(errdefs, answer["kind"], InternalError)(answer["error"])
-        return answer, fds[0] if fds else None
-
-
-def _help(channel: socket.socket, work: Callable[[], Answer], keep: tuple[int, ...]) -> NoReturn:
-    """Be the helper: never returns into the shim's code."""
-    status = 1
-    gc.disable()  # it ends too soon for that to matter
-    try:
-        # A helper that hangs must not keep the shim's connections open when the shim is gone.
-        first = 3
-        for kept in sorted({kept for kept in (*keep, channel.fileno()) if kept >= first}):
-            if kept > first:
-                close_range(first, kept - 1)
-            first = kept + 1
-        close_range(first)
-        from orlop.libcontainer.journal import set_warning_sink
-
-        set_warning_sink(log.warning)
-        # A helper that outlives a killed shim finishes what it has begun; signals are for the shim.
-        signals.pthread_sigmask(signals.SIG_BLOCK, (signals.SIGTERM, signals.SIGINT))
-        try:
-            answer, fd = work()
-        except OrlopError as error:
-            answer, fd = {"error": str(error), "kind": type(error).__name__}, None
-        except Exception as error:  # noqa: BLE001 - the edge of the process
-            log.exception("runtime", error)
-            answer, fd = {"error": f"{type(error).__name__}: {error}", "kind": "InternalError"}, None
-        packet = json.dumps(answer).encode()
-        if fd is None:
-            channel.send(packet)
-        else:
-            socket.send_fds(channel, [packet], [fd])
-        status = 0
-    finally:
-        os._exit(status)
+        return await hear(self._loop, fork_helper(lambda _channel: work(), keep))

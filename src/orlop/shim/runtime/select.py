@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orlop.api.runc_options_pb2 import Options as RuncOptions
     from orlop.shim.loop import Loop
     from orlop.shim.reaper import Reaper
+    from orlop.shim.runtime.helper import EarlyHelper
 
 IN_PROCESS_ROOT = "/run/orlop/runc"
 BINARY_ROOT = "/run/containerd/runc"
@@ -21,7 +22,7 @@ RUNTIME_VARIABLE = "ORLOP_SHIM_RUNTIME"
 ROOT_VARIABLE = "ORLOP_SHIM_RUNTIME_ROOT"
 """Environment: the state directory of runtimes for tasks whose options name none."""
 
-RuntimeFor = Callable[["RuncOptions", str, str, str, "Loop", "Reaper"], Runtime]
+RuntimeFor = Callable[["RuncOptions", str, str, str, "Loop", "Reaper", "EarlyHelper | None"], Runtime]
 """What `runtime_for` is."""
 
 _MEMORY = "runtime.json"
@@ -34,6 +35,7 @@ def runtime_for(
     namespace: str,
     loop: "Loop",
     reaper: "Reaper",
+    early: "EarlyHelper | None" = None,
 ) -> Runtime:
     """The driver that the task's options select: a command by `binary_name`, libcontainer otherwise.
 
@@ -51,7 +53,7 @@ def runtime_for(
     if command or root != default:
         with open(f"{bundle}/{_MEMORY}", "w", encoding="utf-8") as file:
             json.dump({"command": command, "root": chosen.root, "systemd_cgroup": chosen.systemd_cgroup}, file)
-    return _driver(command, chosen, container_id, bundle, loop, reaper)
+    return _driver(command, chosen, container_id, bundle, loop, reaper, early)
 
 
 def remembered_runtime(bundle: str, container_id: str, namespace: str, loop: "Loop", reaper: "Reaper") -> Runtime:
@@ -72,11 +74,14 @@ def _driver(
     bundle: str,
     loop: "Loop",
     reaper: "Reaper",
+    early: "EarlyHelper | None" = None,
 ) -> Runtime:
     if command:
+        if early is not None:
+            early.close()
         from orlop.shim.runtime.binary import BinaryRuntime
 
         return BinaryRuntime(command, container_id, bundle, chosen, loop, reaper)
     from orlop.shim.runtime.inprocess import InProcessRuntime
 
-    return InProcessRuntime(container_id, bundle, chosen, loop, reaper)
+    return InProcessRuntime(container_id, bundle, chosen, loop, reaper, early)
