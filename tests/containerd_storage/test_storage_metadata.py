@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images, leases, namespaces, and what outlives a crash."""
 
+import asyncio
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.storage import LocalStorage, digest_of, put, read
@@ -243,6 +245,28 @@ class TestContentIsShared:
         writer.write(b"def")
         assert writer.commit(6).digest == digest_of(b"abcdef")
         assert one.info(digest).size == 3
+
+
+def test_names_of_blobs_are_synced_once(
+    local: LocalStorage, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before an image is recorded the names of its blobs are on the disk; without new ones nothing is synced."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    content = local.storage.content
+
+    def sync() -> int:
+        with ThreadPoolExecutor(1) as workers:
+            asyncio.run(content.sync_names(workers))
+        return len(synced)
+
+    assert sync() == 0
+    put(content.bind(scope), b"one")
+    put(content.bind(scope), b"two")
+    assert (sync(), sync()) == (1, 1)
+    put(content.bind(scope), b"three")
+    assert sync() == 2
+    assert set(synced) == {f"{local.base}/root/io.containerd.content.v1.content/blobs/sha256"}
 
 
 class TestRestart:

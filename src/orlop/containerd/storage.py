@@ -82,7 +82,10 @@ class Storage:
         self.gc.schedule(STARTUP_DELAY)
         return [
             (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers[0])),
-            (images_pb2_grpc.add_ImagesServicer_to_server, ImagesService(self.images, self.gc)),
+            (
+                images_pb2_grpc.add_ImagesServicer_to_server,
+                ImagesService(self.images, self.gc, self.content, self._workers[0]),
+            ),
             (
                 snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
                 SnapshotsService(self.snapshotters, self.default_snapshotter, self._workers[0]),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from orlop.api.events_pb2 import ContentCreate, ContentDelete
@@ -17,6 +18,7 @@ from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
 from orlop.containerd.plugins.content_local import LocalContent, LocalReader, LocalWriter
+from orlop.containerd.threads import in_thread
 from orlop.errdefs import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -74,6 +76,8 @@ class MetadataContent:
         self.gc = gc
         self.events = events
         self.locked: set[int] = set()  # ingests with an open writer
+        self._renamed = 0  # blobs that have got their names, and how many of those names are on the disk
+        self._synced = 0
         gc.set_content(self)
 
     def bind(self, scope: Scope) -> BoundContent:
@@ -103,6 +107,20 @@ class MetadataContent:
         numbers = {row["number"] for row in self.db.rows("SELECT number FROM ingests")}
         for number in self.local.ingests() - numbers - self.locked:
             self.local.discard_ingest(number)
+
+    def named(self) -> None:
+        """A blob has got its name."""
+        self._renamed += 1
+
+    async def sync_names(self, workers: Executor) -> None:
+        """Bring the names of blobs to the disk, in a worker thread, if there are new ones.
+
+        What is recorded afterwards can rely on them, also after a power cut. Raises ResourceExhaustedError.
+        """
+        renamed = self._renamed
+        if self._synced < renamed:
+            await in_thread(workers, self.local.sync_names)
+            self._synced = max(self._synced, renamed)
 
     def shareable(self, digest: str) -> int | None:
         """The size of the blob whose bytes any namespace may commit without writing them;
@@ -331,6 +349,7 @@ class MetadataWriter:
             failpoint("content.commit.before_rename")
             if self._local is not None:  # last: what fails before it leaves the ingest as it was
                 owner.local.commit(self._number, self._local, digest)
+                owner.named()
             failpoint("content.commit.after_rename")
         failpoint("content.commit.after_record")
         self.close()

@@ -7,7 +7,8 @@
 
 Durability: one fdatasync a blob, outside the event loop (`LocalWriter.sync`), before the ingest is renamed to its
 blob name. A blob therefore is either whole or absent, also after a power cut; a record whose blob is absent is
-dropped at the next start. Partial ingests are not synced: what is left of them is hashed anew when resumed.
+dropped at the next start. Names are synced before an image is recorded (`sync_names`). Partial ingests are not
+synced: what is left of them is hashed anew when resumed.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import os
 import threading
 
 from orlop.containerd.core.content import validate_digest
-from orlop.containerd.disk import FULL
+from orlop.containerd.disk import FULL, disk_errors
 from orlop.errdefs import DataLossError, FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 _log = logging.getLogger("containerd.content")
@@ -184,6 +185,15 @@ class LocalContent:
             return
         os.chmod(writer.path, 0o444)
         os.rename(writer.path, blob)
+
+    def sync_names(self) -> None:
+        """Bring the names of all blobs to the disk; blocks on it."""
+        with disk_errors("content cannot be synced"):
+            fd = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def digests(self) -> dict[str, int]:
         """All blobs with their sizes."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """containerd.services.images.v1: translation to the image store."""
 
+from concurrent.futures import Executor
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -10,17 +11,25 @@ from orlop.api import types_pb2
 from orlop.api.images_pb2_grpc import ImagesServicer
 from orlop.containerd.core.images import Image, Target
 from orlop.containerd.core.namespaces import scope_of
+from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.metadata.gc import GarbageCollector
 from orlop.containerd.metadata.images import BoundImages, MetadataImages
 from orlop.containerd.services.times import from_timestamp, to_timestamp
 
 
 class ImagesService(ImagesServicer):
-    """Images of the caller's namespace."""
+    """Images of the caller's namespace.
 
-    def __init__(self, images: MetadataImages, gc: GarbageCollector) -> None:
+    An image that is listed is whole, also after a power cut: before it is recorded, what it names is on the disk.
+    """
+
+    def __init__(
+        self, images: MetadataImages, gc: GarbageCollector, content: MetadataContent, workers: Executor
+    ) -> None:
         self._images = images
         self._gc = gc
+        self._content = content
+        self._workers = workers
 
     async def Get(self, request: pb.GetImageRequest, context: Any) -> pb.GetImageResponse:
         """One image."""
@@ -33,12 +42,14 @@ class ImagesService(ImagesServicer):
 
     async def Create(self, request: pb.CreateImageRequest, context: Any) -> pb.CreateImageResponse:
         """Add an image."""
+        await self._content.sync_names(self._workers)
         return pb.CreateImageResponse(
             image=_message(self._bind(context).create(_image(request.image), _epoch(request)))
         )
 
     async def Update(self, request: pb.UpdateImageRequest, context: Any) -> pb.UpdateImageResponse:
         """Change an image."""
+        await self._content.sync_names(self._workers)
         updated = self._bind(context).update(
             _image(request.image), tuple(request.update_mask.paths), _epoch(request)
         )
