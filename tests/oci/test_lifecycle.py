@@ -230,7 +230,7 @@ def _offsets(bundle: Bundle, offsets: dict[str, dict[str, int]]) -> None:
         (lambda b: _offsets(b, {"realtime": {"secs": 1}}), 'clock "realtime", expected monotonic or boottime'),
         (lambda b: _offsets(b, {"boottime": {"nanosecs": 10**9}}), "linux.timeOffsets.boottime.nanosecs"),
         (lambda b: b.linux.update(personality={"domain": "BSD"}), 'linux.personality.domain is "BSD"'),
-        (lambda b: b.without_namespace("mount"), "a container needs a mount namespace"),
+        (lambda b: b.without_namespace("mount"), "unable to restrict sys entries without a private MNT namespace"),
         (lambda b: b.process.update(args=["true"], user={"uid": "x"}), "$.process.user.uid"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ import stat
 import subprocess
 
 import pytest
-from support.bundles import COMMANDS, Bundle, Runtime
+from support.bundles import COMMANDS, Bundle, Runtime, eventually
 
 pytestmark = pytest.mark.root
 
@@ -441,3 +441,23 @@ def test_modes_of_what_is_made(ours: Runtime, bundle: Bundle) -> None:
     bundle.mount("/a/b", "tmpfs", "tmpfs")
     ours.run(bundle.args("true", ""), umask=0o77).ok()
     assert stat.S_IMODE(os.stat(f"{bundle.rootfs}/a").st_mode) == 0o755
+
+
+def _mounts_below(path: str) -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return [line.split(" ")[4] for line in file if line.split(" ")[4].startswith(path)]
+
+
+def test_without_a_mount_namespace_the_mounts_go_with_the_container(ours: Runtime, bundle: Bundle) -> None:
+    bundle.without_namespace("mount")
+    bundle.linux["maskedPaths"] = bundle.linux["readonlyPaths"] = []
+    container = ours.start(bundle.args("touch /up; sleep 100"))
+    eventually(lambda: os.path.exists(f"{bundle.rootfs}/up"), "it does not run")
+    assert f"{bundle.rootfs}/proc" in _mounts_below(bundle.rootfs)
+    assert ours("exec", container, "sh", "-c", "ls -d /up /usr /proc/1; pwd").out == "/proc/1\n/up\n/\n"
+    ours("delete", "--force", container).ok()
+    assert _mounts_below(bundle.rootfs) == []
+    assert ours.run(bundle.args("no-such-program", "")).status == 1
+    assert _mounts_below(bundle.rootfs) == []
+    assert ours.run(bundle.args("echo $$")).ok() == "1\n"
+    assert _mounts_below(bundle.rootfs) == []

@@ -48,6 +48,7 @@ from orlop.libcontainer.state import (
 from orlop.libcontainer.validate import validate_id, validate_process, validate_spec
 from orlop.oci.runtime import Process, Resources, Spec
 from orlop.unix import process as proc
+from orlop.unix.mount import MNT_DETACH, mounts_on, umount2
 
 
 class Container:
@@ -144,6 +145,7 @@ class Container:
             else:
                 cgroup.apply(prepare.effective_resources(spec.linux))
             container._make_resource_class()
+            container._note_mounts()
             (launcher or launch)(container, options)
             cgroup.settle()
         except BaseException as error:
@@ -203,6 +205,25 @@ class Container:
             return None
         return ResourceClass(linux.intel_rdt, self.id, self.record.resctrl)
 
+    def _note_mounts(self) -> None:
+        """Without a mount namespace of its own a container's mounts stay here, until `_unmount`."""
+        linux = self.record.spec.linux
+        if linux is not None and all(namespace.type != "mount" for namespace in linux.namespaces):
+            self.record.root_mounts = mounts_on(self._root_path())
+            write_record(self.directory, self.record)
+
+    def _unmount(self) -> None:
+        if self.record.root_mounts is None:
+            return
+        path = self._root_path()
+        while mounts_on(path) > self.record.root_mounts:
+            umount2(path, MNT_DETACH)
+
+    def _root_path(self) -> str:
+        root = self.record.spec.root
+        assert root is not None
+        return os.path.realpath(os.path.join(self.record.bundle, root.path))
+
     def _discard(self, made_cgroup: bool) -> None:
         """Take back what a failed create has made; a control group that was in use is somebody else's."""
         if self.console is not None:
@@ -215,6 +236,7 @@ class Container:
                 warn(f"control groups of {self.id} remain: {explain(error)}")
         if resource_class := self._resource_class():
             resource_class.destroy()
+        self._unmount()
         self._remove_directory()
 
     # -- starting ---------------------------------------------------------------------------------
@@ -403,6 +425,7 @@ class Container:
             manager.destroy()
         if resource_class := self._resource_class():
             resource_class.destroy()
+        self._unmount()
         self._remove_directory()
         self.close()
         hooks = self.record.spec.hooks

@@ -45,6 +45,8 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
             born_in.user = os.open(f"/proc/{container.init_pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         if any(namespace.type == "pid" for namespace in linux.namespaces):
             born_in.pid = os.open(f"/proc/{container.init_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        if all(namespace.type != "mount" for namespace in linux.namespaces):
+            plan.root = os.open(f"/proc/{container.init_pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         prepare.open_program(plan.program, linux)
         pid, pidfd = _spawn(container, born_in, group, child)
     except BaseException:
@@ -54,6 +56,8 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
         theirs.close()
         born_in.close()
         prepare.close_program(plan.program)
+        if plan.root >= 0:
+            os.close(plan.root)
         if options.cgroup:
             cgroup.close()
     try:

@@ -31,6 +31,7 @@ class JoinPlan(msgspec.Struct):
     namespaces: int  # CLONE_NEW* to enter with it, all but the PID namespace, in which the child is born
     keyring: str = ""
     personality: int | None = None
+    root: int = -1  # directory to chroot to, where the container has no mount namespace of its own
     in_user_namespace: bool = False  # born there already, as an ordinary user's must be
 
 
@@ -51,15 +52,20 @@ def run_join(plan: JoinPlan, channel: Channel, prologue: Callable[[], None]) -> 
 
 def _set_up(plan: JoinPlan, channel: Channel) -> str:
     gc.disable()
-    isolate(channel, plan.program, [plan.init_pidfd])
+    isolate(channel, plan.program, [plan.init_pidfd, *([plan.root] if plan.root >= 0 else [])])
     proc.reset_signals()
     os.setsid()
     channel.wait_go()
-    proc.setns(plan.init_pidfd, plan.namespaces)
+    if plan.namespaces:
+        proc.setns(plan.init_pidfd, plan.namespaces)
     os.close(plan.init_pidfd)
     if plan.in_user_namespace or plan.namespaces & proc.CLONE_NEWUSER:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    if plan.root >= 0:
+        os.fchdir(plan.root)
+        os.chroot(".")
+        os.close(plan.root)
     if plan.keyring:
         join_keyring(plan.keyring, channel, restrict=False, in_user_namespace=False)
     process = plan.program.process

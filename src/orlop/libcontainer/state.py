@@ -53,6 +53,9 @@ class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     keyring: str = ""
     resctrl: str = ""  # directory of the class of service, if the spec has linux.intelRdt
     owner: int = 0
+    root_mounts: int | None = (
+        None  # how many there were on the root filesystem, if our mounts go to the same namespace
+    )
 
 
 def hook_state(state: State) -> bytes:

@@ -86,8 +86,8 @@ def _validate_namespaces(linux: Linux) -> None:
         if namespace.path and not namespace.path.startswith("/"):
             raise InvalidArgumentError(f'linux.namespaces: "{namespace.path}" is no absolute path')
         seen.add(namespace.type)
-    if "mount" not in seen:
-        raise InvalidArgumentError("linux.namespaces: a container needs a mount namespace")
+    if "mount" not in seen and (linux.masked_paths or linux.readonly_paths):
+        raise InvalidArgumentError("unable to restrict sys entries without a private MNT namespace")
     mappings = linux.uid_mappings + linux.gid_mappings
     user = next((namespace for namespace in linux.namespaces if namespace.type == "user"), None)
     if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):

@@ -32,9 +32,10 @@ class Rootfs:
     def attach(self) -> None:
         """Cut mount propagation to the host as the plan says, and make the root a mount of its own."""
         flags = self.plan.propagation or mnt.MS_SLAVE | mnt.MS_REC
-        _set_propagation(mnt.AT_FDCWD, "/", flags)
-        if flags & mnt.MS_SHARED:
-            _make_parent_private(self.plan.path)
+        if not self.plan.shares_mounts:
+            _set_propagation(mnt.AT_FDCWD, "/", flags)
+            if flags & mnt.MS_SHARED:
+                _make_parent_private(self.plan.path)
         point = os.open(self.plan.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.fd = mnt.open_tree(point, b"", mnt.OPEN_TREE_CLONE | mnt.AT_RECURSIVE | mnt.AT_EMPTY_PATH)
         mnt.attach(self.fd, point)
@@ -61,7 +62,10 @@ class Rootfs:
     def pivot(self) -> None:
         """Make this the root of the mount namespace and let go of the host's."""
         os.fchdir(self.fd)
-        if self.plan.no_pivot:
+        if self.plan.shares_mounts:
+            os.chroot(".")
+            os.chdir("/")
+        elif self.plan.no_pivot:
             _leave_no_kernel_filesystem(self.plan.path)
             mnt.move_mount(
                 self.fd, b"", mnt.AT_FDCWD, "/", mnt.MOVE_MOUNT_F_EMPTY_PATH | mnt.MOVE_MOUNT_T_SYMLINKS

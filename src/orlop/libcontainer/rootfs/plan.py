@@ -81,6 +81,7 @@ class RootfsPlan(msgspec.Struct):
     read_only_paths: list[str]
     no_pivot: bool
     label: str = ""
+    shares_mounts: bool = False  # the caller's mount namespace: everything is mounted there, and chroot(2) is all
 
 
 def plan_rootfs(spec: Spec, bundle: str, cgroup_paths: dict[str, str], *, no_pivot: bool = False) -> RootfsPlan:
@@ -109,6 +110,7 @@ def plan_rootfs(spec: Spec, bundle: str, cgroup_paths: dict[str, str], *, no_piv
         read_only_paths=spec.linux.readonly_paths,
         no_pivot=no_pivot,
         label=spec.linux.mount_label,
+        shares_mounts=all(namespace.type != "mount" for namespace in spec.linux.namespaces),
     )
 
 
