@@ -276,3 +276,33 @@ def test_the_root_of_a_user_namespace(ours: UserRuntime) -> None:
     command = ours.as_user("unshare", "--user", "--map-root-user", "--mount", *runtime)
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.returncode) == ("0\ndevice\n", 0), done.stderr
+
+
+needs_unified = pytest.mark.skipif(
+    not os.path.exists("/sys/fs/cgroup/unified/cgroup.procs"), reason="no unified hierarchy beside version 1"
+)
+
+
+@needs_unified
+def test_a_delegated_group_of_version_2(ours: UserRuntime) -> None:
+    ours.delegate_unified()
+    container = ours.start(ours.bundle().args("cat /proc/self/cgroup > /own; sleep 100"))
+    pid = ours.state(container)["pid"]
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        assert f"0::/{ours.cgroup}/{container}\n" in file.read()
+    ours("pause", container).ok()
+    assert ours.state(container)["status"] == "paused"
+    ours("resume", container).ok()
+    ours("exec", container, "true").ok()
+    assert str(pid) in ours("ps", "--format", "json", container).ok()
+    ours("delete", "--force", container).ok()
+    assert not os.path.exists(f"/sys/fs/cgroup/unified/{ours.cgroup}/{container}")
+
+
+@needs_unified
+def test_no_group_of_version_2(ours: UserRuntime) -> None:
+    ours.unified = True
+    bundle = ours.bundle().args("grep ' /sys/fs/cgroup ' /proc/self/mountinfo")
+    assert " - cgroup2 " in ours.run(bundle).ok()
+    bundle.linux["resources"] = {"pids": {"limit": 20}}
+    assert "limits need a control group" in ours.run(bundle).message

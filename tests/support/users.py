@@ -20,6 +20,8 @@ _FILES = {
     "subgid": f"{_NAME}:{FIRST}:{COUNT}\n",
 }
 _ENTER = 'for name in passwd group subuid subgid; do mount --bind "$0/$name" /etc/$name; done; exec "$@"'
+# As on a host of version 2 only.
+_ENTER_UNIFIED = "for d in /sys/fs/cgroup/*; do case $d in */unified) ;; *) umount $d;; esac; done; " + _ENTER
 # crun runs with either version of control groups, not with both.
 _ENTER_FOR_CRUN = "umount /sys/fs/cgroup/unified; " + _ENTER
 
@@ -30,6 +32,7 @@ class UserRuntime(Runtime):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.files = tempfile.mkdtemp(prefix="orlop-user-", dir=self.base)
+        self.unified = False  # without the control groups of version 1
         self.cgroup = ""  # below each hierarchy, where the user's processes are put
         for file, text in _FILES.items():
             with open(f"{self.files}/{file}", "w", encoding="utf-8") as out:
@@ -61,11 +64,12 @@ class UserRuntime(Runtime):
         """The command line that runs `command` as the user."""
         words = [
             "unshare", "--mount", "--propagation", "private", "sh", "-c",
-            _ENTER_FOR_CRUN if self.name == "crun" else _ENTER, self.files,
+            _ENTER_UNIFIED if self.unified else _ENTER_FOR_CRUN if self.name == "crun" else _ENTER, self.files,
             "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups",
             "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"XDG_RUNTIME_DIR={self.runtime_directory}",
         ]  # fmt: skip
-        enter = [f'echo $$ > "{path}/cgroup.procs"; ' for path in self.groups()]
+        inner = "/caller" if self.unified else ""
+        enter = [f'echo $$ > "{path}{inner}/cgroup.procs"; ' for path in self.groups()]
         return ["sh", "-c", "".join(enter) + 'exec "$@"', "sh", *words, *command]
 
     def groups(self) -> list[str]:
@@ -85,6 +89,16 @@ class UserRuntime(Runtime):
             os.mkdir(path)
             for name in (".", "cgroup.procs", "tasks"):
                 os.chown(f"{path}/{name}", UID, UID)
+
+    def delegate_unified(self) -> None:
+        """Give the user a group of version 2 as systemd delegates one, and put its processes into one below."""
+        self.unified = True
+        self.cgroup = f"orlop-oci-user-{os.getpid()}"
+        path = f"/sys/fs/cgroup/unified/{self.cgroup}"
+        os.makedirs(f"{path}/caller")
+        for directory in (path, f"{path}/caller"):
+            for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(f"{directory}/{name}", UID, UID)
 
     def __call__(self, *args: str, stdin: str | None = None, **options: Any) -> Result:
         with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as err:
@@ -106,7 +120,7 @@ class UserRuntime(Runtime):
         """Remove the delegated groups after everything else."""
         groups = self.groups()
         super().close()
-        for path in groups:
+        for path in [*(f"{path}/caller" for path in groups if self.unified), *groups]:
             eventually(lambda path=path: _removed(path), f"{path} is in use")  # type: ignore[misc]
 
 

@@ -5,6 +5,7 @@ import _socket
 import os
 from typing import TYPE_CHECKING
 
+from orlop import cgroups
 from orlop.libcontainer import namespaces, netdevices, parent, prepare, rootless, sync
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
@@ -61,10 +62,12 @@ def _plan(container: "Container", options: CreateOptions) -> InitPlan:
     spec, bundle = container.record.spec, container.record.bundle
     linux, process = spec.linux, spec.process
     assert linux is not None and process is not None
+    # Without groups of its own, what a mount of type cgroup shows is still a matter of the host's version.
+    groups = container.record.cgroup_paths or ({"": ""} if cgroups.mode() == "v2" else {})
     network = next((entry for entry in linux.namespaces if entry.type == "network"), None)
     return InitPlan(
         program=prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=False),
-        rootfs=plan_rootfs(spec, bundle, container.record.cgroup_paths, no_pivot=options.no_pivot),
+        rootfs=plan_rootfs(spec, bundle, groups, no_pivot=options.no_pivot),
         state=container.oci_state("creating", 0),
         keyring=container.record.keyring,
         loopback=network is not None and not network.path,

@@ -53,9 +53,8 @@ class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     keyring: str = ""
     resctrl: str = ""  # directory of the class of service, if the spec has linux.intelRdt
     owner: int = 0
-    root_mounts: int | None = (
-        None  # how many there were on the root filesystem, if our mounts go to the same namespace
-    )
+    # How many there were on the root filesystem before ours, if ours go to the same mount namespace.
+    root_mounts: int | None = None
 
 
 def hook_state(state: State) -> bytes:
