@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import images
 from support.e2e import Stack
-from support.networks import NEIGHBOUR_ADDRESS, Neighbour, fresh_netns, pings
+from support.networks import HOST_ADDRESS, NEIGHBOUR_ADDRESS, Neighbour, echo, fresh_netns, pings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,10 +60,12 @@ RESOLVES = {
 
 
 class Engine:
-    """A docker command, and the environment that points it at an engine."""
+    """A docker command, the environment that points it at an engine, and the machine beyond the host."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *, ours: bool) -> None:
         self._environment = environment
+        self.neighbour = ""
+        self.ours = ours
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         command = ["docker", *arguments]
@@ -79,7 +81,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine in a network namespace of its own, with a neighbour, and the containers of the table."""
     if request.param == "orlop":
         with Stack() as stack:
-            yield from _furnished(Engine(stack.environment()))
+            yield from _furnished(Engine(stack.environment(), ours=True))
     else:
         with fresh_netns():
             yield from _original()
@@ -110,7 +112,9 @@ def _original() -> Iterator[Engine]:
             started += data
         drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)
         try:
-            yield from _furnished(Engine({**os.environ, "DOCKER_HOST": f"unix://{base}/s", "DOCKER_CONFIG": base}))
+            yield from _furnished(
+                Engine({**os.environ, "DOCKER_HOST": f"unix://{base}/s", "DOCKER_CONFIG": base}, ours=False)
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(40)
@@ -126,6 +130,7 @@ def _original() -> Iterator[Engine]:
 
 def _furnished(docker: Engine) -> Iterator[Engine]:
     neighbour = Neighbour()
+    docker.neighbour = neighbour.netns
     try:
         docker("load", "-q", "-i", images.archive("busybox"))
         for name, flags in NETWORKS.items():
@@ -186,3 +191,31 @@ def test_files(engine: Engine) -> None:
     assert "127.0.0.11" not in engine("exec", "d1", "cat", "/etc/resolv.conf")
     for address in _addresses(engine, "fi"):
         assert address in engine("exec", "fi", "cat", "/etc/hosts")
+
+
+def test_published_port(engine: Engine) -> None:
+    serve = "echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp"
+    engine("run", "-d", "--name", "web", "--network", "zone", "-p", "8080:80", "busybox", "sh", "-c", serve)
+    try:
+        (address,) = _addresses(engine, "web")
+        pid = {name: engine("inspect", "-f", "{{.State.Pid}}", name) for name in ("web", "z1", "f1", "d1", "i1")}
+        places = {name: f"/proc/{number}/ns/net" for name, number in pid.items()}
+        places |= {"host": "/proc/thread-self/ns/net", "outside": engine.neighbour}
+        found = {
+            (place, target)
+            for place, netns in places.items()
+            for target, port in (("127.0.0.1", 8080), (HOST_ADDRESS, 8080), (address, 80))
+            if b"served" in echo(target, port, b"GET / HTTP/1.0\r\n\r\n", netns)
+        }
+    finally:
+        engine("rm", "-f", "web")
+    if not engine.ours:
+        found.discard(("outside", address))  # before version 28: past the host's address, by a route of one's own
+    assert found == {
+        ("host", "127.0.0.1"), ("host", HOST_ADDRESS), ("host", address),
+        ("outside", HOST_ADDRESS),
+        ("web", HOST_ADDRESS), ("web", address),
+        ("z1", HOST_ADDRESS), ("z1", address),
+        ("f1", HOST_ADDRESS),
+        ("d1", HOST_ADDRESS),
+    }  # fmt: skip
