@@ -23,6 +23,7 @@ from support.networks import (
 )
 
 from orlop.dockerd.network import SandboxRequest, creation, ipam, options
+from orlop.dockerd.network.firewall import RESOLVER_PORT
 from orlop.dockerd.network.gateway import choose, in_order
 from orlop.dockerd.network.types import Endpoint, Network
 from orlop.engine.types import (
@@ -327,6 +328,22 @@ async def test_killed_netd_serves_again(host: Host) -> None:
 
 
 @pytest.mark.root
+async def test_one_container_without_dns_leaves_it_to_the_others(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    await create(host, "front")
+    one, two = await host.connect("one", mode="front"), await host.connect("two", mode="front")
+    assert one.netns_path and two.netns_path
+    await host.netd.unresolve("one")
+    with serving(one.netns_path, RESOLVER_PORT):  # somebody has the resolver's port
+        await host.restart()
+    assert "container one has no DNS" in caplog.text and "in use" in caplog.text.lower()
+    assert lookup(two.netns_path, "one") == [one.endpoints["front"].ip_address]
+    await host.restart()
+    assert lookup(one.netns_path, "two") == [two.endpoints["front"].ip_address]
+
+
+@pytest.mark.root
 async def test_a_refused_step_leaves_nothing(host: Host) -> None:
     ip("link add taken type veth peer name other")
     with pytest.raises(PermissionDeniedError, match="exists and is no bridge"):
@@ -445,3 +462,15 @@ async def test_both_families(host: Host) -> None:
     for name in ("front", "back"):
         await host.service.remove_network(name)
     assert "ip6" not in command("nft", "list", "tables")
+
+
+@pytest.mark.root
+async def test_a_late_bridge_passes_an_iptables_policy_of_drop(host: Host, neighbour: Neighbour) -> None:
+    command("iptables", "-P", "FORWARD", "DROP")
+    made = await create(host, "front")
+    one = await host.connect("one", mode="front")
+    assert one.netns_path and pings(one.netns_path, NEIGHBOUR_ADDRESS)
+    await host.service.release("one")
+    await host.service.remove_network("front")
+    left = command("nft", "list", "chain", "ip", "filter", "FORWARD")
+    assert made["Id"][:12] not in left and left.count("orlop orlop0") == 2

@@ -33,4 +33,7 @@ class Rename:
                 self._registry.release(name)
                 raise
             self._networks.rename(container.id, name)
+            for settings in container.record.endpoints.values():
+                settings.dns_names = [name if each == old else each for each in settings.dns_names or ()] or None
+            self._registry.save(container)
         self._registry.publish(container, "rename", oldName=f"/{old}")

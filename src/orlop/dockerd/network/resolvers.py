@@ -2,6 +2,7 @@
 """Keeps orlop-netd told of who is called what, and which containers it shall serve DNS in."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -9,8 +10,11 @@ from orlop.dockerd.network.firewall import RESOLVER_PORT
 from orlop.dockerd.network.gateway import in_order, leads_outside
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.types import Endpoint, addresses_of
+from orlop.errdefs import InternalError
 from orlop.netd.client import NetdClient
 from orlop.netd.names import Entry, Member, Upstream, View
+
+_log = logging.getLogger(__name__)
 
 
 class Resolvers:
@@ -39,7 +43,10 @@ class Resolvers:
         for endpoint in self._live():
             containers.setdefault(endpoint.container_id, []).append(endpoint)
         for endpoints in containers.values():
-            await self.serve(endpoints)
+            try:
+                await self.serve(endpoints)
+            except InternalError as error:  # the others shall have theirs
+                _log.error("container %s has no DNS: %s", endpoints[0].container_name, error)
 
     async def serve(self, endpoints: Sequence[Endpoint]) -> None:
         """One container's endpoints, all of them: enter their names, and serve it what it may see."""
