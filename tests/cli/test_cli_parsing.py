@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from orlop.cli import gotemplate, tree
+from orlop.cli.commands import networks
 from orlop.cli.commands.ps import PS
 from orlop.cli.commands.run_flags import CREATE_FLAGS, RUN_FLAGS
 from orlop.cli.container_options import create_body, parse_mount
@@ -140,6 +141,79 @@ def test_create_body() -> None:
     assert host["Binds"] == ["/a:/b:ro"] and host["NanoCpus"] == 500_000_000 and host["NetworkMode"] == "none"
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}] and host["AutoRemove"]
+
+
+def test_networks() -> None:
+    def networks(*argv: str) -> object:
+        config = body(*argv, "busybox")["NetworkingConfig"]
+        assert isinstance(config, dict)
+        return config["EndpointsConfig"]
+
+    assert networks() == {} and networks("--network", "front") == {}
+    assert (
+        networks("--network", "host") == {}
+        and body("--network", "name=x", "b")["HostConfig"]["NetworkMode"] == "x"
+    )  # type: ignore[index]
+    assert networks("--network", "front", "--network-alias", "a", "--ip", "10.0.0.9", "--link", "db:d") == {
+        "front": {"Aliases": ["a"], "IPAMConfig": {"IPv4Address": "10.0.0.9"}, "Links": ["db:d"]}
+    }
+    long = "name=back,alias=x,alias=y,ip6=2001:db8::9,mac-address=02:00:00:00:00:01,gw-priority=-3,driver-opt=a=b"
+    assert networks("--network", "front", "--network", long) == {
+        "front": {},
+        "back": {
+            "Aliases": ["x", "y"],
+            "IPAMConfig": {"IPv6Address": "2001:db8::9"},
+            "MacAddress": "02:00:00:00:00:01",
+            "GwPriority": -3,
+            "DriverOpts": {"a": "b"},
+        },
+    }
+    for argv, message in (
+        (["--network", "bridge", "--network", "front"], "cannot attach both user-defined and non-user-defined"),
+        (["--network", "front", "--network", "front"], '"front" is specified multiple times'),
+        (["--network", "bridge", "--network-alias", "a"], "aliases are only supported for user-defined networks"),
+        (["--network", "name=f,alias=a", "--network-alias", "b"], "both --network-alias and per-network alias"),
+        (["--network", "alias=a"], "network name/id is not specified"),
+        (["--network", "name=f,speed=9"], "invalid field key speed"),
+        (["--network", "name=f,gw-priority=x"], "invalid gw-priority (x)"),
+    ):
+        with pytest.raises(ExitError) as caught:
+            networks(*argv)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--subnet", "10.0.0.0/24"], [{"Subnet": "10.0.0.0/24"}]),
+        (
+            ["--subnet", "10.0.0.0/24,2001:db8::/64", "--gateway", "2001:db8::1", "--gateway", "10.0.0.7"],
+            [
+                {"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.7"},
+                {"Subnet": "2001:db8::/64", "Gateway": "2001:db8::1"},
+            ],
+        ),
+        (
+            ["--subnet", "10.0.0.0/24", "--ip-range", "10.0.0.128/25", "--aux-address", "nas=10.0.0.5"],
+            [{"Subnet": "10.0.0.0/24", "IPRange": "10.0.0.128/25", "AuxiliaryAddresses": {"nas": "10.0.0.5"}}],
+        ),
+        (["--gateway", "10.0.0.1"], "every ip-range or gateway must have a corresponding subnet"),
+        (["--subnet", "10.0.0.0/24", "--gateway", "10.9.0.1"], "no matching subnet for gateway 10.9.0.1"),
+        (
+            ["--subnet", "10.0.0.0/24", "--aux-address", "a=10.9.0.1"],
+            "no matching subnet for aux-address 10.9.0.1",
+        ),
+        (["--subnet", "10.0.0.0/24", "--subnet", "10.0.0.0/16"], "multiple overlapping subnet configuration"),
+        (["--subnet", "x"], "invalid address: 'x'"),
+    ],
+)
+def test_subnets_of_a_network(argv: list[str], expected: object) -> None:
+    args = parse(networks.CREATE.flags, [*argv, "front"])
+    if not isinstance(expected, str):
+        assert networks._subnets(args) == expected
+        return
+    with pytest.raises(ExitError, match=expected):
+        networks._subnets(args)
 
 
 def test_mounts() -> None:
