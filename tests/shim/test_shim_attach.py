@@ -19,7 +19,10 @@ pytestmark = pytest.mark.root
 
 def finish(shim: Shim) -> None:
     if shim.state().status in (1, 2, 4):
-        shim.kill(9)
+        try:
+            shim.kill(9)
+        except NotFoundError:
+            pass  # it has ended meanwhile
         shim.wait()
     shim.delete()
     shim.shutdown()

@@ -23,7 +23,7 @@ from orlop.rpc.ttrpc.server import Call, Server
 from orlop.shim import bootstrap, log
 from orlop.shim.bootstrap import Start, bind
 from orlop.shim.runtime import Options
-from orlop.shim.runtime.helper import Answer
+from orlop.shim.runtime.helper import Answer, Facts
 from orlop.shim.runtime.inprocess import InProcessRuntime
 from orlop.shim.server import SERVICES, Shim
 from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl
@@ -181,13 +181,12 @@ class _Rehearsed(InProcessRuntime):
                 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 listener.bind(f"{state}/{START_SOCKET}")
                 listener.listen()
-                return {"pid": _fork(keep[1], listener), "executable": "", "poststart": False}, None
+                facts = Facts(_fork(keep[1], listener), "", {}, poststart=False, plain_end=True)
+                return facts._asdict(), None
             if operation == "exec":
                 return {"pid": _fork(keep[1], None)}, None
             if operation == "kill":
                 os.kill(self._init, signal.SIGKILL)
-            if operation == "delete":
-                os.rmdir(state)
             return {"pids": [self._init]}, None
 
         state = f"{self._options.root}/{self._id}"

@@ -149,7 +149,8 @@ class TaskService:
                 pid=pid,
             )
         )
-        self._watch_memory(container)
+        # After the answer, and before the next request.
+        self._loop.call_soon(lambda: self._watch_memory(container))
         container.watch_init()
         return api.CreateTaskResponse(pid=pid)
 

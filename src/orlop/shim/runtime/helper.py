@@ -36,6 +36,16 @@ class Creation(NamedTuple):
     systemd_cgroup: bool
 
 
+class Facts(NamedTuple):
+    """What the shim keeps of a container that a helper has made."""
+
+    pid: int
+    executable: str
+    cgroup_paths: dict[str, str]
+    poststart: bool  # there are hooks to run at the start
+    plain_end: bool  # nothing but directories is to be removed at the end
+
+
 def fork_helper(work: Callable[[socket.socket], Answer], keep: tuple[int, ...] = ()) -> socket.socket:
     """Run `work` in a helper, which has the descriptors `keep`; what it answers comes from the socket.
 
@@ -151,12 +161,14 @@ def create(creation: Creation, stdio: tuple[int, ...], spec: "Spec | None" = Non
         systemd_cgroup=creation.systemd_cgroup,
     )
     container = Container.create(creation.root, creation.id, creation.bundle, spec, options)
-    answer = {
-        "pid": container.init_pid,
-        "executable": spec.process.args[0] if spec.process is not None else "",
-        "poststart": spec.hooks is not None and bool(spec.hooks.poststart),
-    }
-    return answer, container.console
+    facts = Facts(
+        pid=container.init_pid,
+        executable=spec.process.args[0] if spec.process is not None else "",
+        cgroup_paths=container.record.cgroup_paths,
+        poststart=spec.hooks is not None and bool(spec.hooks.poststart),
+        plain_end=not creation.systemd_cgroup and not (spec.hooks is not None and spec.hooks.poststop),
+    )
+    return facts._asdict(), container.console
 
 
 def _help(channel: socket.socket, work: Callable[[socket.socket], Answer], keep: tuple[int, ...]) -> NoReturn:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
 from orlop.libcontainer import starting
+from orlop.libcontainer.removal import remove_ended
+from orlop.shim import log
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
 from orlop.shim.runtime import Options, Started
-from orlop.shim.runtime.helper import Answer, Creation, EarlyHelper, create, fork_helper, hear
+from orlop.shim.runtime.helper import Answer, Creation, EarlyHelper, Facts, create, fork_helper, hear
 
 if TYPE_CHECKING:
     import _socket
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from orlop.libcontainer import Container
+
+_PAUSES = (0.001, 0.001, 0.002, 0.004)
+"""Seconds between attempts to remove control groups, until a helper takes it over."""
 
 
 class InProcessRuntime:
@@ -46,8 +51,7 @@ class InProcessRuntime:
         self._loop = loop
         self._reaper = reaper
         self._early = early
-        self._executable = ""
-        self._start_in_helper = True
+        self._facts: Facts | None = None
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
@@ -68,8 +72,8 @@ class InProcessRuntime:
         early = self._early.hand_over(creation, () if terminal else stdio) if self._early is not None else None
         running = self._run(work, stdio) if early is None else hear(self._loop, early)
         answer, console = await self._start(running, "OCI runtime create failed: runc create failed")
-        self._executable, self._start_in_helper = answer["executable"], answer["poststart"]
-        return Started(answer["pid"], console)
+        self._facts = Facts(**answer)
+        return Started(self._facts.pid, console)
 
     async def start(self) -> None:
         """Container.start; without a helper unless there are hooks to run, since all it takes is to ask init."""
@@ -79,12 +83,13 @@ class InProcessRuntime:
             return {}, None
 
         try:
-            sock = None if self._start_in_helper else self._ask()
-            if sock is None:
+            facts = self._facts
+            sock = None if facts is None or facts.poststart else self._ask()
+            if facts is None or sock is None:
                 await self._run(work)
             else:
                 await self._loop.readable(sock.fileno())
-                starting.answer(sock, self._executable)
+                starting.answer(sock, facts.executable)
         except OrlopError as error:
             raise InternalError(f"OCI runtime start failed: {error}") from None
 
@@ -161,16 +166,35 @@ class InProcessRuntime:
         return list(answer["pids"])
 
     async def delete(self, force: bool) -> None:
-        """Container.delete; fine when libcontainer does not know the container."""
+        """Container.delete; fine when libcontainer does not know the container.
+
+        Without a helper where there are only directories to remove, as of nearly every container.
+        """
 
         def work() -> Answer:
             self._load().delete(force)
             return {}, None
 
+        if not force and self._facts is not None and self._facts.plain_end and await self._remove(self._facts):
+            return
         try:
             await self._run(work)
         except NotFoundError:
             return
+
+    async def _remove(self, facts: Facts) -> bool:
+        """Remove the directories of a container that has ended; False when they are still in use."""
+        directory = f"{self._options.root}/{self._id}"
+        try:
+            for pause in _PAUSES:
+                if remove_ended(directory, facts.cgroup_paths):
+                    return True
+                # Version 1 refuses until the kernel has done with the process that we have collected, and has no
+                # event for that (see cgroups.Manager.destroy).
+                await self._loop.sleep(pause)
+        except OSError as error:
+            log.debug(f"{directory} is not removed the short way: {error}")
+        return False
 
     async def checkpoint(self, path: str, options: "Message | None") -> None:
         """Not offered: CRIU is out of scope."""
