@@ -285,16 +285,15 @@ def test_an_error_in_the_child_never_runs_the_callers_code(
     """Above all not its clean-up: the child shares the state directory and the control groups."""
     seen = mmap.mmap(-1, 4096)
     me = os.getpid()
-    manager = type(cgroups.new_manager("/orlop-oci/x", False))
 
-    def fail(self: cgroups.Manager) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     def note(self: Container, made_cgroup: bool, discard=Container._discard) -> None:
         seen.write(b"parent " if os.getpid() == me else b"child ")
         discard(self, made_cgroup)
 
-    monkeypatch.setattr(manager, "join", fail)
+    monkeypatch.setattr("orlop.libcontainer.init.isolate", fail)  # the first that the child does everywhere
     monkeypatch.setattr(Container, "_discard", note)
     with pytest.raises(OrlopError, match="error during container init"):
         _create(ours, bundle)
