@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -213,6 +214,51 @@ class TestSpecialFiles:
     def test_magic_links_lead_nowhere(self, client: Client, container: str) -> None:
         for path in ("/proc/self/root/etc", "/proc/1/root/etc", "/proc/1/cwd", "/proc/thread-self/fd/0"):
             assert get(client, container, path + "/.") == b""
+
+
+class TestClientsThatLeave:
+    """They take nothing with them."""
+
+    def test_in_the_middle_of_an_upload(self, stack: Stack) -> None:
+        """The container, which cannot start during the upload, can afterwards."""
+        id_ = stack.docker("create", "busybox", "true").stdout.strip()
+        head = f"PUT /v1.47/containers/{id_}/archive?path=/tmp HTTP/1.1\r\nHost: x\r\n"
+        half = tar(("whole", b"content"), ("half", b"x" * 1000))[:1700]
+        for framing, body in (
+            ("Transfer-Encoding: chunked", b"%x\r\n" % len(half) + half + b"\r\n"),
+            ("Content-Length: 4000", half),
+        ):
+            with socket.socket(socket.AF_UNIX) as leaving:
+                leaving.connect(str(stack.run_dir / "docker.sock"))
+                leaving.sendall(f"{head}{framing}\r\n\r\n".encode() + body)
+        started = stack.docker("start", "-a", id_, timeout=20)
+        assert started.returncode == 0, started.stderr
+        assert stack.docker("rm", id_).returncode == 0
+
+    def test_in_the_middle_of_a_download(self, stack: Stack, client: Client, container: str) -> None:
+        stack.docker("exec", container, "dd", "if=/dev/zero", "of=/w/big", "bs=1M", "count=40")
+        descriptors = Path(f"/proc/{stack.pid('dockerd')}/fd")
+        before = len(os.listdir(descriptors))
+        for path in ("archive?path=/w", "export") * 3:
+            with socket.socket(socket.AF_UNIX) as leaving:
+                leaving.connect(str(stack.run_dir / "docker.sock"))
+                leaving.sendall(f"GET /containers/{container}/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert b"200 OK" in leaving.recv(1000)
+        deadline = time.monotonic() + 10
+        while len(os.listdir(descriptors)) > before and time.monotonic() < deadline:
+            time.sleep(0.05)  # nothing tells when a server has noticed
+        assert len(os.listdir(descriptors)) <= before
+
+
+class TestKernelFiles:
+    """/proc and its like have no contents that could be copied."""
+
+    def test_they_are_left_out(self, client: Client, container: str) -> None:
+        with tarfile.open(fileobj=io.BytesIO(get(client, container, "/"))) as archive:
+            names = archive.getnames()
+        assert {"/proc", "/sys", "/dev/null", "/etc/hosts"} <= set(names)
+        assert not any(name.startswith(("/proc/", "/sys/")) for name in names)
+        assert get(client, container, "/proc/1/status") == b""
 
 
 class TestPrograms:

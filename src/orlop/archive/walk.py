@@ -23,6 +23,17 @@ _INSIDE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
 _MAX_STEP = 4000  # bytes of a path that the kernel takes at once, less than PATH_MAX
 _MAX_PATH = 64 << 10  # bytes; nobody makes such a path in good faith
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_UNREADABLE = frozenset(
+    (
+        fs.PROC_SUPER_MAGIC,
+        fs.SYSFS_MAGIC,
+        fs.CGROUP_SUPER_MAGIC,
+        fs.CGROUP2_SUPER_MAGIC,
+        fs.DEVPTS_SUPER_MAGIC,
+        fs.NSFS_MAGIC,
+        fs.BPF_FS_MAGIC,
+    )
+)
 _SECOND = 10**9
 _XATTRS = "user."  # and security.capability: what belongs to the file and not to this machine
 
@@ -47,12 +58,17 @@ def buffered(pieces: Iterable[bytes], size: int = _CHUNK) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
+def is_unreadable(fd: int) -> bool:
+    """Whether an object is the kernel's account of itself: its size means nothing, and /proc/kcore has no end."""
+    return fs.filesystem_type(fd) in _UNREADABLE
+
+
 class TreeWriter:
     """One archive: any number of objects, then `write.END`.
 
     Times are cut to seconds, as docker does: a pax header for each file doubles what small files take. Sockets,
-    and what disappears meanwhile, are left out. A file that becomes shorter is filled up with zeros, one that
-    grows is cut. The generators raise OSError for what cannot be read.
+    what is in /proc and its like, and what disappears meanwhile, are left out. A file that becomes shorter is
+    filled up with zeros, one that grows is cut. The generators raise OSError for what cannot be read.
     """
 
     def __init__(self) -> None:
@@ -78,6 +94,7 @@ class TreeWriter:
         Of a directory first what is no directory, in the order of names, then the directories.
         """
         pending: list[bytes] = [b""]
+        device = -1  # whose file system is known to be readable
         while pending:
             inside = pending.pop()
             try:
@@ -88,8 +105,13 @@ class TreeWriter:
                 raise
             try:
                 inside += b"/" if inside else b""
+                status = os.fstat(fd)
                 if inside:
-                    yield _header(lead + inside, os.fstat(fd), DIRECTORY, _xattrs(fd))
+                    yield _header(lead + inside, status, DIRECTORY, _xattrs(fd))
+                if status.st_dev != device:
+                    if is_unreadable(fd):
+                        continue
+                    device = status.st_dev
                 directories: list[bytes] = []
                 for child in sorted(map(os.fsencode, os.listdir(fd))):
                     yield from self._child(fd, child, lead + inside + child, directories)
@@ -108,6 +130,8 @@ class TreeWriter:
                 directories.append(child)
             else:
                 yield from self._member(pinned, status, name)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
         finally:
             os.close(pinned)
 

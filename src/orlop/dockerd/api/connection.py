@@ -135,6 +135,8 @@ class Connection(RequestHandler):
             return True
         if self._idle():
             return False
+        if self._current_request is not None:
+            self.check_body(self._current_request)
         self.let_go()
         self.close()
         return True
@@ -158,6 +160,11 @@ class Connection(RequestHandler):
         if self._eof:
             stream.feed_eof(closed=self._peer_closed())
         return stream
+
+    def check_body(self, request: web.BaseRequest) -> None:
+        """To be called when a request is begun: if nothing more can come of its body, reading that fails."""
+        if self._eof and not request.content.is_eof():
+            request.content.set_exception(ConnectionResetError("the request's body ends early"))
 
     def release(self) -> None:
         """A request is answered; if it was not hijacked, what followed it is the next request after all."""

@@ -63,6 +63,7 @@ class ApiServer:
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Connection, http.protocol)
+        connection.check_body(http)
         try:
             return await self._answer(http, connection)
         finally:

@@ -4,12 +4,13 @@
 import asyncio
 import errno
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from orlop.archive import write
-from orlop.archive.walk import TreeWriter, buffered
+from orlop.archive.walk import TreeWriter, buffered, is_unreadable
 from orlop.dockerd.containers.bridge import from_thread
 from orlop.dockerd.containers.path_stat import Found, describe, find
 from orlop.dockerd.containers.registry import Registry
@@ -73,6 +74,8 @@ def _open(view: int, path: str, reference: str) -> tuple[Found, dict[str, Any]]:
     with explained(path, reference):
         found = find(view, path)
         try:
+            if is_unreadable(found.pinned) and not stat.S_ISDIR(os.fstat(found.pinned).st_mode):
+                raise FileNotFoundError  # in docker's words; an empty file would be a lie
             return found, describe(view, found, path)
         except BaseException:
             os.close(found.pinned)
@@ -80,8 +83,19 @@ def _open(view: int, path: str, reference: str) -> tuple[Found, dict[str, Any]]:
 
 
 def _tar(found: Found) -> Iterator[bytes]:
-    yield from TreeWriter().one(found.pinned, os.fsencode(found.name))
+    with told():
+        yield from TreeWriter().one(found.pinned, os.fsencode(found.name))
     yield write.END
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what could not be read while a stream was being sent into one line for the log."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+        raise InternalError(f"cannot read {name or 'a directory'}: {error.strerror}") from None
 
 
 @contextmanager

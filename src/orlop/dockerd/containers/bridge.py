@@ -17,7 +17,7 @@ async def from_thread(pieces: Iterator[bytes], close: Callable[[], None]) -> Asy
     try:
         while True:
             waiting = waiting or _next(pieces)
-            piece = await waiting
+            piece = await asyncio.shield(waiting)  # a thread cannot be cancelled
             if piece is None:
                 return
             waiting = _next(pieces)

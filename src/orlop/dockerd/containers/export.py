@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from orlop.archive import write
 from orlop.archive.walk import TreeWriter, buffered
+from orlop.dockerd.containers.archive_out import told
 from orlop.dockerd.containers.bridge import from_thread
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.view import Views
@@ -35,7 +36,8 @@ class Export:
         def tar() -> Iterator[bytes]:
             top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
             try:
-                yield from TreeWriter().below(top)
+                with told():
+                    yield from TreeWriter().below(top)
             finally:
                 os.close(top)
             yield write.END
