@@ -119,6 +119,7 @@ class _Checks:
             for row in db.rows("SELECT namespace, digest, size FROM blobs")
         }
         self._damaged: set[str] = set()
+        self._known: dict[tuple[str, str, str, int], str] = {}
         self.counts: dict[str, int] = {}
 
     def all(self) -> list[Callable[[], Iterator[Finding]]]:
@@ -199,7 +200,13 @@ class _Checks:
                 yield Finding(True, f"image {row['namespace']}/{row['name']}", problem)
 
     def _missing(self, namespace: str, descriptor: Descriptor, depth: int) -> str:
-        """What keeps a target from being whole; empty if nothing does."""
+        """What keeps a target from being whole; empty if nothing does. Each document is looked at once."""
+        key = (namespace, descriptor.digest, descriptor.media_type, descriptor.size)
+        if key not in self._known:
+            self._known[key] = self._lacks(namespace, descriptor, depth)
+        return self._known[key]
+
+    def _lacks(self, namespace: str, descriptor: Descriptor, depth: int) -> str:
         problem = self._absent(namespace, descriptor)
         if problem or descriptor.media_type not in INDEX_TYPES | MANIFEST_TYPES:
             return problem

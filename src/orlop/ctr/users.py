@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from orlop.api.types_pb2 import Mount
 
+_MAX_ID = (1 << 31) - 1  # as containerd and Docker have it: beyond, some programs see a negative number
+_MAX_SIZE = 1 << 20  # bytes of a user database that are read
+
 
 def resolve_user(text: str, rootfs: Callable[[], AbstractContextManager[str]]) -> User:
     """The user for `name|uid[:group|gid]`. `rootfs` is entered only if something must be looked up.
@@ -26,27 +30,39 @@ def resolve_user(text: str, rootfs: Callable[[], AbstractContextManager[str]]) -
     Raises InvalidArgumentError for a name that the files of the root file system do not have.
     """
     user, _, group = text.partition(":")
-    if user.isdigit() and group.isdigit():
-        return User(uid=int(user), gid=int(group))
+    uid, gid = _number("user", user), _number("group", group)
+    if uid is not None and gid is not None:
+        return User(uid=uid, gid=gid)
     with rootfs() as directory:
         passwd = _read(directory, "etc/passwd")
         groups = _read(directory, "etc/group")
-    found = next((row for row in passwd if user in (row[0], row[2])), None)
-    if found is None and not user.isdigit():
-        raise InvalidArgumentError(f"user {user!r}: no such user in the container's /etc/passwd")
-    uid = int(user) if found is None else int(found[2])
-    if not group:
-        gid = 0 if found is None else int(found[3])
-    elif group.isdigit():
-        gid = int(group)
-    else:
+    # What is a number is never a name: an image may have given the name "1000" to root.
+    found = next((row for row in passwd if (row[0] == user if uid is None else int(row[2]) == uid)), None)
+    if uid is None:
+        if found is None:
+            raise InvalidArgumentError(f"user {user!r}: no such user in the container's /etc/passwd")
+        uid = _number("uid of the user", found[2])
+    if gid is None and not group:
+        gid = _number("gid of the user", found[3]) if found is not None else 0
+    elif gid is None:
         row = next((row for row in groups if row[0] == group), None)
         if row is None:
             raise InvalidArgumentError(f"group {group!r}: no such group in the container's /etc/group")
-        gid = int(row[2])
+        gid = _number("gid of the group", row[2])
+    assert uid is not None
+    assert gid is not None
     name = found[0] if found is not None else ""
     extra = [int(row[2]) for row in groups if name and len(row) > 3 and name in row[3].split(",")]
     return User(uid=uid, gid=gid, additional_gids=sorted({gid, *extra}) if extra else [])
+
+
+def _number(what: str, text: str) -> int | None:
+    """The id that a text is; None for a name. ASCII only: "²" is a digit to Python, and "１" would be 1."""
+    if not text.isascii() or not text.isdigit():
+        return None
+    if len(text) > len(str(_MAX_ID)) or int(text) > _MAX_ID:
+        raise InvalidArgumentError(f"{what} {text[:40]}: expected 0 to {_MAX_ID}")
+    return int(text)
 
 
 def _read(directory: str, path: str) -> list[list[str]]:
@@ -59,9 +75,18 @@ def _read(directory: str, path: str) -> list[list[str]]:
         raise InvalidArgumentError(f"the container's /{path}: {error.strerror}") from None
     finally:
         os.close(root)
-    with open(fd, encoding="utf-8", errors="replace") as file:
-        rows = [line.rstrip("\n").split(":") for line in file]
-    return [row for row in rows if len(row) > 2 and row[2].isdigit() and (len(row) < 7 or row[3].isdigit())]
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidArgumentError(f"the container's /{path} is no regular file")
+        data = file.read(_MAX_SIZE + 1)
+    if len(data) > _MAX_SIZE:
+        raise InvalidArgumentError(f"the container's /{path} is larger than {_MAX_SIZE} bytes")
+    rows = [line.split(":") for line in data.decode(errors="replace").split("\n")]
+    return [row for row in rows if len(row) > 2 and _is_id(row[2]) and (len(row) < 7 or _is_id(row[3]))]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 @contextmanager

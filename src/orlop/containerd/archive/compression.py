@@ -39,7 +39,8 @@ class LayerSource:
         self._plain = hashlib.sha256()
         self._size = 0
         self._same = False  # not compressed: one hash is both
-        self._ready: deque[bytes | None] = deque()
+        self._ready: deque[bytes] = deque()  # none of them empty
+        self._ended = False
         self._error: BaseException | None = None
         self._stop = False
         self._changed = threading.Condition()
@@ -58,11 +59,11 @@ class LayerSource:
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with self._changed:
-                while not self._ready:
+                while not self._ready and not self._ended:
                     self._changed.wait()
-                chunk = self._ready.popleft()
+                chunk = self._ready.popleft() if self._ready else b""
                 self._changed.notify_all()
-            if chunk is None:
+            if not chunk:
                 if self._error is not None:
                     raise self._error
                 return
@@ -99,8 +100,8 @@ class LayerSource:
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
             self._error = error
         finally:
-            with self._changed:
-                self._ready.append(None)
+            with self._changed:  # takes no memory: there may be none
+                self._ended = True
                 self._changed.notify_all()
 
     def _decompress(self) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from orlop.codec import decode, encode
 from orlop.containerd.client.fetch import children_labels, ingestion, set_labels, store_small
 from orlop.containerd.client.leases import leased
 from orlop.containerd.client.tarstream import END, TarReader, member_header, padding
-from orlop.containerd.client.unpack import ImageContent, read_image, unpack
+from orlop.containerd.client.unpack import INDEX_DEPTH_MAX, ImageContent, read_image, unpack
 from orlop.errdefs import (
     AlreadyExistsError,
     DataLossError,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
 ANNOTATION_IMAGE_NAME = "io.containerd.image.name"
+MEMBERS_MAX = 50_000  # files and links of an archive; each is remembered until its documents are known
 _BLOB = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)\Z")
 _DOCUMENTS = ("index.json", "manifest.json")
 
@@ -137,10 +138,13 @@ class _Archive:
         self._documents: dict[str, bytes] = {}
         self._stored: dict[str, _Stored] = {}
         self._links: dict[str, str] = {}
+        self._labelled: set[str] = set()
 
     async def read(self, reader: TarReader) -> None:
         """Take every member in."""
         async for member in reader.members():
+            if len(self._stored) + len(self._links) >= MEMBERS_MAX:
+                raise InvalidArgumentError(f"archive has more than {MEMBERS_MAX} members")
             if member.kind == "link":
                 self._links[member.path] = posixpath.normpath(
                     posixpath.join(posixpath.dirname(member.path), member.target)
@@ -198,18 +202,23 @@ class _Archive:
             await self._client.leases.add_resource(self._client.lease, "content", digest)
         return _Stored(digest, size, head)
 
-    async def _label(self, target: Descriptor) -> bool:
+    async def _label(self, target: Descriptor, depth: int = 0) -> bool:
         """Tie every document to its children; False if `target` itself is not here."""
+        if target.digest in self._labelled:
+            return True  # indexes may name one document many times, and each of those others again
+        if depth > INDEX_DEPTH_MAX:
+            raise InvalidArgumentError(f"index {target.digest}: nested deeper than {INDEX_DEPTH_MAX} levels")
         try:
             raw = await self._client.content.read_blob(target.digest, MANIFEST_SIZE_MAX)
         except NotFoundError:
             return False
         document = parse_document(raw, target.media_type)
         await set_labels(self._client, target.digest, children_labels(document))
+        self._labelled.add(target.digest)
         if isinstance(document, Index):
             for child in document.manifests:
                 if child.media_type in INDEX_TYPES | MANIFEST_TYPES:
-                    await self._label(child)
+                    await self._label(child, depth + 1)
         return True
 
     async def _docker_image(self, item: _ArchiveItem) -> Descriptor:

@@ -72,7 +72,7 @@ async def read_image(client: Client, target: Descriptor, platform: Platform) -> 
     An index may hold only some of its manifests here; where none is for `platform`, any that is here will do.
     Raises NotFoundError if none is, InvalidArgumentError for malformed documents.
     """
-    manifest_descriptor, manifest = await _present_manifest(client, target, platform, INDEX_DEPTH_MAX)
+    manifest_descriptor, manifest = await _present_manifest(client, target, platform, INDEX_DEPTH_MAX, set())
     image = parse_image(await client.content.read_blob(manifest.config.digest, MANIFEST_SIZE_MAX))
     check_layers(manifest, image)
     return ImageContent(target, manifest_descriptor, manifest.config, manifest.layers, image)
@@ -90,18 +90,21 @@ def check_layers(manifest: Manifest, image: Image) -> None:
 
 
 async def _present_manifest(
-    client: Client, target: Descriptor, platform: Platform, depth: int
+    client: Client, target: Descriptor, platform: Platform, depth: int, absent: set[str]
 ) -> tuple[Descriptor, Manifest]:
+    """`absent`: what was looked for in vain; an index may name one thing many times."""
     document = parse_document(await client.content.read_blob(target.digest, MANIFEST_SIZE_MAX), target.media_type)
     if isinstance(document, Manifest):
         return target, document
     if depth == 0:
         raise InvalidArgumentError(f"index {target.digest}: nested deeper than {INDEX_DEPTH_MAX} levels")
     for child in by_preference(document, platform):
+        if child.digest in absent:
+            continue
         try:
-            return await _present_manifest(client, child, platform, depth - 1)
+            return await _present_manifest(client, child, platform, depth - 1, absent)
         except NotFoundError:
-            continue  # pulled for other platforms only
+            absent.add(child.digest)  # pulled for other platforms only
     raise NotFoundError(f"content of image {target.digest} for {platform} not found")
 
 

@@ -13,6 +13,7 @@ The worker ends when the socket does, also in the middle of a job. It is given u
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -21,11 +22,12 @@ from collections.abc import Callable
 
 from orlop.containerd.archive.apply import apply_layer
 from orlop.containerd.archive.compression import LayerSource
-from orlop.errdefs import DataLossError
+from orlop.errdefs import DataLossError, ResourceExhaustedError
 from orlop.rpc import status
 from orlop.unix import fs
 
 MAX_PACKET = 1 << 16
+MEMORY_MAX = 2 << 30  # bytes of data; each member of a layer takes about 200, so some ten million members
 MAX_DESCRIPTORS = 253  # of one message (unix(7), SCM_MAX_FD)
 
 
@@ -33,6 +35,7 @@ def main(descriptor: int) -> None:
     """Serve jobs from the socket, one after the other, until the daemon closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon
     os.umask(0)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
     with socket.socket(fileno=descriptor) as channel:
         hangup = select.poll()
         hangup.register(channel, 0)  # POLLHUP is always reported
@@ -40,13 +43,20 @@ def main(descriptor: int) -> None:
             packet, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)
             if not packet:
                 return
+            exhausted = False
             try:
                 answer = _serve(json.loads(packet), descriptors, lambda: bool(hangup.poll(0)))
+            except MemoryError:
+                error = ResourceExhaustedError(f"layer takes more than {MEMORY_MAX >> 20} MiB of memory to unpack")
+                answer = {"code": status.code_of(error), "message": status.message_of(error)}
+                exhausted = True
             finally:
                 for received in descriptors:
                     os.close(received)
             with contextlib.suppress(BrokenPipeError):
                 channel.send(json.dumps(answer).encode())
+            if exhausted:
+                return  # what was in the way is scattered over the heap: another worker begins anew
 
 
 def _serve(job: dict[str, object], descriptors: list[int], abandoned: Callable[[], bool]) -> dict[str, object]:
@@ -61,6 +71,8 @@ def _serve(job: dict[str, object], descriptors: list[int], abandoned: Callable[[
             if job["sync"]:
                 fs.syncfs(root)
             return {"digest": source.digest, "size": source.size}
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - the edge of the process: the daemon raises it again
         return {"code": status.code_of(error), "message": status.message_of(error)}
 
