@@ -23,6 +23,7 @@ from support.networks import (
 )
 
 from orlop.dockerd.network import SandboxRequest, creation, ipam, options
+from orlop.dockerd.network import bridge as bridge_module
 from orlop.dockerd.network.firewall import RESOLVER_PORT
 from orlop.dockerd.network.gateway import choose, in_order
 from orlop.dockerd.network.types import Endpoint, Network
@@ -42,6 +43,7 @@ from orlop.errdefs import (
     NotImplementedByUsError,
     OrlopError,
     PermissionDeniedError,
+    UnavailableError,
 )
 
 BRIDGE = "com.docker.network.bridge"
@@ -314,6 +316,31 @@ async def test_restart_keeps_networks_and_settles_half_made_ones(host: Host) -> 
     assert "default via 172.18.0.1 dev eth0" in run(one.netns_path, "ip", "route").stdout
     assert "eth1" not in run(one.netns_path, "ip", "link").stdout
     assert pings(one.netns_path, "172.18.0.1") and lookup(one.netns_path, "one") == ["172.18.0.2"]
+
+
+@pytest.mark.root
+async def test_a_broken_network_does_not_stop_the_daemon(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    made = await create(host, "front")
+    bridge = f"br-{made['Id'][:12]}"
+    ip(f"link del {bridge}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge_module, "_set_up", _refusing(bridge_module._set_up, bridge))
+        await host.restart()
+    assert "network front: cannot set up bridge" in caplog.text
+    with pytest.raises(UnavailableError, match="network front has no bridge"):
+        await host.connect("one", mode="front")
+    assert host.pins() == [] and (await host.connect("two")).netns_path
+    await host.restart()
+    assert (await host.connect("one", mode="front")).netns_path
+
+
+def _refusing(original: Any, name: str) -> Any:
+    def set_up(kernel: Any, network: Network, config: Any) -> Any:
+        if network.bridge == name:
+            raise OSError(17, "File exists", f"create bridge {name}")
+        return original(kernel, network, config)
+
+    return set_up
 
 
 @pytest.mark.root

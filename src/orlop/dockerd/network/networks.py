@@ -3,6 +3,7 @@
 
 import asyncio
 import datetime
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Network
@@ -14,7 +15,15 @@ from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
 from orlop.engine.types import NetworkCreateRequest
-from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError, PermissionDeniedError
+from orlop.errdefs import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Networks:
@@ -51,7 +60,11 @@ class Networks:
         ]
 
     def bridge(self, network_id: str) -> BridgeState:
-        """The bridge of a network that has one."""
+        """The bridge of a network. Raises UnavailableError if it could not be set up at the start."""
+        if network_id not in self._bridges:
+            raise UnavailableError(
+                f"network {self._networks[network_id].name} has no bridge: see the daemon's log"
+            )
         return self._bridges[network_id]
 
     def default_gateway(self) -> str:
@@ -81,7 +94,10 @@ class Networks:
     # -- the start
 
     async def start(self) -> None:
-        """Docker's own networks and the users', with their bridges. Raises UnavailableError naming the step."""
+        """Docker's own networks and the users', with their bridges.
+
+        Raises UnavailableError naming the step for the default bridge; a user's network that fails is logged.
+        """
         recorded = self._store.networks()
         for network in recorded:
             if not network.ready:
@@ -90,8 +106,11 @@ class Networks:
         await self._start_predefined({network.name: network for network in recorded if network.predefined})
         for network in recorded:
             if network.ready and not network.predefined:
-                self._bridges[network.id] = await self._thread.call(bridge.set_up, network, self._config)
                 self._networks[network.id] = network
+                try:
+                    self._bridges[network.id] = await self._thread.call(bridge.set_up, network, self._config)
+                except UnavailableError as error:  # its containers do without; the daemon does not
+                    _log.error("network %s: %s", network.name, error)
 
     async def tidy(self) -> None:
         """Attach the endpoints' interfaces that lost their bridge, delete those that nobody knows."""
