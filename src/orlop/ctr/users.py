@@ -75,10 +75,14 @@ def _read(directory: str, path: str) -> list[list[str]]:
         raise InvalidArgumentError(f"the container's /{path}: {error.strerror}") from None
     finally:
         os.close(root)
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidArgumentError(f"the container's /{path} is no regular file")
-        data = file.read(_MAX_SIZE + 1)
+        data = b""
+        while len(data) <= _MAX_SIZE and (piece := os.read(fd, _MAX_SIZE + 1)):
+            data += piece
+    finally:
+        os.close(fd)
     if len(data) > _MAX_SIZE:
         raise InvalidArgumentError(f"the container's /{path} is larger than {_MAX_SIZE} bytes")
     rows = [line.split(":") for line in data.decode(errors="replace").split("\n")]

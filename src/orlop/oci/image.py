@@ -34,6 +34,9 @@ CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 MANIFEST_SIZE_MAX = 4 * 1024 * 1024
 """Bytes; a manifest, index or configuration above it is refused (4 MiB by the distribution specification)."""
 
+SIZE_MAX = (1 << 63) - 1
+"""Bytes; what the API's messages can say."""
+
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+\Z")
 _HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -216,6 +219,8 @@ def _check_descriptors(descriptors: Sequence[Descriptor]) -> None:
         check_digest(descriptor.digest)
         if descriptor.size < 0:
             raise InvalidArgumentError(f"descriptor {descriptor.digest}: negative size {descriptor.size}")
+        if descriptor.size > SIZE_MAX:
+            raise InvalidArgumentError(f"descriptor {descriptor.digest}: size is beyond {SIZE_MAX}")
 
 
 def check_digest(digest: str) -> str:
