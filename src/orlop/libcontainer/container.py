@@ -19,12 +19,11 @@ from orlop.errdefs import (
     OrlopError,
     PermissionDeniedError,
 )
-from orlop.libcontainer import parent, prepare
+from orlop.libcontainer import holdings, parent, prepare
 from orlop.libcontainer.creation import launch
 from orlop.libcontainer.entering import enter
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.hooks import run_hooks
-from orlop.libcontainer.intel_rdt import ResourceClass
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import (
     CheckpointOptions,
@@ -48,7 +47,6 @@ from orlop.libcontainer.state import (
 from orlop.libcontainer.validate import validate_id, validate_process, validate_spec
 from orlop.oci.runtime import Process, Resources, Spec
 from orlop.unix import process as proc
-from orlop.unix.mount import MNT_DETACH, mounts_on, umount2
 
 
 class Container:
@@ -144,8 +142,7 @@ class Container:
                 cgroups.apply_rootless(cgroup, prepare.effective_resources(spec.linux))
             else:
                 cgroup.apply(prepare.effective_resources(spec.linux))
-            container._make_resource_class()
-            container._note_mounts()
+            holdings.acquire(container.directory, record)
             (launcher or launch)(container, options)
             cgroup.settle()
         except BaseException as error:
@@ -190,40 +187,6 @@ class Container:
 
         dump(self, options)
 
-    def _make_resource_class(self) -> None:
-        """Make the class of linux.intelRdt, if the spec has one, and write down where."""
-        linux = self.record.spec.linux
-        if linux is not None and linux.intel_rdt is not None:
-            made = ResourceClass(linux.intel_rdt, self.id)
-            made.create()
-            self.record.resctrl = made.path
-            write_record(self.directory, self.record)
-
-    def _resource_class(self) -> ResourceClass | None:
-        linux = self.record.spec.linux
-        if not self.record.resctrl or linux is None or linux.intel_rdt is None:
-            return None
-        return ResourceClass(linux.intel_rdt, self.id, self.record.resctrl)
-
-    def _note_mounts(self) -> None:
-        """Without a mount namespace of its own a container's mounts stay here, until `_unmount`."""
-        linux = self.record.spec.linux
-        if linux is not None and all(namespace.type != "mount" for namespace in linux.namespaces):
-            self.record.root_mounts = mounts_on(self._root_path())
-            write_record(self.directory, self.record)
-
-    def _unmount(self) -> None:
-        if self.record.root_mounts is None:
-            return
-        path = self._root_path()
-        while mounts_on(path) > self.record.root_mounts:
-            umount2(path, MNT_DETACH)
-
-    def _root_path(self) -> str:
-        root = self.record.spec.root
-        assert root is not None
-        return os.path.realpath(os.path.join(self.record.bundle, root.path))
-
     def _discard(self, made_cgroup: bool) -> None:
         """Take back what a failed create has made; a control group that was in use is somebody else's."""
         if self.console is not None:
@@ -234,9 +197,7 @@ class Container:
                 self.manager().destroy()
             except (OSError, OrlopError) as error:
                 warn(f"control groups of {self.id} remain: {explain(error)}")
-        if resource_class := self._resource_class():
-            resource_class.destroy()
-        self._unmount()
+        holdings.release(self.record)
         self._remove_directory()
 
     # -- starting ---------------------------------------------------------------------------------
@@ -398,7 +359,7 @@ class Container:
         if self.status() == "stopped":
             raise FailedPreconditionError("container not running")
         if l3_cache_schema or mem_bw_schema:
-            resource_class = self._resource_class()
+            resource_class = holdings.resource_class(self.record)
             if resource_class is None:
                 raise FailedPreconditionError("the container has no linux.intelRdt to be changed")
             resource_class.update(l3_cache_schema, mem_bw_schema)
@@ -423,9 +384,7 @@ class Container:
             if manager.pids():
                 manager.kill(signal.SIGKILL)
             manager.destroy()
-        if resource_class := self._resource_class():
-            resource_class.destroy()
-        self._unmount()
+        holdings.release(self.record)
         self._remove_directory()
         self.close()
         hooks = self.record.spec.hooks
