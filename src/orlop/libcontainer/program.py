@@ -178,6 +178,8 @@ def become_user(channel: Channel, program: Program) -> str:
     if "HOME" not in program.environment:
         program.environment["HOME"] = home_of(user.uid)
     entered = _change_directory(process.cwd, may_fail=True)
+    if entered:
+        _verify_directory()  # before a filter that may forbid getcwd(2)
     raise_rlimits(channel, program)
     # Before a filter that may forbid it is loaded; what is opened from here on closes with the exec anyhow.
     proc.close_range(3, flags=proc.CLOSE_RANGE_CLOEXEC)
@@ -193,7 +195,7 @@ def become_user(channel: Channel, program: Program) -> str:
     os.setresuid(user.uid, user.uid, user.uid)
     if not entered:
         _change_directory(process.cwd, may_fail=False)
-    _verify_directory()
+        _verify_directory()
     proc.prctl(proc.PR_SET_KEEPCAPS, 0)
     try:
         capabilities.apply()
