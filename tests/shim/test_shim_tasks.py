@@ -109,8 +109,8 @@ def test_execs(any_lab: Lab) -> None:
     with pytest.raises(NotFoundError):
         shim.state("e1")
     assert not os.path.exists(shim.exec_socket("e1"))
-    assert any_lab.sink.topics() == ["create", "start", "exec-added", "exec-started", "exit"]
     assert any_lab.sink.wait_for("exit").id == "e1"
+    assert any_lab.sink.topics() == ["create", "start", "exec-added", "exec-started", "exit"]
     finish(shim)
 
 
@@ -188,6 +188,7 @@ def test_pause_and_resume(any_lab: Lab) -> None:
     assert shim.state().status == 2
     with pytest.raises(FailedPreconditionError):
         shim.call("Resume", api.ResumeRequest(id="c1"))
+    any_lab.sink.wait_for("resumed")
     assert any_lab.sink.topics() == ["create", "start", "paused", "exec-added", "resumed"]
     finish(shim)
 

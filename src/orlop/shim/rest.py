@@ -4,6 +4,7 @@
 import gc
 from typing import TYPE_CHECKING
 
+from orlop.shim import log
 from orlop.shim.loop import Loop
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Rest:
 
     def _settle(self) -> None:
         self._waiting = False
-        assert self._template is not None
+        if self._template is None:
+            return
         gc.collect()
-        self._template.settle()
+        try:
+            self._template.settle()
+        except OSError as error:
+            log.warning(f"memory is not given back any more: {error.strerror}")
+            self._template = None

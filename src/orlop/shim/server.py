@@ -113,6 +113,7 @@ class Shim:
             runtimes=runtimes,
             early=early,
         )
+        self._early = early
         self._server = Server(self.loop, log.exception)
         for service in SERVICES:
             self._server.add_service(service, self._service.handler)
@@ -131,6 +132,8 @@ class Shim:
             pass  # `delete` was faster
         self._server.close()
         self._publisher.close()
+        if self._early is not None:
+            self._early.close()
 
     def close(self) -> None:
         """Release what the end of the process would."""

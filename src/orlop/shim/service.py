@@ -131,28 +131,40 @@ class TaskService:
             raise InvalidArgumentError("checkpoint: restoring is not supported")
         options = _runc_options(request)
         self._creating.add(request.id)
+        self._reaper.starting()  # until init is watched
         try:
             container = await self._create(request, options)
+        except BaseException:
+            self._reaper.started()
+            raise
         finally:
             self._creating.discard(request.id)
         self.containers[request.id] = container
-        pid = container.init.pid
-        self._publisher.publish(
-            events.TaskCreate(
-                container_id=request.id,
-                bundle=request.bundle,
-                rootfs=request.rootfs,
-                io=events.TaskIO(
-                    stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal
-                ),
-                checkpoint=request.checkpoint,
-                pid=pid,
-            )
-        )
         # After the answer, and before the next request.
-        self._loop.call_soon(lambda: self._watch_memory(container))
-        container.watch_init()
-        return api.CreateTaskResponse(pid=pid)
+        self._loop.call_soon(lambda: self._created(container, request))
+        return api.CreateTaskResponse(pid=container.init.pid)
+
+    def _created(self, container: Container, request: api.CreateTaskRequest) -> None:
+        try:
+            self._publisher.publish(
+                events.TaskCreate(
+                    container_id=request.id,
+                    bundle=request.bundle,
+                    rootfs=request.rootfs,
+                    io=events.TaskIO(
+                        stdin=request.stdin,
+                        stdout=request.stdout,
+                        stderr=request.stderr,
+                        terminal=request.terminal,
+                    ),
+                    checkpoint=request.checkpoint,
+                    pid=container.init.pid,
+                )
+            )
+            self._watch_memory(container)
+            container.watch_init()
+        finally:
+            self._reaper.started()
 
     async def _create(self, request: api.CreateTaskRequest, options: RuncOptions) -> Container:
         shared_pids = bundle.shares_pids(request.bundle)

@@ -46,8 +46,8 @@ class Facts(NamedTuple):
     plain_end: bool  # nothing but directories is to be removed at the end
 
 
-def fork_helper(work: Callable[[socket.socket], Answer], keep: tuple[int, ...] = ()) -> socket.socket:
-    """Run `work` in a helper, which has the descriptors `keep`; what it answers comes from the socket.
+def fork_helper(work: Callable[[socket.socket], Answer], keep: tuple[int, ...] = ()) -> tuple[int, socket.socket]:
+    """Run `work` in a helper, which has the descriptors `keep`: its pid, and the socket that it answers on.
 
     `work` gets the helper's end of that.
     """
@@ -61,7 +61,7 @@ def fork_helper(work: Callable[[socket.socket], Answer], keep: tuple[int, ...] =
     if pid == 0:
         _help(theirs, work, keep)
     theirs.close()
-    return ours
+    return pid, ours
 
 
 async def hear(loop: "Loop", channel: socket.socket) -> Answer:
@@ -86,8 +86,9 @@ class EarlyHelper:
     Containerd has written the bundle when it starts a shim, but takes a moment until it asks for the container.
     """
 
-    def __init__(self, bundle: str, channel: socket.socket) -> None:
+    def __init__(self, bundle: str, pid: int, channel: socket.socket) -> None:
         self.bundle = bundle
+        self._pid = pid
         self._channel: socket.socket | None = channel
 
     def hand_over(self, creation: Creation, stdio: tuple[int, ...]) -> socket.socket | None:
@@ -105,16 +106,22 @@ class EarlyHelper:
         return channel
 
     def close(self) -> None:
-        """There is nothing to be made: it ends."""
+        """There is nothing to be made: end it, in the middle of its thoughts if need be; it has no effects yet."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+            try:
+                if os.waitpid(self._pid, os.WNOHANG)[0] == 0:  # it is there, and the pid its own
+                    os.kill(self._pid, signals.SIGKILL)
+                    os.waitpid(self._pid, 0)
+            except ChildProcessError:
+                return  # the reaper has collected it
 
 
 def early_helper(bundle: str) -> EarlyHelper | None:
     """Fork one for the container of a bundle; None when there cannot be one: it is for speed only."""
     try:
-        return EarlyHelper(bundle, fork_helper(lambda channel: _create_when_asked(channel, bundle)))
+        return EarlyHelper(bundle, *fork_helper(lambda channel: _create_when_asked(channel, bundle)))
     except OSError:
         return None
 

@@ -217,4 +217,5 @@ class InProcessRuntime:
 
     async def _run(self, work: Callable[[], Answer], keep: tuple[int, ...] = ()) -> Answer:
         """Run `work` in a helper, which has the descriptors `keep`. Raises the OrlopError that it raises."""
-        return await hear(self._loop, fork_helper(lambda _channel: work(), keep))
+        _, channel = fork_helper(lambda _channel: work(), keep)
+        return await hear(self._loop, channel)
