@@ -18,16 +18,17 @@ from pathlib import Path
 
 import pytest
 from support import images
-from support.containerd import Daemon, wait_until
-from support.containerd_state import assert_settled, report_of
+from support.containerd import Daemon, run, wait_until
+from support.containerd_state import assert_settled, report_of, shims
 
-from orlop.containerd.client import Client
+from orlop.containerd.client import Client, typeurl
 from orlop.containerd.client import archive as client_archive
 from orlop.containerd.client.archive import ImportedImage, import_archive
 from orlop.containerd.client.unpack import to_proto
 from orlop.ctr.users import resolve_user
 from orlop.errdefs import DataLossError, InvalidArgumentError, OrlopError
-from orlop.oci.image import OCI_INDEX, OCI_MANIFEST, digest_of
+from orlop.oci.build import LayerBuilder, build_image, write_archive
+from orlop.oci.image import OCI_INDEX, OCI_MANIFEST, ImageConfig, digest_of
 
 pytestmark = pytest.mark.root
 
@@ -224,6 +225,47 @@ def test_nobody_else_gets_in(orlop: Daemon) -> None:
     assert f"{orlop.state}/s/{name}" in sockets
     assert not re.search(r"@\S*(containerd|orlop)", sockets)
     orlop.ctr("tasks", "rm", "-f", "c").ok()
+
+
+async def test_failed_execs_leave_nothing(orlop: Daemon) -> None:
+    """CVE-2022-23471: execs at a terminal that cannot start, again and again."""
+    orlop.ctr("images", "import", str(images.archive("busybox"))).ok()
+    image = "docker.io/library/busybox:latest"
+    orlop.ctr("run", "-d", "--runtime", "io.containerd.orlop.v2", image, "c", "sleep", "100").ok()
+    assert orlop.process is not None
+    (shim,) = shims(orlop)
+    process = typeurl.pack_json(
+        typeurl.PROCESS, b'{"args": ["/none"], "cwd": "/", "terminal": true, "user": {"uid": 0, "gid": 0}}'
+    )
+
+    def open_files() -> list[int]:
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (orlop.process.pid, shim)]  # type: ignore[union-attr]
+
+    async with Client(orlop.address, orlop.namespace) as client:
+        counts = []
+        for number in range(60):
+            await client.tasks.exec("c", f"e{number}", process, terminal=True)
+            with pytest.raises(OrlopError, match="none"):
+                await client.tasks.start("c", f"e{number}")
+            await client.tasks.delete_process("c", f"e{number}")
+            counts.append(open_files())
+    assert counts[-1] == counts[9]
+    orlop.ctr("tasks", "rm", "-f", "c").ok()
+
+
+def test_labels_of_an_image_that_act(orlop: Daemon, tmp_path: Path) -> None:
+    """CVE-2026-53488: what an image says of itself never tells containerd what to do."""
+    layer = LayerBuilder()
+    layer.file("file", b"")
+    labels = {"containerd.io/restart.loguri": "binary:///bin/id", "containerd.io/gc.root": "1", "plain": "yes"}
+    image = build_image([layer.finish()], ImageConfig(cmd=["/none"], labels=labels))
+    with open(tmp_path / "image.tar", "wb") as file:
+        write_archive({"acts:1": image}, file)
+    program = [sys.executable, "-P", "-m", "orlop.ctr.main", "-a", orlop.address, "-n", orlop.namespace]
+    run([*program, "images", "import", f"{tmp_path}/image.tar"]).ok()
+    run([*program, "containers", "create", "docker.io/library/acts:1", "c"]).ok()
+    assert json.loads(run([*program, "containers", "info", "c"]).ok())["Labels"] == {"plain": "yes"}
+    run([*program, "containers", "rm", "c"]).ok()
 
 
 # Users.

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from orlop.ctr.flags import Values
     from orlop.oci.runtime import Spec
 
+# Labels that containerd and its plugins act upon: an image must not set them on a container.
+_RESERVED = ("containerd.io/", "io.containerd.", "io.cri-containerd")
+
 CONTAINER_FLAGS = (
     Flag("runtime", str, "io.containerd.runc.v2", "runtime name or absolute path to runtime binary"),
     Flag("runtime-config-path", help="optional runtime config path"),
@@ -129,7 +132,7 @@ async def _create_from_image(
     record.image = name
     record.snapshotter, record.snapshot_key = values["snapshotter"], id
     for key, value in {**content.image.config.labels, **image.labels}.items():
-        if key not in record.labels:
+        if key not in record.labels and not key.startswith(_RESERVED):
             record.labels[key] = value
     snapshots = client.snapshots(values["snapshotter"])
     parent = chain_ids(content.image.rootfs.diff_ids)[-1]
