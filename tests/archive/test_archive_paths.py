@@ -69,6 +69,14 @@ def test_what_cannot_be_found(root: int, path: str, error: type[OSError]) -> Non
         find(root, path)
 
 
+def test_the_time_of_an_object(root: int, tmp_path: Path) -> None:
+    for moment, text in ((0, "1970-01-01T00:00:00Z"), (1_600_000_000_500_000_000, "2020-09-13T12:26:40.5Z")):
+        os.utime(tmp_path / "dir" / "file", ns=(moment, moment))
+        found = find(root, "/dir/file")
+        assert describe(root, found, "/dir/file")["mtime"] == text
+        os.close(found.pinned)
+
+
 def test_a_loop_of_links_ends(root: int) -> None:
     with pytest.raises(OSError, match="too many links"):
         evaluate(root, "/loop")

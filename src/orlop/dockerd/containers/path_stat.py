@@ -61,7 +61,8 @@ def describe(root: int, found: Found, path: str) -> dict[str, object]:
         "name": found.name,
         "size": status.st_size,
         "mode": go_mode(status.st_mode),
-        "mtime": timestamps.rfc3339(status.st_mtime_ns),
+        # 1970 is a time like any other here, not the one of never.
+        "mtime": timestamps.rfc3339(status.st_mtime_ns) if status.st_mtime_ns else "1970-01-01T00:00:00Z",
         "linkTarget": evaluate(root, absolute(path)) if is_link else "",
     }
 
