@@ -399,7 +399,7 @@ def die_at(site: Site, point: str) -> None:
     if uses_tasks:
         site.run("bystander", "sleep", "1000")
     scenario.prepare(site)
-    before = bystander(site) if uses_tasks else ""
+    before = bystander(site) if uses_tasks else []
     site.daemon.kill()
     with ThreadPoolExecutor(1) as client:
         if point.startswith("start."):
@@ -419,11 +419,11 @@ def die_at(site: Site, point: str) -> None:
     clear(site)
 
 
-def bystander(site: Site) -> str:
-    """What is told of the task that has nothing to do with it all."""
+def bystander(site: Site) -> list[str]:
+    """What is told of the task that has nothing to do with it all: id, pid, state."""
     (line,) = [line for line in site.ctr("tasks", "ls").ok().splitlines() if line.startswith("bystander")]
     assert line.split()[2] == "RUNNING"
-    return line
+    return line.split()
 
 
 @pytest.mark.parametrize("point", failpoints.POINTS)
