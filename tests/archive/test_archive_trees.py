@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from orlop.archive import write
-from orlop.archive.extract import BENEATH, RelocatingExtractor, Relocation, extract_all
+from orlop.archive.extract import BENEATH, extract_all
+from orlop.archive.relocate import RelocatingExtractor, Relocation
 from orlop.archive.tar import ArchiveError
 from orlop.archive.walk import TreeWriter, buffered
 from orlop.errdefs import InternalError

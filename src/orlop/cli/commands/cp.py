@@ -110,7 +110,8 @@ def _follow(client: Client, container: str, path: str) -> tuple[str, str]:
 
 
 def _extract(chunks: Iterator[bytes], source: Side, placement: Placement) -> None:
-    from orlop.archive.extract import BENEATH, RelocatingExtractor, Relocation, extract_all
+    from orlop.archive.extract import BENEATH, extract_all
+    from orlop.archive.relocate import RelocatingExtractor, Relocation
     from orlop.errdefs import OrlopError
 
     base = split(source.path)[1]

@@ -6,7 +6,8 @@ import os
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from orlop.archive.extract import IN_ROOT, OPEN_DIRECTORY, RelocatingExtractor, Relocation, clean, extract_all
+from orlop.archive.extract import IN_ROOT, OPEN_DIRECTORY, clean, extract_all
+from orlop.archive.relocate import RelocatingExtractor, Relocation
 from orlop.archive.tar import ArchiveError
 from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
