@@ -162,7 +162,7 @@ class _Checks:
         shared = {row["expected"] for row in self._db.rows("SELECT expected FROM ingests WHERE shared")}
         self.counts["blobs"] = len(recorded)
         for digest, sizes in sorted(recorded.items()):
-            problem = self._damage(digest, sizes) if digest in files else "its file is not there"
+            problem = self._damage(digest, sizes)
             if problem:
                 self._damaged.add(digest)
                 yield Finding(True, f"blob {digest}", problem)
@@ -173,7 +173,11 @@ class _Checks:
 
     def _damage(self, digest: str, sizes: set[int]) -> str:
         path = f"{self._content}/blobs/sha256/{digest.partition(':')[2]}"
-        with open(path, "rb") as file:
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - closed below; only the opening may fail
+        except FileNotFoundError:
+            return "its file is not there"
+        with file:
             size = os.fstat(file.fileno()).st_size
             if sizes != {size}:
                 return f"has {size} bytes, its record says {', '.join(map(str, sorted(sizes)))}"
@@ -237,8 +241,11 @@ class _Checks:
         return "" if size == descriptor.size else f"{descriptor.digest} has {size} bytes, not {descriptor.size}"
 
     def _read(self, digest: str) -> bytes:
-        with open(f"{self._content}/blobs/sha256/{digest.partition(':')[2]}", "rb") as file:
-            return file.read(MANIFEST_SIZE_MAX + 1)
+        try:
+            with open(f"{self._content}/blobs/sha256/{digest.partition(':')[2]}", "rb") as file:
+                return file.read(MANIFEST_SIZE_MAX + 1)
+        except FileNotFoundError:  # a daemon has collected it since the blobs were looked at
+            raise NotFoundError(f"{digest} is not there") from None
 
     # Snapshots and containers.
 
