@@ -140,9 +140,10 @@ def test_stop_signal(stack: Stack) -> None:
 
 
 def test_kill(stack: Stack) -> None:
-    run_detached(stack, "victim", "sh", "-c", 'trap "echo got" HUP; while :; do sleep 0.05; done')
+    run_detached(stack, "victim", "sh", "-c", 'trap "echo got" HUP; echo set; while :; do sleep 0.05; done')
+    wait_until(lambda: stack.docker("logs", "victim").ok() == "set\n")
     stack.docker("kill", "-s", "HUP", "victim").ok()
-    wait_until(lambda: stack.docker("logs", "victim").ok() == "got\n")
+    wait_until(lambda: stack.docker("logs", "victim").ok() == "set\ngot\n")
     stack.docker("kill", "victim").ok()
     assert stack.docker("wait", "victim").ok() == "137\n"
     assert "is not running" in stack.docker("kill", "victim").err

@@ -14,6 +14,9 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.unix import inotify
 
 _BLOCK = 256 * 1024
+_ABSENT = (0, 0)
+_ATTEMPTS = 100
+"""How often a rotation may come in between before what was found is taken as it is."""
 _WATCHED = inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO
 
 
@@ -47,10 +50,25 @@ def rotated(path: str) -> list[str]:
     """The files of a log that exist, oldest first."""
     older = []
     number = 1
-    while os.path.exists(f"{path}.{number}"):
-        older.append(f"{path}.{number}")
+    # While the files are renamed, from the oldest on, one number may be missing.
+    while (there := os.path.exists(f"{path}.{number}")) or os.path.exists(f"{path}.{number + 1}"):
+        if there:
+            older.append(f"{path}.{number}")
         number += 1
     return [*reversed(older), path]
+
+
+def open_all(path: str) -> list[int]:
+    """The files of a log, oldest first, as they were at one moment: a rotation meanwhile must not hide one."""
+    for _ in range(_ATTEMPTS):
+        fds = [fd for name in rotated(path) if (fd := _open(name)) is not None]
+        now = [inode for name in rotated(path) if (inode := _inode(name)) != _ABSENT]
+        if [_inode_of(os.fstat(fd)) for fd in fds] == now:
+            break
+        _close(fds)
+    else:
+        fds = [fd for name in rotated(path) if (fd := _open(name)) is not None]
+    return fds
 
 
 def read_all(fds: list[int]) -> Iterator[Entry]:
@@ -104,19 +122,14 @@ class LogReader:
 
     def open(self, tail: int) -> None:
         """Open what there is now; `tail` entries of it are read (negative: all)."""
-        for path in rotated(self._path):
-            try:
-                self._fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            except FileNotFoundError:
-                continue  # rotated away between the two calls, or nothing was written yet
+        self._fds = open_all(self._path)
         if tail >= 0:
             seek_tail(self._fds, tail)
 
     def close(self) -> None:
         """Close all files."""
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        _close(self._fds)
+        self._fds = []
 
     def read(self) -> Iterator[Entry]:
         """The entries that are there."""
@@ -150,22 +163,25 @@ class LogReader:
                 return
             # The old file gets nothing more once a newer one exists, but may have got some before.
             yield from read_all(self._fds)
-            for fd in self._fds:
-                os.close(fd)
+            _close(self._fds)
             self._fds = [newer]
 
     def _next_file(self) -> int | None:
         """The file written after the one that is open, opened; None if that is still the latest."""
-        files = rotated(self._path)
-        if not self._fds:
-            return _open(files[-1])
-        current = os.fstat(self._fds[-1])
-        inodes = [_inode(path) for path in files]
-        try:
-            index = inodes.index((current.st_dev, current.st_ino))
-        except ValueError:
-            index = -1  # rotated out of existence: go on with the oldest
-        return _open(files[index + 1]) if index + 1 < len(files) else None
+        current = _inode_of(os.fstat(self._fds[-1])) if self._fds else None
+        if current is not None and current == _inode(self._path):
+            return None
+        fds = open_all(self._path)
+        inodes = [_inode_of(os.fstat(fd)) for fd in fds]
+        if current is None:
+            after = len(fds) - 1  # nothing has been read yet: start with the latest
+        elif current in inodes:
+            after = inodes.index(current) + 1
+        else:
+            after = 0  # rotated out of existence: go on with the oldest
+        chosen = fds.pop(after) if 0 <= after < len(fds) else None
+        _close(fds)
+        return chosen
 
 
 def _open(path: str) -> int | None:
@@ -179,8 +195,17 @@ def _inode(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return 0, 0
+        return _ABSENT
+    return _inode_of(status)
+
+
+def _inode_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 async def _changed(watching: int, finished: "asyncio.Future[Any]") -> None:
