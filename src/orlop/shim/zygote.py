@@ -13,6 +13,7 @@ import _signal  # type: ignore[import-not-found]
 import gc
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -52,13 +53,20 @@ def main() -> NoReturn:
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a ^C at containerd's terminal is not for containers
     while True:
         packet, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 4, socket.MSG_CMSG_CLOEXEC)
-        if not packet:
+        if not packet or _is_left(channel):
             os._exit(0)
         answer = _answer(channel, packet, fds, template)
         try:
             channel.send(json.dumps(answer).encode())
         except OSError:
             os._exit(0)
+
+
+def _is_left(channel: socket.socket) -> bool:
+    """Whether the other end has closed: a request that it has left behind would make a shim that nobody knows."""
+    poller = select.poll()
+    poller.register(channel, 0)
+    return any(event & select.POLLHUP for _, event in poller.poll(0))
 
 
 def _warm_up() -> "Template | None":
