@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 from support.bundles import Result
 
 SYSTEMD = "/lib/systemd/systemd"
+_CHECKOUT = Path(__file__).parents[2]
 # What systemd manages, and what a container's groups are in besides.
 V1 = ("cpu,cpuacct", "cpuset", "memory", "pids", "blkio", "devices", "freezer")
 
@@ -31,6 +33,8 @@ mount -t proc proc $R/proc
 mount -t sysfs -o ro sysfs $R/sys
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs $R/run
 mount -t tmpfs -o mode=1777 tmpfs $R/tmp
+# The checkout may be under /tmp, or on a file system of its own.
+[ -e $R$CHECKOUT/pyproject.toml ] || { mkdir -p $R$CHECKOUT; mount --bind $CHECKOUT $R$CHECKOUT; }
 mount -t tmpfs -o mode=755,nosuid tmpfs $R/dev
 mkdir $R/dev/pts $R/dev/shm $R/dev/mqueue
 for node in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0; do
@@ -184,7 +188,7 @@ class Systemd:
                 ["unshare", "-m", "-p", "-u", "-i", "-n", "-f", "sh", "-ec",
                  enter + 'exec unshare -C sh -c "$0" sh "$@"', SCRIPT, self.work, self.mode],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-                env=os.environ | {"V1": " ".join(_present())},
+                env=os.environ | {"V1": " ".join(_present()), "CHECKOUT": str(_CHECKOUT)},
             )  # fmt: skip
 
     def _await_child(self) -> int:
