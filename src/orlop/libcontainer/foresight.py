@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thinking a creation through before it is asked for, in a process that has nothing else to do."""
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from orlop import cgroups
@@ -10,11 +8,8 @@ from orlop.cgroups import devices
 from orlop.errdefs import OrlopError
 from orlop.libcontainer import prepare, trampoline
 from orlop.libcontainer.rootfs.plan import plan_rootfs
-from orlop.libcontainer.validate import validate_process, validate_spec
-from orlop.oci.runtime import Process, Spec
-
-if TYPE_CHECKING:
-    from orlop.libcontainer.container import Container
+from orlop.libcontainer.validate import validate_spec
+from orlop.oci.runtime import Spec
 
 
 def foresee(spec: Spec, bundle: str) -> None:
@@ -34,16 +29,3 @@ def foresee(spec: Spec, bundle: str) -> None:
         msgspec.json.encode(spec)
     except OrlopError:
         return  # the creation will fail in the same way, and tell
-
-
-def foresee_exec(container: "Container", process: Process) -> None:
-    """Compute what Container.exec will, and forget it. Raises OSError and OrlopError, as that will."""
-    linux = container.record.spec.linux
-    assert linux is not None
-    container.status()
-    validate_process(process)
-    container.manager().fd()
-    program = prepare.prepare_program(process, None, 0, linux, is_exec=True)
-    trampoline.available(linux.seccomp)
-    prepare.open_program(program, linux)
-    prepare.close_program(program)

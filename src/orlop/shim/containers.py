@@ -13,7 +13,7 @@ from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotFoun
 from orlop.shim.io.streams import Streams
 from orlop.shim.loop import Future, Lock
 from orlop.shim.reaper import Exit, Reaper
-from orlop.shim.runtime import Foreseen, Runtime, Started
+from orlop.shim.runtime import Runtime, Started
 
 CREATED = 1
 RUNNING = 2
@@ -54,19 +54,6 @@ class Exec(Process):
     def __init__(self, exec_id: str, streams: Streams, spec: bytes) -> None:
         super().__init__(exec_id, streams)
         self.spec = spec
-        self._foreseen: Foreseen | None = None
-        self._started = False
-
-    def foresee(self, runtime: Runtime) -> None:
-        """Let the runtime get ready while the caller joins the streams; no use once it has been started."""
-        if not self._started:
-            self._foreseen = runtime.foresee_exec(self.spec)
-
-    def take_foreseen(self) -> Foreseen | None:
-        """What the runtime has ready; for the start, or the end without one."""
-        self._started = True
-        foreseen, self._foreseen = self._foreseen, None
-        return foreseen
 
 
 class Container:
@@ -148,9 +135,7 @@ class Container:
             raise FailedPreconditionError(f"cannot exec in paused container {self.id}")
         self._running_execs += 1
         try:
-            started = await self.runtime.exec(
-                process.spec, process.streams.child, process.streams.terminal, process.take_foreseen()
-            )
+            started = await self.runtime.exec(process.spec, process.streams.child, process.streams.terminal)
         except BaseException:
             self._exec_over()
             raise
@@ -225,9 +210,7 @@ class Container:
         async with process.lock:
             if process.status == RUNNING:
                 raise FailedPreconditionError("cannot delete a running process")
-            if (extra := self.execs.pop(exec_id, None)) is not None:
-                if (foreseen := extra.take_foreseen()) is not None:
-                    foreseen.close()
+            if self.execs.pop(exec_id, None) is not None:
                 process.streams.close()
         return process
 

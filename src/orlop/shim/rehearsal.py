@@ -172,9 +172,6 @@ class _Rehearsed(InProcessRuntime):
 
     _init = 0
 
-    def foresee_exec(self, process: bytes) -> None:
-        """There is no container to enter."""
-
     async def _run(self, work: Callable[[], Answer], keep: tuple[int, ...] = ()) -> Answer:
         operation = work.__qualname__.split(".")[1]
 

@@ -15,7 +15,7 @@ from orlop.shim.events import Publisher
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
 from orlop.shim.rest import Rest
-from orlop.shim.runtime.helper import EarlyHelper, early_creation
+from orlop.shim.runtime.helper import EarlyHelper, early_helper
 from orlop.shim.runtime.select import RuntimeFor, runtime_for
 from orlop.shim.service import TaskService
 from orlop.unix.events import read_signals, signalfd
@@ -80,7 +80,7 @@ def serve(listener: socket.socket, start: Start, path: str, template: "Template 
     """
     log.configure(start.debug, start.id, start.namespace)
     set_name("containerd-shim")
-    early = None if template is None else early_creation(os.getcwd())
+    early = None if template is None else early_helper(os.getcwd())
     Shim(listener, start, path, template, early=early).run()
     os._exit(0)
 

@@ -306,7 +306,6 @@ class TaskService:
             del container.execs[request.exec_id]
             raise
         self._publisher.publish(events.TaskExecAdded(container_id=container.id, exec_id=request.exec_id))
-        self._loop.call_soon(lambda: process.foresee(container.runtime))
         return Empty()
 
     async def state(self, request: api.StateRequest) -> api.StateResponse:

@@ -9,8 +9,6 @@ collects its exit itself: a runtime never waits for one.
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import socket
-
     from google.protobuf.message import Message
 
 
@@ -30,16 +28,6 @@ class Started(NamedTuple):
     console: int | None
 
 
-class Foreseen(Protocol):
-    """What a driver has ready for an exec that has been announced."""
-
-    def hand_over(self, order: object, stdio: tuple[int, ...]) -> "socket.socket | None":
-        """For the driver itself."""
-
-    def close(self) -> None:
-        """The exec will not be asked for."""
-
-
 class Runtime(Protocol):
     """One container's runtime. Methods raise OrlopError whose text is the runtime's own.
 
@@ -52,12 +40,7 @@ class Runtime(Protocol):
     async def start(self) -> None:
         """Let init execute the user's program."""
 
-    def foresee_exec(self, process: bytes) -> Foreseen | None:
-        """Get ready for an exec of `process`, to be handed to `exec` or closed; None where that gains nothing."""
-
-    async def exec(
-        self, process: bytes, stdio: tuple[int, int, int], terminal: bool, foreseen: Foreseen | None = None
-    ) -> Started:
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Start another process in the container; `process` is the JSON of an OCI Process."""
 
     async def kill(self, signal: int, all_processes: bool) -> None:

@@ -15,7 +15,7 @@ from orlop.errdefs import (
 )
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
-from orlop.shim.runtime import Foreseen, Options, Started
+from orlop.shim.runtime import Options, Started
 from orlop.shim.spawn import spawn
 
 if TYPE_CHECKING:
@@ -52,12 +52,7 @@ class BinaryRuntime:
         """`start`."""
         await self._run("start")
 
-    def foresee_exec(self, process: bytes) -> None:
-        """Nothing to get ready."""
-
-    async def exec(
-        self, process: bytes, stdio: tuple[int, int, int], terminal: bool, foreseen: Foreseen | None = None
-    ) -> Started:
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """`exec --process FILE --detach --pid-file …`."""
         self._count += 1
         base = f"{self._bundle}/exec-{self._count}"

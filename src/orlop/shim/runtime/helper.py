@@ -81,26 +81,32 @@ async def hear(loop: "Loop", channel: socket.socket) -> Answer:
 
 
 class EarlyHelper:
-    """A helper that is there before its work is asked for, and thinks it through meanwhile."""
+    """A helper that is there before its work: it is born with the shim, and thinks the creation through.
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
+    Containerd has written the bundle when it starts a shim, but takes a moment until it asks for the container.
+    """
+
+    def __init__(self, bundle: str, pid: int, channel: socket.socket) -> None:
+        self.bundle = bundle
         self._pid = pid
         self._channel: socket.socket | None = channel
 
-    def hand_over(self, order: object, stdio: tuple[int, ...]) -> socket.socket | None:
-        """Let it do its work; the answer comes from the socket. None when it is of no use."""
+    def hand_over(self, creation: Creation, stdio: tuple[int, ...]) -> socket.socket | None:
+        """Let it make the container; its answer comes from the socket. None when it is of no use."""
         channel, self._channel = self._channel, None
         if channel is None:
             return None
         try:
-            socket.send_fds(channel, [json.dumps(order).encode()], stdio)
-        except OSError:
+            if creation.bundle != self.bundle:
+                raise ValueError(creation.bundle)
+            socket.send_fds(channel, [json.dumps(creation).encode()], stdio)
+        except (OSError, ValueError):
             channel.close()  # it has been killed, or was told too much: another helper will do
             return None
         return channel
 
     def close(self) -> None:
-        """Its work will not be asked for: end it, in the middle of its thoughts; it has no effects yet."""
+        """There is nothing to be made: end it, in the middle of its thoughts if need be; it has no effects yet."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -112,32 +118,12 @@ class EarlyHelper:
                 return  # the reaper has collected it
 
 
-def early_creation(bundle: str) -> EarlyHelper | None:
-    """One for making the container of a bundle; None when there cannot be one: it is for speed only.
-
-    Containerd has written the bundle when it starts a shim, but takes a moment until it asks for the container.
-    """
-    return _early(lambda channel: _create_when_asked(channel, bundle))
-
-
-def early_exec(root: str, container_id: str, process: bytes) -> EarlyHelper | None:
-    """One for an exec that has been announced, of which the streams are yet to be joined."""
-    return _early(lambda channel: _exec_when_asked(channel, root, container_id, process))
-
-
-def _early(work: Callable[[socket.socket], Answer]) -> EarlyHelper | None:
+def early_helper(bundle: str) -> EarlyHelper | None:
+    """Fork one for the container of a bundle; None when there cannot be one: it is for speed only."""
     try:
-        return EarlyHelper(*fork_helper(work))
+        return EarlyHelper(bundle, *fork_helper(lambda channel: _create_when_asked(channel, bundle)))
     except OSError:
         return None
-
-
-def _await_order(channel: socket.socket) -> tuple[Any, tuple[int, ...]]:
-    """What a helper is told, and the streams; its life ends here when nothing is wanted of it."""
-    packet, fds, _, _ = socket.recv_fds(channel, _LONGEST, 3, socket.MSG_CMSG_CLOEXEC)
-    if not packet:
-        os._exit(0)
-    return json.loads(packet), tuple(fds)
 
 
 def _create_when_asked(channel: socket.socket, bundle: str) -> Answer:
@@ -151,25 +137,13 @@ def _create_when_asked(channel: socket.socket, bundle: str) -> Answer:
         foresee(spec, bundle)
     except (OSError, OrlopError):
         spec = None  # there will be an error, or another config.json, when it counts
-    order, stdio = _await_order(channel)
-    creation = Creation(*order)
-    if spec is None or creation.bundle != bundle or _read_config(bundle) != raw:
+    packet, fds, _, _ = socket.recv_fds(channel, _LONGEST, 3, socket.MSG_CMSG_CLOEXEC)
+    if not packet:
+        os._exit(0)
+    creation = Creation(*json.loads(packet))
+    if spec is None or _read_config(bundle) != raw:
         spec = None
-    return create(creation, stdio, spec)
-
-
-def _exec_when_asked(channel: socket.socket, root: str, container_id: str, process: bytes) -> Answer:
-    from orlop.codec import decode
-    from orlop.libcontainer import Container
-    from orlop.libcontainer.foresight import foresee_exec
-    from orlop.oci.runtime import Process
-
-    try:
-        foresee_exec(Container.load(root, container_id), decode(process, Process))
-    except (OSError, OrlopError) as error:
-        log.debug(f"an exec is not foreseen: {error}")  # it will be told when it counts
-    terminal, stdio = _await_order(channel)
-    return execute(root, container_id, process, stdio, terminal)
+    return create(creation, tuple(fds), spec)
 
 
 def _read_config(bundle: str) -> bytes:
@@ -202,19 +176,6 @@ def create(creation: Creation, stdio: tuple[int, ...], spec: "Spec | None" = Non
         plain_end=not creation.systemd_cgroup and not (spec.hooks is not None and spec.hooks.poststop),
     )
     return facts._asdict(), container.console
-
-
-def execute(root: str, container_id: str, process: bytes, stdio: tuple[int, ...], terminal: bool) -> Answer:
-    """Container.exec; `process` is the JSON of an OCI Process."""
-    from orlop.codec import decode
-    from orlop.libcontainer import Container, ExecOptions, Stdio
-    from orlop.oci.runtime import Process
-
-    spec = decode(process, Process)
-    spec.terminal = terminal
-    options = ExecOptions(stdio=None if terminal else Stdio(*stdio))
-    result = Container.load(root, container_id).exec(spec, options)
-    return {"pid": result.pid}, result.console
 
 
 def _help(channel: socket.socket, work: Callable[[socket.socket], Answer], keep: tuple[int, ...]) -> NoReturn:

@@ -19,18 +19,8 @@ from orlop.libcontainer.removal import remove_ended
 from orlop.shim import log
 from orlop.shim.loop import Loop
 from orlop.shim.reaper import Reaper
-from orlop.shim.runtime import Foreseen, Options, Started
-from orlop.shim.runtime.helper import (
-    Answer,
-    Creation,
-    EarlyHelper,
-    Facts,
-    create,
-    early_exec,
-    execute,
-    fork_helper,
-    hear,
-)
+from orlop.shim.runtime import Options, Started
+from orlop.shim.runtime.helper import Answer, Creation, EarlyHelper, Facts, create, fork_helper, hear
 
 if TYPE_CHECKING:
     import _socket
@@ -110,21 +100,21 @@ class InProcessRuntime:
         except OrlopError:
             return None
 
-    def foresee_exec(self, process: bytes) -> EarlyHelper | None:
-        """A helper that is ready when the exec is asked for."""
-        return early_exec(self._options.root, self._id, process)
-
-    async def exec(
-        self, process: bytes, stdio: tuple[int, int, int], terminal: bool, foreseen: Foreseen | None = None
-    ) -> Started:
+    async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.exec."""
 
         def work() -> Answer:
-            return execute(self._options.root, self._id, process, stdio, terminal)
+            from orlop.codec import decode
+            from orlop.libcontainer import ExecOptions, Stdio
+            from orlop.oci.runtime import Process
 
-        early = foreseen.hand_over(terminal, () if terminal else stdio) if foreseen is not None else None
-        running = self._run(work, stdio) if early is None else hear(self._loop, early)
-        answer, console = await self._start(running, "OCI runtime exec failed: exec failed")
+            spec = decode(process, Process)
+            spec.terminal = terminal
+            options = ExecOptions(stdio=None if terminal else Stdio(*stdio))
+            result = self._load().exec(spec, options)
+            return {"pid": result.pid}, result.console
+
+        answer, console = await self._start(self._run(work, stdio), "OCI runtime exec failed: exec failed")
         return Started(answer["pid"], console)
 
     async def kill(self, signal: int, all_processes: bool) -> None:
