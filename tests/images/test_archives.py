@@ -9,6 +9,7 @@ import json
 import lzma
 import subprocess
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -179,6 +180,16 @@ def _without(data: bytes, digest: str) -> bytes:
     return output.getvalue()
 
 
+async def _statuses_at_last(client: Client) -> list[object]:
+    """The ingests that stay: the daemon ends one of a client that has left when it next looks at it."""
+    deadline = time.monotonic() + 10
+    while left := list(await client.content.statuses()):
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.05)
+    return left
+
+
 @root
 async def test_malformed_archives(client: Client) -> None:
     """One clear line each, and nothing is named."""
@@ -207,7 +218,7 @@ async def test_malformed_archives(client: Client) -> None:
         with pytest.raises(kind, match=message):
             await _import(client, data)
         assert await client.images.list() == []
-        assert await client.content.statuses() == []
+        assert await _statuses_at_last(client) == []
 
 
 @root
