@@ -20,6 +20,7 @@ from engines import Docker, Engine, Orlop, docker, pss_kib
 
 _BATCH = 40
 _PARALLEL = 8
+_REST_SECONDS = 2.0
 
 
 def main() -> None:
@@ -94,6 +95,7 @@ def _batch(engines: list[Engine]) -> None:
     memory: dict[str, dict[str, float]] = {}
     for engine in engines:
         start[engine.name] = [_timed(partial(_start_many, engine))]
+        time.sleep(_REST_SECONDS)  # shims come to rest a second after their work, which nothing shows from outside
         memory[engine.name] = {role: pss_kib(pids) / 1024 for role, pids in engine.daemons().items()}
         memory[engine.name]["per container"] = pss_kib(engine.per_container()) / 1024 / _BATCH
         names = [f"c{index}" for index in range(_BATCH)]
