@@ -3,85 +3,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
-import shutil
-import signal
 import socket
 import stat
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from support.containerd import mounts_below, processes_about, wait_until
-from support.networks import fresh_netns
+from support import orlopd
+from support.orlopd import PROGRAM, flags, get, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.root
 
-PROGRAM = (sys.executable, "-P", "-m", "orlop.dockerd.main")
-
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A short directory, and a network namespace, that are gone afterwards."""
-    directory = tempfile.mkdtemp(prefix="od-", dir="/tmp")
-    with fresh_netns():
-        yield Path(directory)
-    for pid, command in processes_about(directory):
-        if "orlop.netd.main" in command:
-            os.kill(pid, signal.SIGTERM)
-            wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
-    assert not list(processes_about(directory))
-    assert not mounts_below(directory)
-    shutil.rmtree(directory)
-
-
-def flags(base: Path, *more: str) -> list[str]:
-    (base / "daemon.json").write_text("{}")
-    found = ["--config-file", f"{base}/daemon.json", "--data-root", f"{base}/d", "--exec-root", f"{base}/r"]
-    return [*found, "--containerd", f"{base}/nobody.sock", "--group", "", *more]
-
-
-@contextlib.contextmanager
-def running(base: Path, command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The daemon, ready; ended by SIGTERM with status 0."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        ready.bind(f"{base}/notify")
-        ready.settimeout(30)
-        environment = {**os.environ, "NOTIFY_SOCKET": f"{base}/notify"}
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
-        try:
-            assert ready.recv(100) == b"READY=1"
-            yield process
-            process.send_signal(signal.SIGTERM)
-            process.wait(10)
-            assert ready.recv(100) == b"STOPPING=1"
-            assert process.returncode == 0
-        finally:
-            process.kill()
-            process.communicate()
-            os.unlink(f"{base}/notify")
-
-
-def get(path: str, target: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(path)
-    try:
-        connection.request("GET", target)
-        answer = connection.getresponse()
-        body = answer.read()
-        return answer.status, json.loads(body) if body[:1] in (b"{", b"[") else body
-    finally:
-        connection.close()
+    """A directory and a network namespace for one test."""
+    with orlopd.directory() as path:
+        yield path
 
 
 def test_validate(base: Path) -> None:
@@ -99,9 +42,9 @@ def test_validate(base: Path) -> None:
 def test_the_socket_the_pidfile_and_a_second_daemon(base: Path) -> None:
     path = f"{base}/x.sock"
     command = [*PROGRAM, *flags(base, "-H", f"unix://{path}", "--pidfile", f"{base}/pid")]
-    with running(base, command) as process:
+    with running(base, command) as daemon:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-        assert int((base / "pid").read_text()) == process.pid
+        assert int((base / "pid").read_text()) == daemon.process.pid
         assert stat.S_IMODE((base / "d").stat().st_mode) == 0o700
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (second.returncode, second.stderr) == (1, f"orlopd: another orlopd uses {base}/d\n")

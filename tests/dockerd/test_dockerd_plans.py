@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orlop.dockerd import timestamps
-from orlop.dockerd.config import Config, load
+from orlop.dockerd.config import Config
+from orlop.dockerd.config_file import load
 from orlop.dockerd.containers import restart_policy
 from orlop.dockerd.containers.escape import EscapeFilter, parse_keys
 from orlop.dockerd.containers.exec_process import exec_process
@@ -45,7 +46,8 @@ SECOND = timestamps.SECOND
 def settings(tmp_path: Path, content: object = None, *flags: str) -> Config:
     file = tmp_path / "daemon.json"
     if content is not None:
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        raw = content if isinstance(content, str | bytes) else json.dumps(content)
+        file.write_bytes(raw.encode() if isinstance(raw, str) else raw)
     options = ["--config-file", str(file)] if content is not None else []
     return load(parse_flags([*options, *flags]))
 
@@ -72,7 +74,12 @@ def test_defaults_and_flags(tmp_path: Path) -> None:
 
 
 def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
-    accepted = {"bip": "10.0.0.1/24", "dns": ["1.1.1.1"], "features": {"buildkit": True}, "metrics-addr": "x"}
+    accepted: dict[str, object] = {
+        "bip": "10.0.0.1/24",
+        "dns": ["1.1.1.1"],
+        "features": {"buildkit": True},
+        "metrics-addr": "x",
+    }
     accepted |= {"runtimes": {"x": {"path": "/x"}, "y": {"runtimeType": "io.containerd.runc.v2", "options": {}}}}
     accepted |= {"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "builder": {"gc": {}}}
     config = settings(tmp_path, accepted)
@@ -87,16 +94,37 @@ def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
         ({"default-init": "x"}, "default-init"),
         ({"debug": "yes"}, "$.debug"),
         ({"mtu": "much"}, "$.mtu"),
-        ("{", "line 1"),
-        ("[]", "not a JSON object"),
+        ("{", "invalid JSON: line 1"),
+        ("[]", "invalid JSON: not an object"),
         ('{"debug":true,"debug":false}', "duplicate key debug"),
         ({"log-level": "loud"}, "invalid logging level: loud"),
         ({"data-root": "here"}, "data-root: 'here' is no absolute path"),
         ({"userns-remap": "default"}, "userns-remap: user namespace remapping is not supported"),
-        ({"hosts": ["ftp://x"]}, "invalid bind address (ftp://x)"),
+        ({"hosts": ["ftp://x"]}, "invalid bind address (ftp://x): unsupported proto 'ftp'"),
+        ({"hosts": ["tcp://x:y"]}, "invalid bind address (tcp://x:y)"),
+        ({"hosts": ["tcp://x:1/a"]}, "should not contain a path element"),
+        ({"foo": {"bar": 1}}, "don't match any configuration option: bar"),
+        ({"resolv-conf": "x"}, "don't match any configuration option: resolv-conf"),
+        ({"swarm-raft-election-tick": 1}, "don't match any configuration option: swarm-raft-election-tick"),
+        ({"containerd-plugin-namespace": "x"}, "don't match any configuration option: containerd-plugin-namesp"),
+        ({"labels": ["x=1", "x=2"]}, "conflict labels for x=2 and x=1"),
+        ({"max-concurrent-downloads": -1}, "invalid max concurrent downloads: -1"),
+        ({"default-stop-timeout": -1}, "invalid default stop timeout: -1"),
+        ({"mtu": -1}, "invalid default MTU: -1"),
+        ({"dns": ["x"]}, "IP address is not correctly formatted: x"),
+        ({"dns-search": ["a b"]}, "a b is not a valid domain"),
+        ({"exec-opts": ["x"]}, "invalid exec-opt (x): must be formatted 'opt=value'"),
+        ({"exec-opts": ["isolation=x"]}, "invalid exec-opt (isolation=x): unknown option: 'isolation'"),
+        ({"default-ipc-mode": "host"}, 'IPC mode "host" is not supported as default value'),
+        ({"default-cgroupns-mode": "x"}, 'invalid default cgroup namespace (x): use "host" or "private"'),
+        ({"registry-mirrors": ["x"]}, 'invalid mirror: no scheme specified for "x"'),
+        ({"host-gateway-ip": "1.1.1.1", "host-gateway-ips": ["1.1.1.1"]}, "must not both be specified"),
+        ({"host-gateway-ips": ["1.1.1.1", "1.1.1.2"]}, "only one IPv4 host gateway"),
+        ({"selinux-enabled": True}, "SELinux is not supported"),
+        (b"\xff\xff", "failed to decode configuration JSON at offset 0"),
         ({"labels": ["x"]}, "bad attribute format: x"),
         ({"default-shm-size": "big"}, "default-shm-size"),
-        ({"min-api-version": "1.12"}, "min-api-version: 1.12 is not between 1.24 and"),
+        ({"min-api-version": "1.12"}, "minimum supported API version is 1.24: 1.12"),
         ({"runtimes": {"x": {"nosuch": 1}}}, "nosuch"),
     ],
 )
@@ -108,8 +136,31 @@ def test_a_wrong_daemon_json_is_one_line_that_names_the_key(tmp_path: Path, cont
 
 
 def test_a_setting_by_flag_and_in_the_file_is_a_conflict(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="both as a flag and in the configuration file: debug"):
-        settings(tmp_path, {"debug": True}, "-D")
+    twice = {"debug": True, "hosts": ["fd://"], "log-opts": {"b": "2", "a": "1"}, "http-proxy": "http://u:p@x"}
+    flags = ["-D", "-H", "unix:///a", "-H", "fd://", "--log-opt", "a=b", "--http-proxy", "http://y"]
+    with pytest.raises(InvalidArgumentError) as failed:
+        settings(tmp_path, {"proxies": {"http-proxy": twice.pop("http-proxy")}, **twice}, *flags)
+    assert str(failed.value) == (
+        f"unable to configure the Docker daemon with file {tmp_path}/daemon.json: the following directives are "
+        "specified both as a flag and in the configuration file: "
+        "debug: (from flag: true, from file: true), "
+        "hosts: (from flag: [unix:///a fd://], from file: [fd://]), "
+        "http-proxy: (from flag: http://y, from file: http://xxxxx:xxxxx@x), "
+        "log-opts: (from flag: map[a:b], from file: map[a:1 b:2])"
+    )
+
+
+def test_runtimes_of_file_and_flags_are_merged_and_proxies_nested(tmp_path: Path) -> None:
+    content = {"runtimes": {"a": {"path": "/a"}}, "proxies": {"https-proxy": "http://p"}}
+    config = settings(tmp_path, content, "--add-runtime", "b=/b", "--no-proxy", "x")
+    assert sorted(config.runtimes) == ["a", "b"]
+    assert (config.proxies.https_proxy, config.proxies.no_proxy) == ("http://p", "x")
+
+
+def test_a_file_as_windows_writes_it(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert settings(tmp_path, '{"mtu": 1400}'.encode(encoding)).mtu == 1400
+    assert settings(tmp_path, b" \n").mtu == 1500
 
 
 def test_a_missing_file_is_an_error_only_when_it_was_named(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orlop.dockerd.config import DEFAULT_HOST, Config, load
-from orlop.dockerd.flags import parse_flags
+from orlop.dockerd.config import DEFAULT_HOST, Config
+from orlop.dockerd.config_file import load
+from orlop.dockerd.flags import Options, parse_flags
 from orlop.errdefs import OrlopError
 
 log = logging.getLogger("orlop.dockerd")
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with contextlib.ExitStack() as held:
             _prepare(config, held)
-            return asyncio.run(_run(config))
+            return asyncio.run(_run(config, options))
     except OrlopError as error:
         sys.stderr.write(f"orlopd: {error}\n")
     except OSError as error:
@@ -45,6 +46,7 @@ def _prepare(config: Config, held: contextlib.ExitStack) -> None:
     """Logging, directories, the lock that keeps a second daemon away from them, the pidfile."""
     os.umask(0o022)
     _set_up_logging(config)
+    _set_proxies(config)
     Path(config.data_root).mkdir(mode=0o700, parents=True, exist_ok=True)
     Path(config.exec_root).mkdir(mode=0o711, parents=True, exist_ok=True)
     for name in ("containers", "volumes"):
@@ -60,7 +62,7 @@ def _prepare(config: Config, held: contextlib.ExitStack) -> None:
     held.callback(pidfile.unlink, missing_ok=True)
 
 
-async def _run(config: Config) -> int:
+async def _run(config: Config, options: Options) -> int:
     from orlop.dockerd.listeners import open_listeners
 
     # Descriptors and service manager are this process's: what it starts (orlop-netd, ps) must not inherit them.
@@ -68,7 +70,7 @@ async def _run(config: Config) -> int:
     manager = ServiceManager(environment["NOTIFY_SOCKET"])
     sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, environment)
     try:
-        await _serve(config, sockets, manager)
+        await _serve(config, options, sockets, manager)
     finally:
         for listening in sockets:
             listening.close()
@@ -76,10 +78,12 @@ async def _run(config: Config) -> int:
     return 0
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket], manager: "ServiceManager") -> None:
+async def _serve(
+    config: Config, options: Options, sockets: Sequence[socket.socket], manager: "ServiceManager"
+) -> None:
     from orlop.dockerd.wiring import build
 
-    parts = build(config)
+    parts = build(config, options)
     background: asyncio.Future[None] | None = None
     try:
         await parts.start()
@@ -92,7 +96,17 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], manager: "Ser
         gc.freeze()
         manager.tell("READY=1")
         log.info("API listens on %s", ", ".join(config.hosts or [DEFAULT_HOST]))
-        await _until_told(background, manager)
+
+        def reload() -> None:
+            manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                parts.reload()
+                _set_level(config)
+            except OrlopError as error:
+                log.error("SIGHUP: error reloading configuration, the old one stays: %s", error)
+            manager.tell("READY=1")
+
+        await _until_told(background, reload)
         manager.tell("STOPPING=1")
         await parts.server.close(_grace(config))
     finally:
@@ -102,7 +116,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], manager: "Ser
         await parts.close()
 
 
-async def _until_told(background: "asyncio.Future[None]", manager: "ServiceManager") -> None:
+async def _until_told(background: "asyncio.Future[None]", reload: Callable[[], None]) -> None:
     """Wait for SIGTERM or SIGINT; a background task that ends is a defect, which ends the daemon."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
@@ -113,16 +127,10 @@ async def _until_told(background: "asyncio.Future[None]", manager: "ServiceManag
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, _reload, manager)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     await asyncio.wait({told, background}, return_when=asyncio.FIRST_COMPLETED)
     if background.done():
         background.result()
-
-
-def _reload(manager: "ServiceManager") -> None:
-    manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-    log.info("SIGHUP: no setting can be changed while the daemon runs; restart it, containers go on")
-    manager.tell("READY=1")
 
 
 def _grace(config: Config) -> float:
@@ -146,12 +154,23 @@ def _set_up_logging(config: Config) -> None:
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    levels = {"warn": "WARNING", "fatal": "CRITICAL"}
-    name = "DEBUG" if config.debug else levels.get(config.log_level, config.log_level.upper())
-    logging.getLogger("orlop").setLevel(name)
+    _set_level(config)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+
+
+def _set_level(config: Config) -> None:
+    levels = {"warn": "WARNING", "fatal": "CRITICAL"}
+    name = "DEBUG" if config.debug else levels.get(config.log_level, config.log_level.upper())
+    logging.getLogger("orlop").setLevel(name)
+
+
+def _set_proxies(config: Config) -> None:
+    """Settings win over the environment, where the client of registries and GET /info find them."""
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        if value := getattr(config.proxies, name):
+            os.environ[name] = os.environ[name.upper()] = value
 
 
 class _Formatter(logging.Formatter):

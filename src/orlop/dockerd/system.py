@@ -123,7 +123,7 @@ class System:
             "NEventsListener": self._events.listeners,
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": self._registry_config(),
-            "GenericResources": None,
+            "GenericResources": _generic_resources(self._config.node_generic_resources),
             "DockerRootDir": self._config.data_root,
             "Labels": self._config.labels,
             "ExperimentalBuild": self._config.experimental,
@@ -157,6 +157,16 @@ class System:
             "IndexConfigs": {"docker.io": index, **others},
             "Mirrors": self._config.registry_mirrors,
         }
+
+
+def _generic_resources(given: list[str]) -> list[View] | None:
+    resources = []
+    for entry in given:
+        kind, _, value = entry.partition("=")
+        named = {"NamedResourceSpec": {"Kind": kind, "Value": value}}
+        counted = {"DiscreteResourceSpec": {"Kind": kind, "Value": int(value)}} if value.isdecimal() else None
+        resources.append(counted or named)
+    return resources or None
 
 
 def _host_facts() -> View:

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-import secrets
+import socket
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ import msgspec
 
 from orlop import __version__
 from orlop.containerd.client import Client
-from orlop.dockerd import network, store, volumes
+from orlop.dockerd import identity, network, store, volumes
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
 from orlop.dockerd.api.routes.archive import ArchiveRoutes, ArchiveUseCases
@@ -63,11 +63,13 @@ from orlop.dockerd.containers.view import Views
 from orlop.dockerd.containers.wait import Wait
 from orlop.dockerd.disk_usage import DiskUsage
 from orlop.dockerd.events import Events
+from orlop.dockerd.flags import Options
 from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.network.types import NetworkConfig
 from orlop.dockerd.reconcile import Reconcile
+from orlop.dockerd.reload import Reload
 from orlop.dockerd.spec import Host
 from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
@@ -89,6 +91,7 @@ class Parts(NamedTuple):
     base: "_Base"
     services: "_Services"
     life: "_Life"
+    reload: Reload
 
     async def start(self) -> None:
         """Networks and volumes, which requests rely on. Raises OrlopError."""
@@ -140,6 +143,7 @@ class _Services(NamedTuple):
     volumes: VolumeService
     netd: NetdClient
     networks: NetworkService
+    registries: RegistryConfig
     images: ImageService
 
 
@@ -157,7 +161,7 @@ class _Life(NamedTuple):
     reconcile: Reconcile
 
 
-def build(config: Config) -> Parts:
+def build(config: Config, options: Options) -> Parts:
     """Make every part; nothing is started and nothing is asked of another process. Must run in the event loop."""
     base = _base(config)
     services = _services(base)
@@ -168,7 +172,16 @@ def build(config: Config) -> Parts:
         min_version=config.lowest_api_version,
         experimental=config.experimental,
     )
-    return Parts(server, base, services, life)
+
+    def apply() -> None:
+        services.registries.insecure = config.insecure_registries
+        services.registries.mirrors = config.registry_mirrors
+        services.registries.attempts = config.max_download_attempts
+        services.images.set_slots(config.max_concurrent_downloads, config.max_concurrent_uploads)
+
+    own_id = identity.read(Path(config.data_root))
+    reload = Reload(config, options, base.runtimes, base.events, own_id, socket.gethostname, apply)
+    return Parts(server, base, services, life, reload)
 
 
 def _base(config: Config) -> _Base:
@@ -196,6 +209,7 @@ def _base(config: Config) -> _Base:
             config.default_runtime,
             str(Path(config.exec_root, "runc")),
             systemd_cgroup=config.systemd_cgroup,
+            scripts=Path(config.data_root, "runtimes"),
         ),
     )
 
@@ -235,7 +249,7 @@ def _services(base: _Base) -> _Services:
         max_concurrent_downloads=config.max_concurrent_downloads,
         max_concurrent_uploads=config.max_concurrent_uploads,
     )
-    return _Services(volume_connection, volume_service, netd, networks, images)
+    return _Services(volume_connection, volume_service, netd, networks, registries, images)
 
 
 def _life(base: _Base, services: _Services) -> _Life:
@@ -244,7 +258,7 @@ def _life(base: _Base, services: _Services) -> _Life:
     resources = Resources(registry, services.networks, services.volumes, paths, base.events)
     health = HealthMonitor(registry, client, streams, base.host)
     kill = Kill(registry, client)
-    stop = Stop(registry, kill, config.default_stop_timeout)
+    stop = Stop(registry, kill, config)
     remove = Remove(registry, client, services.volumes, stop, paths)
     start = Start(
         registry,
@@ -334,8 +348,8 @@ def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
         base.events.publish("network", action, network_id, attributes)
 
     networking = Networking(base.registry, services.networks, life.resources, base.paths, base.events)
-    identity = _identity(Path(base.config.data_root))
-    system = System(base.registry, base.events, base.client, base.runtimes, base.config, identity, count_images)
+    own_id = identity.read(Path(base.config.data_root))
+    system = System(base.registry, base.events, base.client, base.runtimes, base.config, own_id, count_images)
     disk_usage = DiskUsage(containers.list, services.images, services.volumes, users_of)
     execs = Execs(base.registry, base.client, life.streams, base.host)
     return [
@@ -370,16 +384,3 @@ def _network_config(config: Config) -> NetworkConfig:
         host_gateway_ip=config.host_gateway_ips[0] if config.host_gateway_ips else "",
         address_pools=[(pool.base, pool.size) for pool in config.default_address_pools],
     )
-
-
-def _identity(data_root: Path) -> str:
-    """The daemon's ID, made at its first start."""
-    path = data_root / "engine-id"
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        pass
-    digits = secrets.token_hex(16)
-    identity = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-    path.write_text(identity + "\n")
-    return identity

@@ -127,6 +127,10 @@ class Downloads:
         self._slots = asyncio.Semaphore(slots)
         self._active: dict[str, _Download] = {}
 
+    def set_slots(self, slots: int) -> None:
+        """Change the number of transfers at a time; those that wait already still wait for the old number's."""
+        self._slots = asyncio.Semaphore(slots)
+
     async def fetch(
         self, client: Client, descriptor: Descriptor, source: Source, labels: Mapping[str, str], report: Report
     ) -> bool:

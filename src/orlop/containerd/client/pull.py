@@ -105,6 +105,10 @@ class Puller:
         self._lease = ""
         self._pulls = 0
 
+    def set_slots(self, slots: int) -> None:
+        """Change how many layers are transferred at a time from now on."""
+        self._downloads.set_slots(slots)
+
     async def pull(
         self,
         reference: str | Reference,

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which containerd runtime a container's `Runtime` means."""
 
+import hashlib
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.any_pb2 import Any
@@ -11,10 +14,15 @@ from orlop.containerd.client import typeurl
 from orlop.dockerd.config import RuntimeConfig
 from orlop.errdefs import InvalidArgumentError
 
+DEFAULT = "orlop"
 ORLOP = "io.containerd.orlop.v2"
 RUNC = "io.containerd.runc.v2"
 SHIMS = {"orlop": ORLOP, "runc": RUNC, ORLOP: ORLOP, RUNC: RUNC}
 """Runtimes that need no entry in daemon.json."""
+_OPTION_FIELDS = {
+    "".join(part.capitalize() for part in field.name.split("_")): field.name for field in Options.DESCRIPTOR.fields
+}
+"""Options of a shim as daemon.json spells them, `BinaryName`, and as their message does."""
 
 
 class Runtime(NamedTuple):
@@ -29,14 +37,36 @@ class Runtimes:
     """Docker's runtime names, resolved."""
 
     def __init__(
-        self, configured: Mapping[str, RuntimeConfig], default: str, root: str, *, systemd_cgroup: bool
+        self,
+        configured: Mapping[str, RuntimeConfig],
+        default: str,
+        root: str,
+        *,
+        systemd_cgroup: bool,
+        scripts: Path | None = None,
     ) -> None:
-        """`root` is the directory of the runtimes' own state (`orlop-runc --root`), below the exec root."""
-        self._configured = configured
+        """`root` is the directory of the runtimes' own state (`orlop-runc --root`), below the exec root.
+
+        `scripts` is where wrappers of runtimes with `runtimeArgs` are written: a shim is given one path, no words.
+        """
         self._root = root
+        self._scripts = scripts
         self._systemd_cgroup = systemd_cgroup
+        self._wrappers: dict[str, str] = {}
+        self.configure(configured, default)
+
+    def configure(self, configured: Mapping[str, RuntimeConfig], default: str) -> None:
+        """Take other runtimes. Raises InvalidArgumentError for a wrong entry, and keeps what there was."""
+        for name, entry in configured.items():
+            _check(name, entry)
+        default = default or DEFAULT
+        if default not in configured and default not in SHIMS and not _names_a_shim(default):
+            raise InvalidArgumentError(f"specified default runtime '{default}' does not exist")
+        self._wrappers = {
+            name: self._wrap(name, entry) for name, entry in configured.items() if entry.runtime_args
+        }
+        self._configured = configured
         self.default = default
-        self.resolve(default)
 
     def names(self) -> dict[str, dict[str, object]]:
         """`Runtimes` of GET /info."""
@@ -45,6 +75,8 @@ class Runtimes:
             known[name] = {"path": entry.path} if entry.path else {"runtimeType": entry.runtime_type}
             if entry.runtime_args:
                 known[name]["runtimeArgs"] = entry.runtime_args
+            if entry.options:
+                known[name]["options"] = entry.options
         return known
 
     def resolve(self, name: str) -> Runtime:
@@ -52,19 +84,60 @@ class Runtimes:
         name = name or self.default
         entry = self._configured.get(name)
         if entry is None:
-            shim = SHIMS.get(name) or (name if name.startswith("io.containerd.") else None)
+            shim = SHIMS.get(name) or (name if _names_a_shim(name) else None)
             if shim is None:
                 raise InvalidArgumentError(f"unknown or invalid runtime name: {name}")
-            return self._runtime(shim, "")
+            return self._runtime(shim, {})
         if entry.runtime_type:
-            shim = SHIMS.get(entry.runtime_type, entry.runtime_type)
-            return self._runtime(shim, str(entry.options.get("BinaryName", "")))
-        if not entry.path:
-            raise InvalidArgumentError(f"runtimes: {name}: neither path nor runtimeType is given")
-        if entry.runtime_args:
-            raise InvalidArgumentError(f"runtimes: {name}: runtimeArgs are not supported; use a wrapper script")
-        return self._runtime(ORLOP, entry.path)
+            return self._runtime(SHIMS.get(entry.runtime_type, entry.runtime_type), entry.options)
+        return self._runtime(ORLOP, {"BinaryName": self._wrappers.get(name, entry.path)})
 
-    def _runtime(self, shim: str, binary: str) -> Runtime:
-        options = Options(binary_name=binary, root=self._root, systemd_cgroup=self._systemd_cgroup)
+    def _runtime(self, shim: str, given: Mapping[str, object]) -> Runtime:
+        options = Options(root=self._root, systemd_cgroup=self._systemd_cgroup)
+        for name, value in given.items():
+            setattr(options, _OPTION_FIELDS[name], value)
         return Runtime(shim, typeurl.pack(options), shim == ORLOP)
+
+    def _wrap(self, name: str, entry: RuntimeConfig) -> str:
+        """A script that runs a runtime with its arguments; those of other arguments may still be in use."""
+        words = " ".join(shlex.quote(word) for word in (entry.path, *entry.runtime_args))
+        text = f'#!/bin/sh\nexec {words} "$@"\n'
+        if self._scripts is None:
+            raise InvalidArgumentError(f"runtime {name}: there is no directory for the script of its runtimeArgs")
+        self._scripts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        script = self._scripts / f"{name}.{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        if not script.exists():
+            fresh = script.with_suffix(".tmp")
+            fresh.write_text(text)
+            fresh.chmod(0o700)
+            fresh.replace(script)
+        return str(script)
+
+
+def _names_a_shim(name: str) -> bool:
+    """Whether containerd finds a shim by that name on the PATH; never a path, which is root's to choose."""
+    return "/" not in name and "." in name and not name.startswith(".")
+
+
+def _check(name: str, entry: RuntimeConfig) -> None:
+    if name in (DEFAULT, "runc"):
+        raise InvalidArgumentError(f"runtime name '{name}' is reserved")
+    if "/" in name:
+        raise InvalidArgumentError(f"runtime {name}: a name has no slash")
+    if not entry.path and not entry.runtime_type:
+        raise InvalidArgumentError(f"runtime {name}: either a runtimeType or a path must be configured")
+    if entry.path and entry.runtime_type:
+        raise InvalidArgumentError(
+            f"runtime {name}: cannot configure both path and runtimeType for the same runtime"
+        )
+    if entry.path and entry.options:
+        raise InvalidArgumentError(f"runtime {name}: options cannot be used with a path runtime")
+    if entry.runtime_type and entry.runtime_args:
+        raise InvalidArgumentError(f"runtime {name}: args cannot be used with a runtimeType runtime")
+    for option, value in entry.options.items():
+        known = _OPTION_FIELDS.get(option)
+        if known is None:
+            raise InvalidArgumentError(f"runtime {name}: unknown option {option}")
+        kind = type(getattr(Options(), known))
+        if type(value) is not kind:
+            raise InvalidArgumentError(f"runtime {name}: option {option} must be a {kind.__name__}")

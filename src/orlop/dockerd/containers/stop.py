@@ -5,6 +5,7 @@ import asyncio
 import logging
 import signal
 
+from orlop.dockerd.config import Config
 from orlop.dockerd.containers.container import Container, ExitInfo
 from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.registry import Registry
@@ -17,12 +18,12 @@ _AFTER_KILL_SECONDS = 10.0
 
 
 class Stop:
-    """The use case; `default_timeout` in seconds."""
+    """The use case."""
 
-    def __init__(self, registry: Registry, kill: Kill, default_timeout: int) -> None:
+    def __init__(self, registry: Registry, kill: Kill, config: Config) -> None:
         self._registry = registry
         self._kill = kill
-        self._default_timeout = default_timeout
+        self._config = config
 
     async def __call__(self, reference: str, signal_name: str = "", timeout: int | None = None) -> None:
         """Stop by a user's wish. `timeout` in seconds, negative: for ever.
@@ -39,9 +40,8 @@ class Stop:
         record = container.record
         number = parse_signal(signal_name) if signal_name else stop_signal(record.config.stop_signal)
         if timeout is None:
-            timeout = (
-                record.config.stop_timeout if record.config.stop_timeout is not None else self._default_timeout
-            )
+            asked = record.config.stop_timeout
+            timeout = self._config.default_stop_timeout if asked is None else asked
         stopped = container.on_stop()
         if not record.state.running:
             return

@@ -28,7 +28,8 @@ class PushImage:
         self._store = store
         self._registries = registries
         self._publish = publish
-        self._slots = slots
+        self.slots = slots
+        """How many layers of an image are sent at a time."""
 
     async def __call__(self, reference: Reference, send: Send, *, auth: AuthConfig | None = None) -> None:
         """Push; a reference without tag means all tags of its repository.
@@ -45,7 +46,7 @@ class PushImage:
                 target,
                 auth=auth,
                 config=self._registries,
-                slots=self._slots,
+                slots=self.slots,
                 progress=messages.layer,
             )
             last = _last(tagged, target)

@@ -49,7 +49,7 @@ class ImageService:
     ) -> None:
         """`client` is in the daemon's namespace of containerd."""
         registries = registries or RegistryConfig()
-        puller = Puller(client, registries, slots=max_concurrent_downloads)
+        self._puller = puller = Puller(client, registries, slots=max_concurrent_downloads)
         self.store = ImageStore(client, snapshotter)
         self.sizes = LayerSizes(self.store)
         self.pull = PullImage(self.store, puller, publish)
@@ -66,3 +66,8 @@ class ImageService:
         self.commit = CommitContainer(self.store, commit_source, publish)
         self.distribution = InspectDistribution(registries)
         self.login = Login(registries)
+
+    def set_slots(self, downloads: int, uploads: int) -> None:
+        """Change how many layers are transferred at a time; what is under way is not touched."""
+        self._puller.set_slots(downloads)
+        self.push.slots = uploads
