@@ -3,11 +3,10 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from support.e2e import BIN, Cli, Stack
+from support.e2e import BIN, Cli, Stack, eventually
 
 pytestmark = pytest.mark.root
 
@@ -25,15 +24,7 @@ def running(stack: Stack, *arguments: str) -> Iterator[str]:
         yield name
     finally:
         stack.daemon("start")
-        _eventually(lambda: stack.docker("rm", "-f", name).returncode == 0)
-
-
-def _eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Daemons come back behind a supervisor, and only asking tells when: ask until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        eventually(lambda: stack.docker("rm", "-f", name).returncode == 0)
 
 
 def _log(stack: Stack, name: str) -> list[str]:
@@ -80,10 +71,10 @@ def test_containers_outlive_containerd(stack: Stack) -> None:
             assert len(refused.stderr.split("\n\nRun 'docker run --help'")[0].splitlines()) == 1
             assert stack.http_get(f"http://127.0.0.1:{port}/") == "web\n"
             written = len(_log(stack, name))
-            _eventually(lambda: len(_log(stack, name)) > written + 100)
+            eventually(lambda: len(_log(stack, name)) > written + 100)
             stack.daemon("start", "containerd")
-            _eventually(lambda: stack.docker("exec", name, "true").returncode == 0)
-            _eventually(
+            eventually(lambda: stack.docker("exec", name, "true").returncode == 0)
+            eventually(
                 lambda: (
                     stack.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", short).stdout
                     == "exited 9\n"
@@ -97,7 +88,7 @@ def test_containers_outlive_containerd(stack: Stack) -> None:
 def test_containerd_killed_is_restarted_and_nothing_is_lost(stack: Stack) -> None:
     with running(stack, "busybox", "sleep", "1000") as name:
         stack.kill("containerd")
-        _eventually(lambda: stack.docker("exec", name, "true").returncode == 0)
+        eventually(lambda: stack.docker("exec", name, "true").returncode == 0)
         assert stack.docker("run", "--rm", "busybox", "echo", "again").stdout == "again\n"
 
 
@@ -112,7 +103,7 @@ def test_ctr_manages_the_containers_of_a_stopped_dockerd(stack: Stack, ctr: str)
         executed = client(*address, "tasks", "exec", "--exec-id", "e1", name, "echo", "inside")
         assert executed.stdout == "inside\n", executed.stderr
         assert client(*address, "tasks", "kill", "-s", "SIGTERM", name).returncode == 0
-        _eventually(
+        eventually(
             lambda: (
                 "STOPPED" in client(*address, "tasks", "ls").stdout
                 or name not in client(*address, "tasks", "ls").stdout
@@ -129,9 +120,9 @@ def test_no_line_is_lost_when_dockerd_and_containerd_are_killed(stack: Stack) ->
         ]
         for _ in range(3):
             stack.kill("dockerd", "containerd")
-            _eventually(lambda: stack.docker("ps", "-q", timeout=30).returncode == 0)
+            eventually(lambda: stack.docker("ps", "-q", timeout=30).returncode == 0)
         wanted = [f"line {index}\n" for index in range(30000)]
-        _eventually(lambda: all(len(_log(stack, name)) >= len(wanted) for name in names), seconds=90)
+        eventually(lambda: all(len(_log(stack, name)) >= len(wanted) for name in names), seconds=90)
         for name in names:
             assert _log(stack, name) == wanted
         assert len(stack.docker("ps", "-q").stdout.split()) == 20

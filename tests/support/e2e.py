@@ -23,7 +23,7 @@ from support.networks import NEIGHBOUR_ADDRESS, Neighbour, fresh_netns, run
 from support.terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BIN = Path(sys.executable).parent
 COMPONENTS = ("socket", "dockerd", "containerd", "netd")
@@ -218,6 +218,14 @@ class Stack:
                 server.wait()
         finally:
             outside.close()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Daemons come back behind a supervisor, and only asking tells when: ask until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 def _command(*argv: str, env: dict[str, str] | None = None) -> str:
