@@ -10,8 +10,6 @@ import msgspec
 from orlop.dockerd.api import version as api_version
 from orlop.errdefs import InvalidArgumentError
 
-DEFAULT_HOST = "unix:///run/orlop/docker.sock"
-
 
 class RuntimeConfig(msgspec.Struct, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """One entry of `runtimes`: the binary of an OCI runtime, or the name of a containerd shim with its options."""

@@ -10,6 +10,7 @@ from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
 from orlop.errdefs import InvalidArgumentError
 
+DEFAULT_SOCKET = "/run/orlop/docker.sock"
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _AT_LEAST_ZERO = (
     ("mtu", "default MTU"),
@@ -59,7 +60,7 @@ def parse_host(host: str) -> tuple[str, str]:
             raise InvalidArgumentError(f"invalid bind address ({host}): invalid unix address: {rest}")
         if rest and not rest.startswith("/"):
             raise InvalidArgumentError(f"invalid bind address ({host}): {rest!r} is no absolute path")
-        return scheme, rest
+        return scheme, rest or DEFAULT_SOCKET
     if scheme == "fd":
         return scheme, rest
     if scheme != "tcp":

@@ -10,41 +10,104 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from orlop.dockerd.api.server import Listener
+from orlop.dockerd.api.tls import server_context, verifies
+from orlop.dockerd.config import Config
+from orlop.dockerd.config_check import DEFAULT_SOCKET, parse_host
 from orlop.errdefs import InvalidArgumentError, UnavailableError
 
 log = logging.getLogger("orlop.dockerd.listeners")
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 _BACKLOG = 1024
+DEFAULT_HOST = f"unix://{DEFAULT_SOCKET}"
+DEFAULT_TLS_HOST = "tcp://localhost:2376"
+_DANGER = """
+         Access to the remote API is equivalent to root access on the host. Refer
+         to the 'Docker daemon attack surface' section in the documentation for
+         more information: https://docs.docker.com/go/attack-surface/"""
 
 
-def open_listeners(hosts: list[str], group: str, environment: Mapping[str, str]) -> list[socket.socket]:
+def hosts_of(config: Config) -> list[tuple[str, str]]:
+    """Scheme and address of each place to listen at. With TLS and no host named, that is Docker's TLS port."""
+    default = DEFAULT_TLS_HOST if config.tls or config.tlsverify else DEFAULT_HOST
+    hosts = [host for host in config.hosts if host.strip()] or [default]
+    return [parse_host(host) for host in dict.fromkeys(hosts)]
+
+
+def open_listeners(config: Config, environment: Mapping[str, str]) -> list[Listener]:
     """A listening socket for each host. Raises InvalidArgumentError, UnavailableError; then none is open."""
+    tls = server_context(config, environment.get("DOCKER_CERT_PATH") or str(Path.home() / ".docker"))
     found: list[socket.socket] = []
     try:
-        for host in hosts:
-            found += _open(host, group, environment)
+        for scheme, address in hosts_of(config):
+            if scheme == "unix":
+                found.append(_open_unix(address, config.group))
+            elif scheme == "fd":
+                found += _inherited(address, environment)
+            else:
+                check_open_tcp(config, address)
+                found += _open_tcp(address)
     except BaseException:
         for listening in found:
             listening.close()
         raise
-    return found
+    return [Listener(each, None if each.family == socket.AF_UNIX else tls) for each in found]
 
 
-def _open(host: str, group: str, environment: Mapping[str, str]) -> list[socket.socket]:
-    scheme, _, rest = host.partition("://")
-    if scheme == "unix":
-        return [_open_unix(rest, group)]
-    if scheme == "fd":
-        return _inherited(rest, environment)
-    raise InvalidArgumentError(
-        f"hosts: {host}: TCP without TLS client verification is not served; use a unix socket or ssh"
+def check_open_tcp(config: Config, address: str) -> None:
+    """Whoever reaches the port is root. Raises InvalidArgumentError unless that was said to be wanted."""
+    if verifies(config):
+        return
+    if config.tls is None and config.tlsverify is None:
+        raise InvalidArgumentError(
+            f"hosts: tcp://{address}: without --tlsverify everybody who reaches this address is root here; "
+            "use --tlsverify with certificates, a unix socket or ssh, or say --tls=false to serve it in the open"
+        )
+    log.warning(
+        "tcp://%s: binding to IP address without --tlsverify is insecure and gives root access on this machine to "
+        "everyone who has access to your network",
+        address,
     )
+    log.warning("tcp://%s: binding to an IP address, even on localhost, can also give access to scripts run in a "
+                "browser. Be safe out there!", address)  # fmt: skip
+
+
+def open_tcp_warnings(config: Config) -> list[str]:
+    """What `docker info` says of addresses at which everybody is root, in Docker's words."""
+    if verifies(config):
+        return []
+    encrypted = bool(config.tls or config.tlsverify)
+    url, lack = ("https", "TLS client verification") if encrypted else ("http", "encryption")
+    return [
+        f"[DEPRECATION NOTICE]: API is accessible on {url}://{address} without {lack}.{_DANGER}"
+        for scheme, address in hosts_of(config)
+        if scheme == "tcp"
+    ]
+
+
+def _open_tcp(address: str) -> list[socket.socket]:
+    host, _, port = address.rpartition(":")
+    opened: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, where in socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            listening = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+            opened.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(where)
+            listening.listen(_BACKLOG)
+    except OSError as error:
+        for listening in opened:
+            listening.close()
+        raise UnavailableError(f"cannot listen on tcp://{address}: {error.strerror}") from None
+    return opened
 
 
 def _open_unix(path: str, group: str) -> socket.socket:
-    if not path.startswith("/"):
-        raise InvalidArgumentError(f"hosts: {path!r} is no absolute path")
     Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

@@ -13,11 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orlop.dockerd.config import DEFAULT_HOST, Config
+from orlop.dockerd.config import Config
 from orlop.dockerd.config_file import load
 from orlop.dockerd.flags import Options, parse_flags
 from orlop.errdefs import OrlopError
+
+if TYPE_CHECKING:
+    from orlop.dockerd.api.server import Listener
 
 log = logging.getLogger("orlop.dockerd")
 
@@ -63,24 +67,28 @@ def _prepare(config: Config, held: contextlib.ExitStack) -> None:
 
 
 async def _run(config: Config, options: Options) -> int:
-    from orlop.dockerd.listeners import open_listeners
+    from orlop.dockerd.listeners import hosts_of, open_listeners
 
     # Descriptors and service manager are this process's: what it starts (orlop-netd, ps) must not inherit them.
     environment = {name: os.environ.pop(name, "") for name in _FROM_MANAGER}
+    environment["DOCKER_CERT_PATH"] = os.environ.get("DOCKER_CERT_PATH", "")
     manager = ServiceManager(environment["NOTIFY_SOCKET"])
-    sockets = open_listeners(config.hosts or [DEFAULT_HOST], config.group, environment)
+    listeners = open_listeners(config, environment)
     try:
-        await _serve(config, options, sockets, manager)
+        await _serve(config, options, listeners, manager)
     finally:
-        for listening in sockets:
-            listening.close()
-        _remove_sockets(config)
+        for listener in listeners:
+            listener.socket.close()
+        for scheme, address in hosts_of(config):
+            if scheme == "unix":  # our own; those that were handed down stay
+                Path(address).unlink(missing_ok=True)
     return 0
 
 
 async def _serve(
-    config: Config, options: Options, sockets: Sequence[socket.socket], manager: "ServiceManager"
+    config: Config, options: Options, listeners: "Sequence[Listener]", manager: "ServiceManager"
 ) -> None:
+    from orlop.dockerd.listeners import hosts_of
     from orlop.dockerd.wiring import build
 
     parts = build(config, options)
@@ -90,12 +98,12 @@ async def _serve(
         background = asyncio.ensure_future(parts.run())
         # Clients wait in the socket's backlog meanwhile: the first answer must not show yesterday's state.
         await parts.settled()
-        await parts.server.serve(sockets)
+        await parts.server.serve(listeners)
         # What is loaded by now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
         manager.tell("READY=1")
-        log.info("API listens on %s", ", ".join(config.hosts or [DEFAULT_HOST]))
+        log.info("API listens on %s", ", ".join(f"{scheme}://{address}" for scheme, address in hosts_of(config)))
 
         def reload() -> None:
             manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -136,13 +144,6 @@ async def _until_told(background: "asyncio.Future[None]", reload: Callable[[], N
 def _grace(config: Config) -> float:
     """Seconds for requests in progress; streams (logs, events, attach) are cut: they would never end."""
     return min(float(config.shutdown_timeout), 2.0)
-
-
-def _remove_sockets(config: Config) -> None:
-    """The files of our own sockets; those that were handed down stay."""
-    for host in config.hosts or [DEFAULT_HOST]:
-        if host.startswith("unix://"):
-            Path(host.removeprefix("unix://")).unlink(missing_ok=True)
 
 
 def _set_up_logging(config: Config) -> None:

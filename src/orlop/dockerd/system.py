@@ -16,6 +16,7 @@ from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.containers.stdio import DRIVERS
 from orlop.dockerd.events import Events
+from orlop.dockerd.listeners import open_tcp_warnings
 from orlop.errdefs import OrlopError
 
 View = dict[str, Any]
@@ -144,7 +145,7 @@ class System:
                 "Address": self._client.address,
                 "Namespaces": {"Containers": self._client.namespace, "Plugins": ""},
             },
-            "Warnings": None,
+            "Warnings": open_tcp_warnings(self._config) or None,
         }
 
     def _registry_config(self) -> View:

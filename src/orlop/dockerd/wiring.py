@@ -14,11 +14,13 @@ import msgspec
 from orlop import __version__
 from orlop.containerd.client import Client
 from orlop.dockerd import identity, network, store, volumes
+from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
 from orlop.dockerd.api.routes.archive import ArchiveRoutes, ArchiveUseCases
 from orlop.dockerd.api.routes.containers import ContainerRoutes, ContainerUseCases
 from orlop.dockerd.api.routes.exec import ExecRoutes
+from orlop.dockerd.api.routes.grpc import GrpcRoutes
 from orlop.dockerd.api.routes.images import image_routes
 from orlop.dockerd.api.routes.networks import NetworkRoutes
 from orlop.dockerd.api.routes.system import SystemRoutes
@@ -166,11 +168,13 @@ def build(config: Config, options: Options) -> Parts:
     base = _base(config)
     services = _services(base)
     life = _life(base, services)
+    grpc = GrpcFront(f"{config.exec_root}/grpc.sock")
     server = ApiServer(
-        _routes(base, services, life),
+        [*GrpcRoutes(grpc).routes(), *_routes(base, services, life)],
         server_version=__version__,
         min_version=config.lowest_api_version,
         experimental=config.experimental,
+        grpc=grpc,
     )
 
     def apply() -> None:

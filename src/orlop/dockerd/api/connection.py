@@ -13,6 +13,7 @@ import asyncio
 import re
 import select
 import socket
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,8 @@ _MAY_HIJACK = re.compile(
 )
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client of HTTP/2 sends first (RFC 9113, section 3.4)."""
 _HEADERS_END = b"\r\n\r\n"
 _MAX_HEADERS = 64 * 1024
 # A client that sends faster than the process reads is held back beyond this.
@@ -74,6 +77,11 @@ class Hijacked:
         """Wait until the client has taken enough. Raises ConnectionResetError."""
         await self._connection.drain()
 
+    def close(self) -> None:
+        """End the connection when all is sent; for a stream that no request's handler returns from."""
+        if self._connection.transport is not None:
+            self._connection.transport.close()
+
     def feed(self, data: bytes) -> None:
         """Bytes from the client (called by the connection)."""
         self._chunks.append(data)
@@ -96,11 +104,19 @@ class Hijacked:
         self._wakeup = None
 
 
+Tunnel = Callable[[Hijacked], Coroutine[Any, Any, None]]
+"""Serves a raw stream to its end."""
+
+
 class Connection(RequestHandler):
     """aiohttp's protocol plus hold, half-close and hijack."""
 
-    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, http2: Tunnel, **options: Any
+    ) -> None:
         super().__init__(manager, loop=loop, **options)
+        self._http2 = http2
+        self._tunnel: asyncio.Task[None] | None = None
         self.gone: asyncio.Future[None] = loop.create_future()
         self._hijacked: Hijacked | None = None
         self._partial = b""  # headers of a request that may be hijacked, not complete yet
@@ -108,6 +124,8 @@ class Connection(RequestHandler):
         self._held: list[bytes] | None = None  # what followed that request
         self._eof = False
         self._answered = 0
+        self.peer_certificate = b""
+        """What the client showed in TLS, in DER; set by whoever ended it."""
 
     # -- called by asyncio
 
@@ -118,11 +136,11 @@ class Connection(RequestHandler):
                 self._hijacked.feed(data)
         elif self._held is not None:
             self._feed_held(data)
+        elif not self._request_count and _may_be_http2(self._partial + data):
+            self._feed_http2(data)
         elif self._partial or (data[:6] == b"POST /" and self._idle() and _MAY_HIJACK.match(data)):
             self._feed_candidate(data)
         else:
-            # Plain-text HTTP/2 (gRPC by prior knowledge: `PRI * HTTP/2.0`) would be recognised here, by the first
-            # bytes of a connection, and given to a gRPC server.
             super().data_received(data)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -200,6 +218,16 @@ class Connection(RequestHandler):
         poll.register(peer.fileno(), 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))
 
+    # -- HTTP/2
+
+    def _feed_http2(self, data: bytes) -> None:
+        """A client that speaks HTTP/2 without asking (gRPC by prior knowledge)."""
+        self._partial += data
+        if len(self._partial) >= len(_HTTP2):
+            stream = self.hijack()
+            stream.feed(self._partial)
+            self._tunnel = asyncio.ensure_future(self._http2(stream))
+
     # -- the hold
 
     def _idle(self) -> bool:
@@ -240,9 +268,17 @@ class Connection(RequestHandler):
             self.gone.set_result(None)
 
 
+def _may_be_http2(data: bytes) -> bool:
+    return data[:3] == b"PRI" and data[: len(_HTTP2)] == _HTTP2[: len(data)]
+
+
 class ConnectionServer(web.Server):
-    """aiohttp's low-level server with our connections."""
+    """aiohttp's low-level server with our connections; `http2` serves those that speak HTTP/2."""
+
+    def __init__(self, handler: Any, *, http2: Tunnel, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._http2 = http2
 
     def __call__(self) -> Connection:
         """A protocol for a new connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, http2=self._http2, **self._kwargs)

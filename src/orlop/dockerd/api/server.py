@@ -4,17 +4,22 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterable
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiohttp import web
 
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.api.connection import Connection, ConnectionServer
 from orlop.dockerd.api.errors import error_response, message_response, status_of
+from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Match, Route, Router
 from orlop.errdefs import CanceledError, InternalError, OrlopError
+
+if TYPE_CHECKING:
+    from orlop.dockerd.api.tls import TlsServer
 
 log = logging.getLogger("orlop.dockerd.api")
 
@@ -22,11 +27,24 @@ log = logging.getLogger("orlop.dockerd.api")
 _MAX_JSON = 16 * 1024 * 1024
 
 
+class Listener(NamedTuple):
+    """A listening socket, and how clients have to talk TLS there."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
 class ApiServer:
     """Serves the given routes; `server_version` is for the Server header, `min_version` the oldest API served."""
 
     def __init__(
-        self, routes: Iterable[Route], *, server_version: str, min_version: api_version.Version, experimental: bool
+        self,
+        routes: Iterable[Route],
+        *,
+        server_version: str,
+        min_version: api_version.Version,
+        experimental: bool,
+        grpc: GrpcFront,
     ) -> None:
         self._router = Router(routes)
         self._min_version = min_version
@@ -37,15 +55,30 @@ class ApiServer:
             "Docker-Experimental": "true" if experimental else "false",
         }
         self._protocols: ConnectionServer | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsServer] = []
+        self._tls: list[TlsServer] = []
+        self._grpc = grpc
 
-    async def serve(self, sockets: Iterable[socket.socket]) -> None:
+    async def serve(self, listeners: Iterable[Listener]) -> None:
         """Accept on listening sockets from now on."""
         loop = asyncio.get_running_loop()
         self._protocols = ConnectionServer(
-            self._handle, request_factory=_make_request, access_log=None, logger=log, keepalive_timeout=3600
+            self._handle,
+            http2=self._grpc.serve,
+            request_factory=_make_request,
+            access_log=None,
+            logger=log,
+            keepalive_timeout=3600,
         )
-        for listening in sockets:
+        for listening, context in listeners:
+            if context is not None:
+                from orlop.dockerd.api.tls import TlsServer
+
+                front = TlsServer(context, self._protocols)
+                await front.serve(listening)
+                self._tls.append(front)
+                self._listeners.append(front)
+                continue
             unix = listening.family == socket.AF_UNIX
             create = loop.create_unix_server if unix else loop.create_server
             server = await create(self._protocols, sock=listening, backlog=1024)
@@ -60,6 +93,9 @@ class ApiServer:
             for connection in self._protocols.connections:
                 cast(Connection, connection).let_go()
             await self._protocols.shutdown(timeout)
+        for front in self._tls:
+            await front.cut()
+        await self._grpc.close()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Connection, http.protocol)

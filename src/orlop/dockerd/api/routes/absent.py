@@ -3,6 +3,7 @@
 
 from aiohttp import web
 
+from orlop.dockerd.api.grpc import NOT_SERVED
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Handler, Route
 from orlop.dockerd.api.streams import json_response
@@ -12,10 +13,6 @@ _ABSENT = (
     ("GET", "/containers/{id}/checkpoints", "checkpointing"),
     ("POST", "/containers/{id}/checkpoints", "checkpointing"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "checkpointing"),
-    ("POST", "/build", "building images"),
-    ("POST", "/build/cancel", "building images"),
-    ("POST", "/session", "building images"),
-    ("POST", "/grpc", "building images"),
     ("PUT", "/volumes/{name}", "updating volumes"),
     ("POST", "/plugins/pull", "managing plugins"),
     ("POST", "/plugins/create", "managing plugins"),
@@ -28,6 +25,7 @@ _SWARM = ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs")
 def absent_routes() -> list[Route]:
     """The table; it comes after every other one."""
     routes = [Route(method, path, _refuse(what)) for method, path, what in _ABSENT]
+    routes += [Route("POST", path, _no_builder) for path in ("/build", "/build/cancel", "/session")]
     routes += [Route("GET", path, _no_swarm) for path in _SWARM]
     routes += [Route("GET", f"{path}/{{rest:.*}}", _no_swarm) for path in _SWARM]
     routes += [Route("POST", f"{path}/{{rest:.*}}", _no_swarm) for path in _SWARM]
@@ -41,6 +39,10 @@ def _refuse(what: str) -> Handler:
         raise NotImplementedByUsError(f"{what} is not supported by this daemon")
 
     return refuse
+
+
+async def _no_builder(request: ApiRequest) -> web.StreamResponse:
+    raise NotImplementedByUsError(NOT_SERVED)
 
 
 async def _no_swarm(request: ApiRequest) -> web.StreamResponse:

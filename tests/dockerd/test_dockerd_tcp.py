@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API over TCP: with TLS, with certificates of clients, in the open where asked for; HTTP/2 of gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from support import orlopd
+from support.orlopd import PROGRAM, flags, get, running
+from support.stack import DOCKER, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.root
+PORT = 23760
+BODY = b"\r\n\r\n"
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A directory and a network namespace for one test."""
+    with orlopd.directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority (ca.pem), certificates of server and client by it, and one of a stranger by another."""
+    where = tmp_path_factory.mktemp("pki")
+    for authority in ("ca", "other"):
+        _openssl(
+            where, f"req -x509 -nodes -days 9 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
+        )
+    (where / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
+    for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
+        _openssl(where, f"req -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr")
+        signed = f"-CA {authority}.pem -CAkey {authority}.key -CAcreateserial -extfile names"
+        _openssl(where, f"x509 -req -days 9 -in {name}.csr {signed} -out {name}.pem")
+    shutil.copy(where / "client.pem", where / "cert.pem")  # as the docker command looks for them
+    shutil.copy(where / "client.key", where / "key.pem")
+    return where
+
+
+def _openssl(where: Path, arguments: str) -> None:
+    words = arguments.split()
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if words[0] == "req" else []
+    subprocess.run(["openssl", words[0], *new_key, *words[1:]], cwd=where, check=True, capture_output=True)
+
+
+def _tls(certificates: Path) -> list[str]:
+    files = {"cacert": "ca.pem", "cert": "server.pem", "key": "server.key"}
+    return [word for flag, file in files.items() for word in (f"--tls{flag}", str(certificates / file))]
+
+
+def _client(certificates: Path, name: str = "") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    if name:
+        context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+    return context
+
+
+def _ping(context: ssl.SSLContext) -> bytes:
+    connection = http.client.HTTPSConnection("127.0.0.1", PORT, context=context, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", "/_ping")
+        return connection.getresponse().read()
+
+
+def test_clients_need_a_certificate_of_the_authority(base: Path, certificates: Path) -> None:
+    path = f"{base}/x.sock"
+    more = ["-H", f"tcp://127.0.0.1:{PORT}", "-H", f"unix://{path}", "--tlsverify", *_tls(certificates)]
+    with running(base, [*PROGRAM, *flags(base, *more)]):
+        assert _ping(_client(certificates, "client")) == b"OK"
+        for name in ("", "stranger"):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                _ping(_client(certificates, name))
+        with socket.create_connection(("127.0.0.1", PORT), 20) as plain:
+            plain.sendall(b"GET /_ping HTTP/1.1\r\nHost: x" + BODY)
+            answer = b"".join(iter(lambda: plain.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.0 400 Bad Request")
+        assert answer.endswith(b"Client sent an HTTP request to an HTTPS server.\n")
+        assert get(path, "/_ping") == (200, b"OK")  # several hosts at once; no TLS on the Unix socket
+        assert get(path, "/info")[1]["Warnings"] is None
+        variables = {**os.environ, "DOCKER_HOST": f"tcp://127.0.0.1:{PORT}", "DOCKER_CERT_PATH": str(certificates)}
+        variables["DOCKER_TLS_VERIFY"] = "1"
+        seen = subprocess.run([DOCKER, "version", "-f", "{{.Server.Os}}"], env=variables, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        assert (seen.stdout, seen.stderr) == ("linux\n", "")
+
+
+def test_tls_alone_and_no_tls_are_told_as_dangers(base: Path, certificates: Path) -> None:
+    path = f"{base}/x.sock"
+    hosts = ["-H", f"tcp://127.0.0.1:{PORT}", "-H", f"unix://{path}"]
+    with running(base, [*PROGRAM, *flags(base, *hosts, "--tls", "--tlsverify=false", *_tls(certificates))]):
+        assert _ping(_client(certificates)) == b"OK"
+        (warning,) = get(path, "/info")[1]["Warnings"]
+        assert f"API is accessible on https://127.0.0.1:{PORT} without TLS client verification." in warning
+    with running(base, [*PROGRAM, *flags(base, *hosts, "--tls=false")]):
+        connection = http.client.HTTPConnection("127.0.0.1", PORT)
+        connection.request("GET", "/_ping")
+        assert connection.getresponse().read() == b"OK"
+        connection.close()
+        (warning,) = get(path, "/info")[1]["Warnings"]
+        assert f"API is accessible on http://127.0.0.1:{PORT} without encryption." in warning
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--tls"], "invalid TLS configuration: error reading X509 key pair - make sure the key is not encrypted"),
+        (["--tlsverify", "--tlscert", "server.pem", "--tlskey", "server.key", "--tlscacert", "nosuch"],
+         'invalid TLS configuration: could not read CA certificate "nosuch": No such file or directory'),
+        (["--tlsverify", "--tlscert", "server.pem", "--tlskey", "client.key"], "key values mismatch"),
+    ],
+)  # fmt: skip
+def test_wrong_certificates_are_one_line(base: Path, certificates: Path, more: list[str], words: str) -> None:
+    command = [*PROGRAM, *flags(base, "-H", f"tcp://127.0.0.1:{PORT}", *more)]
+    variables = {**os.environ, "HOME": str(base)}
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=certificates, env=variables)
+    assert failed.returncode == 1
+    assert words in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+def test_input_ends_before_output_over_tls(certificates: Path) -> None:
+    hosts = ["-H", f"tcp://127.0.0.1:{PORT}", "--tlsverify", *_tls(certificates)]
+    with Stack(flags=hosts) as stack:
+        stack.load("busybox")
+        variables = {**stack.environment(), "DOCKER_HOST": f"tcp://127.0.0.1:{PORT}", "DOCKER_TLS_VERIFY": "1"}
+        variables["DOCKER_CERT_PATH"] = str(certificates)
+        text = "x" * 300_000 + "\n"
+        with stack.network():
+            command = [DOCKER, "run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end"]
+            done = subprocess.run(command, input=text, env=variables, capture_output=True, text=True, check=False)
+        assert (done.stdout == text + "end\n", done.stderr, done.returncode) == (True, "", 0)
+
+
+def test_grpc_by_prior_knowledge_and_by_upgrade(base: Path) -> None:
+    path = f"{base}/x.sock"
+    with running(base, [*PROGRAM, *flags(base, "-H", f"unix://{path}")]):
+        for target in (path, _upgrading(f"{base}/up.sock", path)):
+            with grpc.insecure_channel(f"unix:{target}") as channel:
+                call = channel.unary_unary("/moby.buildkit.v1.Control/Info")
+                with pytest.raises(grpc.RpcError) as failed:
+                    call(b"", timeout=30)
+            assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+            assert "building images is not supported" in failed.value.details()  # type: ignore[attr-defined]
+        assert get(path, "/_ping") == (200, b"OK")
+
+
+def _upgrading(path: str, target: str) -> str:
+    """Takes one connection on `path`, and upgrades it at `target` by POST /grpc."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+
+    def serve() -> None:
+        with listening, listening.accept()[0] as client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(target)
+            server.sendall(b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c" + BODY)
+            head = b""
+            while not head.endswith(BODY):
+                head += server.recv(1)
+            assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+            back = threading.Thread(target=_copy, args=(server, client))
+            back.start()
+            _copy(client, server)
+            back.join()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return path
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
