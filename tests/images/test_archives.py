@@ -21,7 +21,8 @@ from support.image_daemons import client, containerd_daemon, content_of, fresh_i
 
 from orlop.codec import decode
 from orlop.containerd.client import Client
-from orlop.containerd.client.archive import ExportedImage, ImportedImage, export_archive, import_archive
+from orlop.containerd.client.archive import ImportedImage, import_archive
+from orlop.containerd.client.export import ExportedImage, export_archive
 from orlop.containerd.client.tarstream import TarReader, decompressed
 from orlop.containerd.client.unpack import to_proto
 from orlop.errdefs import DataLossError, InvalidArgumentError, OrlopError

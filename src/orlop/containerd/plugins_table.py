@@ -50,6 +50,8 @@ METADATA = "io.containerd.metadata.v1"
 RUNTIME = "io.containerd.runtime.v2"
 SHIM = "io.containerd.shim.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
+STREAMING = "io.containerd.streaming.v1"
+TRANSFER = "io.containerd.transfer.v1"
 TTRPC = "io.containerd.ttrpc.v1"
 
 _FIXED = (
@@ -61,6 +63,8 @@ _FIXED = (
     Plugin(DIFF, "walking", (METADATA,), platform=True),
     Plugin(SHIM, "manager", (EVENT, METADATA)),
     Plugin(RUNTIME, "task", (EVENT, METADATA, SHIM), platform=True),
+    Plugin(STREAMING, "manager", (METADATA,)),
+    Plugin(TRANSFER, "local", (LEASE, METADATA, DIFF)),
     Plugin(GRPC, "containers", (METADATA, EVENT)),
     Plugin(GRPC, "content", (METADATA,)),
     Plugin(GRPC, "diff", (DIFF,)),
@@ -71,7 +75,9 @@ _FIXED = (
     Plugin(GRPC, "leases", (LEASE,)),
     Plugin(GRPC, "namespaces", (METADATA,)),
     Plugin(GRPC, "snapshots", (METADATA,)),
+    Plugin(GRPC, "streaming", (STREAMING,)),
     Plugin(GRPC, "tasks", (RUNTIME,)),
+    Plugin(GRPC, "transfer", (TRANSFER, STREAMING)),
     Plugin(GRPC, "version"),
     Plugin(TTRPC, "events", (EVENT,)),
 )

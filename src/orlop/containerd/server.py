@@ -16,7 +16,9 @@ from orlop.api.containers_pb2_grpc import add_ContainersServicer_to_server
 from orlop.api.events_service_pb2_grpc import add_EventsServicer_to_server
 from orlop.api.health_pb2_grpc import add_HealthServicer_to_server
 from orlop.api.introspection_pb2_grpc import add_IntrospectionServicer_to_server
+from orlop.api.streaming_pb2_grpc import add_StreamingServicer_to_server
 from orlop.api.tasks_pb2_grpc import add_TasksServicer_to_server
+from orlop.api.transfer_pb2_grpc import add_TransferServicer_to_server
 from orlop.api.version_pb2_grpc import add_VersionServicer_to_server
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
@@ -24,12 +26,15 @@ from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
 from orlop.containerd.plugins.runtime.manager import TaskManager, Timeouts
 from orlop.containerd.plugins.runtime.zygote import Zygote
+from orlop.containerd.plugins.streams import StreamManager
 from orlop.containerd.plugins_table import table
 from orlop.containerd.services.containers import ContainersService
 from orlop.containerd.services.events import EventsService, ttrpc_service
 from orlop.containerd.services.health import HealthService
 from orlop.containerd.services.introspection import IntrospectionService
+from orlop.containerd.services.streaming import StreamingService
 from orlop.containerd.services.tasks import TasksService
+from orlop.containerd.services.transfer import TransferService
 from orlop.containerd.services.version import VersionService
 from orlop.containerd.sockets import listen, remove_stale, unlink
 from orlop.containerd.storage import Storage, open_storage
@@ -98,11 +103,15 @@ class Daemon:
             Timeouts(config.load_timeout, config.cleanup_timeout, config.shutdown_timeout),
         )
         health = HealthService(())
+        streams = StreamManager()
+        transfer = TransferService(config.address, streams, config.snapshotter)
         try:
             await manager.load()
             failpoint("start.after_load")
             tasks = TasksService(manager, containers)
             server = self._grpc_server(exchange, storage, containers, tasks, health)
+            add_StreamingServicer_to_server(StreamingService(streams), server)
+            add_TransferServicer_to_server(transfer, server)
             await server.start()
             self._set_socket_mode()
             notify("READY=1")
@@ -114,6 +123,7 @@ class Daemon:
             exchange.close()
             tasks.stop()
             await server.stop(GRACE)
+            await transfer.close()
         finally:
             await manager.close()
             await ttrpc.close()

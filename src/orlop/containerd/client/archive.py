@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from archives into containerd, and back: OCI layouts and docker-archives (`docker save`) as one tar.
+"""Images from archives into containerd: OCI layouts and docker-archives (`docker save`) as one tar.
 
-Reading, each blob goes into the content store as it passes; what names the images (index.json, else
-manifest.json) is looked at last. Writing, the archive is both an OCI layout and a docker-archive.
+Each blob goes into the content store as it passes; what names the images (index.json, else manifest.json) is
+looked at last. `export` writes such archives.
 """
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -19,7 +18,7 @@ import msgspec
 from orlop.codec import decode, encode
 from orlop.containerd.client.fetch import children_labels, ingestion, set_labels, store_small
 from orlop.containerd.client.leases import leased
-from orlop.containerd.client.tarstream import END, TarReader, member_header, padding
+from orlop.containerd.client.tarstream import TarReader
 from orlop.containerd.client.unpack import INDEX_DEPTH_MAX, ImageContent, read_image, unpack
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -301,62 +300,3 @@ def _digest_in(text: str) -> str:
     if not found:
         raise DataLossError(f"containerd has an archive member already but does not say which: {text}")
     return found[0]
-
-
-class ExportedImage(NamedTuple):
-    """An image to write: its references (familiar form for Docker's part, full for OCI's), and what it is."""
-
-    names: Sequence[tuple[str, str]]
-    content: ImageContent
-
-
-async def export_archive(client: Client, images: Sequence[ExportedImage]) -> AsyncIterator[bytes]:
-    """The archive of images, in pieces. Raises NotFoundError before the first piece if content is missing."""
-    blobs: dict[str, int] = {}
-    top: list[Descriptor] = []
-    items = []
-    for image in images:
-        target, raw = image.content.manifest_descriptor, image.content.config_descriptor
-        for blob in (target, raw, *image.content.layers):
-            info = await client.content.info(blob.digest)
-            blobs[blob.digest] = info.size
-        top += _top_entries(target, image.names)
-        items.append(
-            {
-                "Config": _path(raw.digest),
-                "RepoTags": [familiar for familiar, _ in image.names] or None,
-                "Layers": [_path(layer.digest) for layer in image.content.layers],
-            }
-        )
-    for digest, size in blobs.items():
-        yield member_header(_path(digest), size)
-        async for chunk in client.content.read(digest):
-            yield chunk
-        yield padding(size)
-    documents = {
-        "index.json": encode(Index(media_type=OCI_INDEX, manifests=top)),
-        "manifest.json": json.dumps(items).encode(),
-        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-    }
-    for path, raw_document in documents.items():
-        yield member_header(path, len(raw_document)) + raw_document + padding(len(raw_document))
-    yield END
-
-
-def _top_entries(target: Descriptor, names: Sequence[tuple[str, str]]) -> list[Descriptor]:
-    plain = Descriptor(
-        media_type=target.media_type, digest=target.digest, size=target.size, platform=target.platform
-    )
-    if not names:
-        return [plain]
-    return [
-        msgspec.structs.replace(
-            plain,
-            annotations={ANNOTATION_IMAGE_NAME: full, ANNOTATION_REF_NAME: full.rpartition(":")[2]},
-        )
-        for _, full in names
-    ]
-
-
-def _path(digest: str) -> str:
-    return "blobs/" + digest.replace(":", "/")

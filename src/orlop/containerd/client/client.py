@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orlop.containerd.client.snapshots import Diff, Snapshots
     from orlop.containerd.client.system import System
     from orlop.containerd.client.tasks import Tasks
+    from orlop.containerd.client.transfer import Transfer
 
 S = TypeVar("S", bound=Service)
 
@@ -160,3 +161,10 @@ class Client:
         from orlop.containerd.client.system import System
 
         return self._patient(System(self._channel, self._metadata))
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """Transfers of images that the daemon carries out (containerd 1.7 and newer)."""
+        from orlop.containerd.client.transfer import Transfer
+
+        return self._patient(Transfer(self._channel, self._metadata))

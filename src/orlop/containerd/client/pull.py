@@ -133,7 +133,7 @@ class Puller:
         wanted = platform or host_platform()
         report = progress or (lambda _: None)
         async with self._leased() as client, RegistryClient(self._config, auth) as registry:
-            one = _Pull(client, registry, reference, wanted, snapshotter, report)
+            one = ImagePull(client, registry, reference, wanted, snapshotter, report)
             pulled = await one.run(self._downloads, self._locks)
             if pulled.changed:
                 if before_naming:
@@ -167,8 +167,8 @@ class Puller:
                     pass  # the daemon is gone, or somebody ended the lease; it ends by itself anyway
 
 
-class _Pull:
-    """One pull, all but the naming: the steps of `run`, in order."""
+class ImagePull:
+    """One pull of one image for one platform, all but the naming: the steps of `run`, in order."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class _Pull:
                 return PulledImage(name, previous, present, False, previous)
         async with locks.hold(target.digest):
             content = await self._documents(target)
-        await self._layers(content, downloads, locks)
+        await self.layers(content, downloads, locks)
         return PulledImage(name, target, content, True, previous)
 
     async def _named(self, name: str) -> Descriptor | None:
@@ -261,7 +261,7 @@ class _Pull:
             return await self._client.content.read_blob(descriptor.digest, MANIFEST_SIZE_MAX)
         return await self._registry.small_blob(self._reference, descriptor)
 
-    async def _layers(self, content: ImageContent, downloads: Downloads, locks: KeyedLocks) -> None:
+    async def layers(self, content: ImageContent, downloads: Downloads, locks: KeyedLocks) -> None:
         """Fetch all layers and unpack them from the lowest up, each as soon as it is there."""
         for layer in content.layers:
             self._report(Progress("fetching", layer, 0, layer.size))

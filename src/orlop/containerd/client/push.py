@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from orlop.containerd.client.fetch import Progress, Report
 from orlop.containerd.client.pull import together
+from orlop.containerd.client.pull_platforms import Wanted, choose
 from orlop.errdefs import NotFoundError
-from orlop.oci.image import MANIFEST_SIZE_MAX, Descriptor, Index, Manifest, parse_document
+from orlop.oci.image import MANIFEST_SIZE_MAX, Descriptor, Index, Manifest, Platform, parse_document
 from orlop.registry.upload import RegistryUploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from orlop.containerd.client.client import Client
     from orlop.oci.distribution import AuthConfig
@@ -31,14 +32,17 @@ async def push(
     config: RegistryConfig | None = None,
     slots: int = 5,
     progress: Report | None = None,
+    platforms: Sequence[Platform] = (),
 ) -> None:
     """Push a manifest, or an index with all of its manifests, and give it the reference's tag last.
+
+    With `platforms`, of an index only the manifests for those, which a registry may refuse.
 
     Progress steps are preparing, uploading, uploaded, exists. Raises NotFoundError for content that is not here,
     UnauthorizedError, PermissionDeniedError, UnavailableError.
     """
     async with RegistryUploads(config, auth) as uploads:
-        one = _Push(client, uploads, reference, slots, progress or (lambda _: None))
+        one = _Push(client, uploads, reference, slots, progress or (lambda _: None), platforms)
         await one.document(target, reference.tag)
 
 
@@ -61,13 +65,20 @@ class _Push:
     """One push."""
 
     def __init__(
-        self, client: Client, uploads: RegistryUploads, reference: Reference, slots: int, report: Report
+        self,
+        client: Client,
+        uploads: RegistryUploads,
+        reference: Reference,
+        slots: int,
+        report: Report,
+        platforms: Sequence[Platform],
     ) -> None:
         self._client = client
         self._uploads = uploads
         self._reference = reference
         self._slots = asyncio.Semaphore(slots)
         self._report = report
+        self._platforms = platforms
 
     async def document(self, target: Descriptor, name: str = "") -> None:
         """Push what a document refers to, then the document itself: a registry refuses it before."""
@@ -76,7 +87,7 @@ class _Push:
         if isinstance(document, Manifest):
             await self._blobs(document)
         else:
-            for child in document.manifests:
+            for child in choose(document.manifests, Wanted(self._platforms)):
                 await self.document(child)
         await self._uploads.put_document(self._reference, target, raw, name)
 

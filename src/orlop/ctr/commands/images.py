@@ -143,7 +143,7 @@ async def _set_image(client: Client, image: Image) -> None:
 
 
 async def _export(client: Client, values: Values) -> None:
-    from orlop.containerd.client.archive import ExportedImage, export_archive
+    from orlop.containerd.client.export import ExportedImage, export_archive
     from orlop.containerd.client.unpack import from_proto, read_image
     from orlop.oci.platforms import host_platform, parse_platform
     from orlop.oci.reference import parse

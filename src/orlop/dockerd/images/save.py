@@ -3,7 +3,7 @@
 
 from collections.abc import AsyncIterator
 
-from orlop.containerd.client.archive import ExportedImage, export_archive
+from orlop.containerd.client.export import ExportedImage, export_archive
 from orlop.containerd.client.unpack import ImageContent
 from orlop.dockerd.images.ports import PublishImageEvent
 from orlop.dockerd.images.remove import named_by
