@@ -44,6 +44,7 @@ from orlop.libcontainer.state import (
     timestamp,
     write_record,
 )
+from orlop.libcontainer.sync import Conversation, at_once
 from orlop.libcontainer.validate import validate_id, validate_process, validate_spec
 from orlop.oci.runtime import Process, Resources, Spec
 from orlop.unix import process as proc
@@ -255,6 +256,12 @@ class Container:
         Returns when the program runs. Raises FailedPreconditionError when the container is not running, and what
         keeps the program from running; the text goes after `exec failed: `.
         """
+        return at_once(self.exec_in_steps(process, options))
+
+    def exec_in_steps(self, process: Process, options: ExecOptions) -> Conversation[ExecResult]:
+        """The same as a generator, for callers with a loop: it yields a descriptor wherever it has to wait, to be
+        resumed when that can be read. Closing it early ends the process.
+        """
         status = self.status()
         if status == "stopped":
             raise FailedPreconditionError("cannot exec in a stopped container")
@@ -262,7 +269,7 @@ class Container:
             raise FailedPreconditionError("cannot exec in a paused container")
         try:
             validate_process(process)
-            return enter(self, process, options)
+            return (yield from enter(self, process, options))
         except OSError as error:
             raise InternalError(f"unable to start container process: {explain(error)}") from error
         except OrlopError as error:

@@ -133,7 +133,7 @@ def _attend(
         run_hooks("prestart", plan.hooks.prestart, state)
         run_hooks("createRuntime", plan.hooks.create_runtime, state)
 
-    container.console = parent.converse(
+    conversation = parent.converse(
         channel,
         pid,
         spec.process,
@@ -141,6 +141,7 @@ def _attend(
         late_rlimits=not plan.program.set_rlimits,
         hand_on_seccomp=lambda fd: container.hand_on_seccomp(pid, fd),
     )
+    container.console = sync.at_once(conversation)
     if container.console is not None and options.console_socket is not None:
         parent.send_descriptor(options.console_socket, b"/dev/ptmx", container.console)
         os.close(container.console)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from orlop.libcontainer.container import Container
 
 
-def enter(container: "Container", process: Process, options: ExecOptions) -> ExecResult:
+def enter(container: "Container", process: Process, options: ExecOptions) -> sync.Conversation[ExecResult]:
     """Fork a process beside init and attend to it until its program runs.
 
-    Raises what keeps it from getting there; then there is no process.
+    Raises what keeps it from getting there; then there is no process, nor if the conversation is closed.
     """
     linux = container.record.spec.linux
     assert linux is not None
@@ -61,7 +61,8 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
         if options.cgroup:
             cgroup.close()
     try:
-        return ExecResult(pid, _attend(container, ours, pid, pidfd, plan, options))
+        console = yield from _attend(container, ours, pid, pidfd, plan, options)
+        return ExecResult(pid, console)
     except BaseException:
         parent.reap(pid, pidfd)
         raise
@@ -72,8 +73,11 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> Exe
 
 def _plan(container: "Container", process: Process, options: ExecOptions, linux: Linux) -> JoinPlan:
     apart = {"pid", "user"} if unprivileged() else {"pid"}
+    program = prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=True)
+    told = options.pid_file is not None or options.pidfd_socket is not None or options.console_socket is not None
     return JoinPlan(
-        program=prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=True),
+        program=program,
+        holds=told or not program.set_rlimits,
         init_pidfd=container.pidfd(),
         namespaces=sum(namespaces.FLAGS[entry.type] for entry in linux.namespaces if entry.type not in apart),
         in_user_namespace=unprivileged(),
@@ -84,12 +88,12 @@ def _plan(container: "Container", process: Process, options: ExecOptions, linux:
 
 def _attend(
     container: "Container", channel: sync.Channel, pid: int, pidfd: int, plan: JoinPlan, options: ExecOptions
-) -> int | None:
-    """Do the parent's part until the program runs; the terminal's master if the caller keeps it."""
+) -> sync.Conversation[int | None]:
+    """Do the parent's part until the program runs; returns the terminal's master if the caller keeps it."""
     process = plan.program.process
     parent.set_oom_score(pid, _oom_score(container, process))
     channel.go()
-    console = parent.converse(
+    console = yield from parent.converse(
         channel,
         pid,
         process,
@@ -105,8 +109,9 @@ def _attend(
             parent.send_descriptor(options.console_socket, b"/dev/ptmx", console)
             os.close(console)
             console = None
-        channel.go()
-        parent.await_exec(channel, process.args[0])
+        if plan.holds:
+            channel.go()
+        yield from parent.await_exec(channel, process.args[0])
     except BaseException:
         if console is not None:
             os.close(console)

@@ -33,6 +33,7 @@ class JoinPlan(msgspec.Struct):
     personality: int | None = None
     root: int = -1  # directory to chroot to, where the container has no mount namespace of its own
     in_user_namespace: bool = False  # born there already, as an ordinary user's must be
+    holds: bool = False  # waits for the parent once more before the program runs
 
 
 def run_join(plan: JoinPlan, channel: Channel, prologue: Callable[[], None]) -> None:
@@ -44,7 +45,8 @@ def run_join(plan: JoinPlan, channel: Channel, prologue: Callable[[], None]) -> 
         prologue()
         executable = _set_up(plan, channel)
         channel.send(READY)
-        channel.wait_go()
+        if plan.holds:
+            channel.wait_go()
         execute(channel, plan.program, executable, channel.fd)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         report(channel, error)

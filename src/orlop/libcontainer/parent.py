@@ -54,14 +54,15 @@ def converse(
     hand_on_seccomp: Callable[[int], None],
     run_hooks: Callable[[], None] | None = None,
     late_rlimits: bool = False,
-) -> int | None:
-    """Listen to the child until it is ready; the terminal's master if it has handed one over.
+) -> sync.Conversation[int | None]:
+    """Listen to the child until it is ready; returns the terminal's master if it has handed one over.
 
     Raises what the child reports. On any error the caller ends the child with `reap`.
     """
     console: int | None = None
     try:
         while True:
+            yield channel.fd
             kind, argument, fd = channel.receive()
             if kind == sync.READY:
                 if late_rlimits:
@@ -92,8 +93,9 @@ def converse(
         raise
 
 
-def await_exec(channel: sync.Channel, executable: str) -> None:
+def await_exec(channel: sync.Channel, executable: str) -> sync.Conversation[None]:
     """Wait until the child's program runs. Raises what the child, or the trampoline, reports instead."""
+    yield channel.fd
     answer = channel.receive_raw()
     if answer:
         raise exec_error(answer.removeprefix(sync.ERROR), executable)

@@ -9,16 +9,21 @@
       |<--- CONSOLE + descriptor -------|   only with a terminal
       |<--- SECCOMP + descriptor -------|   only with a seccomp listener
       |<--- READY ----------------------|   everything has been set up
-      |---- GO (exec only) ------------>|   limits are set; a container waits at its start socket instead
+      |---- GO (exec, if it holds) ---->|   limits are set; a container waits at its start socket instead
       |<--- ERROR kind, text -----------|   instead of any of the above; the child ends
       |<=== end of file ================|   the program runs
 
 One message a packet of a SOCK_SEQPACKET pair: one byte of type, then its argument.
+
+The parent's half is a generator, so that it can go on in a loop beside other things: it yields the descriptor that
+has to be readable before it is resumed, and returns what the conversation was about.
 """
 
 import _socket
 import array
 import os
+from collections.abc import Generator
+from typing import TypeVar
 
 GO = b"G"
 WARNING = b"W"
@@ -29,6 +34,19 @@ READY = b"R"
 ERROR = b"E"
 
 _LONGEST = 1 << 17
+
+T = TypeVar("T")
+Conversation = Generator[int, None, T]
+
+
+def at_once(conversation: Conversation[T]) -> T:
+    """Hold a conversation to its end, waiting wherever it has to be waited."""
+    while True:
+        try:
+            next(conversation)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class Channel:

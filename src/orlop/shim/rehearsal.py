@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orlop.api import shim_v2_pb2 as api
 from orlop.api.events_ttrpc_pb2 import DESCRIPTOR
+from orlop.libcontainer import sync
 from orlop.libcontainer.state import START_SOCKET
 from orlop.rpc.ttrpc import frame, methods
 from orlop.rpc.ttrpc.server import Call, Server
 from orlop.shim import bootstrap, log
 from orlop.shim.bootstrap import Start, bind
-from orlop.shim.runtime import Options
+from orlop.shim.runtime import Options, Started
 from orlop.shim.runtime.helper import Answer, Facts
 from orlop.shim.runtime.inprocess import InProcessRuntime
 from orlop.shim.server import SERVICES, Shim
@@ -183,8 +184,6 @@ class _Rehearsed(InProcessRuntime):
                 listener.listen()
                 facts = Facts(_fork(keep[1], listener), "", {}, poststart=False, plain_end=True)
                 return facts._asdict(), None
-            if operation == "exec":
-                return {"pid": _fork(keep[1], None)}, None
             if operation == "kill":
                 os.kill(self._init, signal.SIGKILL)
             return {"pids": [self._init]}, None
@@ -194,6 +193,15 @@ class _Rehearsed(InProcessRuntime):
         if operation == "create":
             self._init = answer[0]["pid"]
         return answer
+
+    async def _exec(self, _process: bytes, stdio: tuple[int, int, int], _terminal: bool) -> Started:
+        ours, theirs = sync.pair()
+        pid = _fork(stdio[1], None)
+        theirs.close()
+        await self._loop.readable(ours.fd)
+        ours.receive_raw()
+        ours.close()
+        return Started(pid, None)
 
 
 def _fork(stdout: int, listener: socket.socket | None) -> int:

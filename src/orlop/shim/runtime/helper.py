@@ -120,6 +120,9 @@ class EarlyHelper:
 
 def early_helper(bundle: str) -> EarlyHelper | None:
     """Fork one for the container of a bundle; None when there cannot be one: it is for speed only."""
+    from orlop.libcontainer.journal import set_warning_sink
+
+    set_warning_sink(log.warning)
     try:
         return EarlyHelper(bundle, *fork_helper(lambda channel: _create_when_asked(channel, bundle)))
     except OSError:
@@ -190,9 +193,6 @@ def _help(channel: socket.socket, work: Callable[[socket.socket], Answer], keep:
                 close_range(first, kept - 1)
             first = kept + 1
         close_range(first)
-        from orlop.libcontainer.journal import set_warning_sink
-
-        set_warning_sink(log.warning)
         # A helper that outlives a killed shim finishes what it has begun; signals are for the shim.
         signals.pthread_sigmask(signals.SIG_BLOCK, (signals.SIGTERM, signals.SIGINT))
         try:

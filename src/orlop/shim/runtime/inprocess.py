@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Runtime driver on libcontainer, without any program being executed.
 
-Each operation but a plain start runs in a forked helper that ends with it. What it makes (init, or an exec) falls
-to the shim, which is a subreaper, a moment after the helper has answered. So the shim's loop goes on serving while
-hooks run or a control group takes its time to go, and the memory that an operation touches is the helper's: a shim
-stays small.
+Most operations run in a forked helper that ends with it. The init that a helper has made falls to the shim, which
+is a subreaper, a moment after the helper has answered. So the shim's loop goes on serving while hooks run or a
+control group takes its time to go, and the memory that an operation touches is the helper's: a shim stays small. A
+plain start and an exec need no helper, since all that they wait for is what a process of the container says.
 
 What keeps a container or process from starting is an InternalError here, whatever its kind below: clients know the
 runtime's failures by their text, and a NOT_FOUND would speak of the task.
 """
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
 from orlop.libcontainer import starting
+from orlop.libcontainer.journal import set_warning_sink
 from orlop.libcontainer.removal import remove_ended
 from orlop.shim import log
 from orlop.shim.loop import Loop
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from orlop.libcontainer import Container
+
+T = TypeVar("T")
 
 _PAUSES = (0.001, 0.001, 0.002, 0.004)
 """Seconds between attempts to remove control groups, until a helper takes it over."""
@@ -52,6 +55,8 @@ class InProcessRuntime:
         self._reaper = reaper
         self._early = early
         self._facts: Facts | None = None
+        self._container: Container | None = None  # as the last exec has read it
+        set_warning_sink(log.warning)
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
@@ -101,21 +106,25 @@ class InProcessRuntime:
             return None
 
     async def exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
-        """Container.exec."""
+        """Container.exec, without a helper."""
+        return await self._start(self._exec(process, stdio, terminal), "OCI runtime exec failed: exec failed")
 
-        def work() -> Answer:
-            from orlop.codec import decode
-            from orlop.libcontainer import ExecOptions, Stdio
-            from orlop.oci.runtime import Process
+    async def _exec(self, process: bytes, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        from orlop.codec import decode
+        from orlop.libcontainer import ExecOptions, Stdio
+        from orlop.oci.runtime import Process
 
-            spec = decode(process, Process)
-            spec.terminal = terminal
-            options = ExecOptions(stdio=None if terminal else Stdio(*stdio))
-            result = self._load().exec(spec, options)
-            return {"pid": result.pid}, result.console
-
-        answer, console = await self._start(self._run(work, stdio), "OCI runtime exec failed: exec failed")
-        return Started(answer["pid"], console)
+        spec = decode(process, Process)
+        spec.terminal = terminal
+        if self._container is None:
+            self._container = self._load()
+        steps = self._container.exec_in_steps(spec, ExecOptions(stdio=None if terminal else Stdio(*stdio)))
+        while True:
+            try:
+                waits_for = next(steps)
+            except StopIteration as end:
+                return Started(end.value.pid, end.value.console)
+            await self._loop.readable(waits_for)
 
     async def kill(self, signal: int, all_processes: bool) -> None:
         """Container.signal."""
@@ -154,6 +163,7 @@ class InProcessRuntime:
             self._load().update(decode(resources, Resources))
             return {}, None
 
+        self._forget()
         await self._run(work)
 
     async def pids(self) -> list[int]:
@@ -170,6 +180,7 @@ class InProcessRuntime:
 
         Without a helper where there are only directories to remove, as of nearly every container.
         """
+        self._forget()
 
         def work() -> Answer:
             self._load().delete(force)
@@ -205,7 +216,13 @@ class InProcessRuntime:
 
         return Container.load(self._options.root, self._id)
 
-    async def _start(self, running: "Coroutine[Any, None, Answer]", context: str) -> Answer:
+    def _forget(self) -> None:
+        """Let go of what execs have read."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    async def _start(self, running: "Coroutine[Any, None, T]", context: str) -> T:
         self._reaper.starting()
         try:
             return await running
