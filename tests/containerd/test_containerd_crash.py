@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from support.containerd import Daemon, mounts_below, processes_about, wait_until
 
 from orlop.api import containers_pb2, events_pb2, types_pb2
 from orlop.containerd.client import Client, typeurl
+from orlop.containerd.plugins.runtime.former import note_zygote
 from orlop.errdefs import AlreadyExistsError, NotFoundError, OrlopError, UnavailableError
 
 pytestmark = pytest.mark.root
@@ -359,6 +361,24 @@ async def test_zygote_dies(daemon: Daemon, rootfs: str) -> None:
         assert _zygote_of(daemon.process.pid) != zygote
         assert {task.id for task in await client.tasks.list()} == {"before", "after"}
         await finish(client, "before", "after")
+
+
+def test_zygote_outlives_its_daemon() -> None:
+    """One that is still busy when the next daemon starts is gone once that one is ready: it forks no more shims."""
+    daemon = Daemon("orlop")
+    os.makedirs(daemon.state)
+    with subprocess.Popen(["sleep", "100"]) as busy:
+        note_zygote(daemon.state, busy.pid)
+        daemon.start()
+        assert busy.wait(0) == -signal.SIGKILL
+    daemon.kill()  # its own zygote ends by itself, or is ended
+    with subprocess.Popen(["sleep", "100"]) as other:
+        with open(f"{daemon.state}/zygote", "w", encoding="ascii") as file:
+            file.write(f"{other.pid} 1")  # a number that has been used before
+        daemon.start()
+        assert other.poll() is None
+        other.kill()
+    daemon.remove()
 
 
 async def test_without_a_zygote(rootfs: str, tmp_path: object) -> None:

@@ -104,9 +104,11 @@ def _check(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     config = _load(options)
     os.umask(0o022)
+    from orlop.containerd.plugins.runtime.former import end_former_zygote
     from orlop.containerd.plugins.runtime.zygote import spawn
 
     lock = _prepare(config)
+    end_former_zygote(config.state)
     zygote = spawn()  # it imports what it needs while this process does the same
     try:
         import asyncio

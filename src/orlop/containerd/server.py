@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -24,6 +25,7 @@ from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
 from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
+from orlop.containerd.plugins.runtime.former import note_zygote
 from orlop.containerd.plugins.runtime.manager import TaskManager, Timeouts
 from orlop.containerd.plugins.runtime.zygote import Zygote
 from orlop.containerd.plugins.streams import StreamManager
@@ -65,7 +67,7 @@ class Daemon:
         self._config = config
         self._version = version
         self._revision = revision
-        self._zygote = Zygote(zygote) if zygote is not None else None
+        self._zygote = Zygote(zygote, partial(note_zygote, config.state)) if zygote is not None else None
         self._stop = asyncio.Event()
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 
 bundle    the directory of a task
 zygote    orlop's own shims, forked from a warm process
+former    the zygote of a daemon that died
 binary    any other shim: its `start` and `delete` commands
 shim      a running shim: the connection and the calls
 starter   the ways to a shim: one of the two above, or back to one that runs

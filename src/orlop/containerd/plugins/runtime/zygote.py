@@ -16,9 +16,12 @@ import signal
 import socket
 import sys
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orlop.errdefs import InternalError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger("containerd.zygote")
 
@@ -60,8 +63,14 @@ def spawn() -> tuple[socket.socket, int]:
 class Zygote:
     """Requests to the zygote, which is started again when it dies."""
 
-    def __init__(self, started: tuple[socket.socket, int] | None = None) -> None:
-        """`started` is what `spawn` gave. Create it in the thread of the running event loop."""
+    def __init__(
+        self, started: tuple[socket.socket, int] | None = None, note: Callable[[int], None] | None = None
+    ) -> None:
+        """`started` is what `spawn` gave; `note` is told the pid of each zygote before its first request.
+
+        Create it in the thread of the running event loop.
+        """
+        self._note = note
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._socket: socket.socket | None = None
@@ -123,6 +132,8 @@ class Zygote:
     def _adopt(self, sock: socket.socket, pid: int) -> None:
         self._socket, self._pid, self._born = sock, pid, self._loop.time()
         self._pidfd = os.pidfd_open(pid)
+        if self._note is not None:
+            self._note(pid)
         self._loop.add_reader(sock, self._receive, sock)
         self._loop.add_reader(self._pidfd, self._reap, self._pidfd, pid)
 
