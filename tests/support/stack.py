@@ -35,9 +35,12 @@ _START_SECONDS = 30
 
 
 class Stack:
-    """`kind` is containerd's: `orlop` or `original`; `runtime` orlopd's default runtime (`orlop`, `runc`)."""
+    """`kind` is containerd's: `orlop` or `original`; `runtime` orlopd's default runtime (`orlop`, `runc`);
+    `configuration` its daemon.json."""
 
-    def __init__(self, kind: str = "orlop", *, runtime: str = "orlop", flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, kind: str = "orlop", *, runtime: str = "orlop", flags: Sequence[str] = (), configuration: str = "{}"
+    ) -> None:
         self.containerd = containerd.Daemon(kind)
         self.base = self.containerd.base
         self.data_root, self.exec_root = f"{self.base}/d", f"{self.base}/r"
@@ -50,12 +53,11 @@ class Stack:
         self._cgroup_parent = f"/orlop-test{self.base.replace('/', '-')}"
         self._netns = _new_netns()
         with open(f"{self.base}/daemon.json", "w", encoding="utf-8") as file:
-            file.write("{}\n")
+            file.write(f"{configuration}\n")
 
     def __enter__(self) -> Stack:
         try:
-            self.start_containerd()
-            self.start()
+            self.start_all()
         except BaseException:
             self.remove()
             raise
@@ -118,6 +120,21 @@ class Stack:
         self.process.kill()
         self.process.wait(20)
         self.process = None
+
+    def kill_all(self) -> None:
+        """Let orlopd and containerd die at once. Containers go on."""
+        self.kill()
+        self.containerd.kill()
+
+    def start_all(self) -> None:
+        """Start containerd, then orlopd."""
+        self.start_containerd()
+        self.start()
+
+    def restart_containerd(self) -> None:
+        """Let containerd die under orlopd, and start it again."""
+        self.containerd.kill()
+        self.start_containerd()
 
     def log(self) -> str:
         """What orlopd has written."""

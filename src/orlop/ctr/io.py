@@ -169,7 +169,7 @@ def raw_terminal() -> Iterator[None]:
         yield
         return
     saved = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSANOW)  # what has been typed already is for the process
     try:
         yield
     finally:

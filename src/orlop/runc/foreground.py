@@ -95,7 +95,7 @@ class _Terminal:
         os.set_blocking(console, False)
         if os.isatty(0):
             self._saved = termios.tcgetattr(0)
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSANOW)  # what has been typed already is for the container
         self.resize()
 
     def resize(self) -> None:

@@ -149,7 +149,7 @@ class BinaryRuntime:
             else:
                 fds = dict(enumerate(stdio))
             try:
-                pid = spawn(argv, os.environ, fds)
+                pid = spawn(argv, _environment(), fds)
             except OSError as error:
                 raise NotFoundError(f"runtime {self._command}: {(error.strerror or '').lower()}") from None
             ended = await self._reaper.wait(pid)
@@ -162,6 +162,11 @@ class BinaryRuntime:
             if output >= 0:
                 os.close(output)
             _unlink(log_path)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the socket of our own service manager: a runtime would let the container speak to that."""
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
 def _failure(context: str, log_path: str, output: bytes, status: int) -> OrlopError:
