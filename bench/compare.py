@@ -37,7 +37,7 @@ def main() -> None:
             for engine in engines:
                 started.append(engine)
                 engine.start()
-                _load_busybox(engine)
+                load_busybox(engine)
             head(engines)
             if options.account:
                 _account(engines, root)
@@ -49,7 +49,7 @@ def main() -> None:
                 engine.stop()
 
 
-def _load_busybox(engine: Engine) -> None:
+def load_busybox(engine: Engine) -> None:
     archive = subprocess.run([sys.executable, "-m", "orlop.oci.busybox"], capture_output=True, check=True).stdout
     subprocess.run(["docker", "-H", engine.host, "load", "-q"], input=archive, capture_output=True, check=True)
 

@@ -20,6 +20,8 @@ class Engine(Protocol):
 
     name: str
     host: str
+    netns: str
+    """Name of the engine's network namespace, as ip-netns(8) knows it."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -31,6 +33,10 @@ class Engine(Protocol):
         """Processes of the engine that exist once a container (shims, port proxies)."""
         ...
 
+    def proxies(self) -> list[int]:
+        """Processes that carry traffic to published ports."""
+        ...
+
 
 class _Private:
     """Directories, a network namespace and processes that end with the engine."""
@@ -39,19 +45,19 @@ class _Private:
         self.name = name
         self.directory = directory
         self.host = f"unix://{directory}/docker.sock"
-        self._netns = f"bench-{name}-{os.getpid()}"
+        self.netns = f"bench-{name}-{os.getpid()}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, mode=0o700)
-        subprocess.run(["ip", "netns", "add", self._netns], check=True)
-        subprocess.run(["ip", "-n", self._netns, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "netns", "add", self.netns], check=True)
+        subprocess.run(["ip", "-n", self.netns, "link", "set", "lo", "up"], check=True)
 
     def _spawn(self, role: str, *command: str) -> None:
         # Not `ip netns exec`: that would mount a new /sys and hide the control groups.
         log = (self.directory / f"{role}.log").open("wb")
         self._processes[role] = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self._netns}", *command],
+            ["nsenter", f"--net=/run/netns/{self.netns}", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -83,7 +89,7 @@ class _Private:
                 process.wait()
         for path in sorted(_mounts_under(str(self.directory)), reverse=True):
             subprocess.run(["umount", "-l", path], check=False)
-        subprocess.run(["ip", "netns", "del", self._netns], check=True)
+        subprocess.run(["ip", "netns", "del", self.netns], check=True)
         shutil.rmtree(self.directory)
 
     def _pid(self, role: str) -> int:
@@ -113,6 +119,9 @@ class Docker(_Private):
     def per_container(self) -> list[int]:
         marker = f"{self.directory}/exec"
         return [p for p in _all_pids() if _comm(p).startswith("containerd-shim") and marker in _cmdline(p)]
+
+    def proxies(self) -> list[int]:
+        return [p for p in _children(self._pid("dockerd")) if _comm(p) == "docker-proxy"]
 
 
 class Orlop(_Private):
@@ -150,6 +159,9 @@ class Orlop(_Private):
         marker = str(self.directory)
         return [p for p in _all_pids() if _is_shim(p, marker)]
 
+    def proxies(self) -> list[int]:
+        return [self._pid("netd")]
+
 
 def docker(host: str, *arguments: str) -> str:
     """Run the docker CLI; its standard output. Raises SystemExit with its error."""
@@ -167,6 +179,12 @@ def pss_kib(pids: list[int]) -> int:
             if line.startswith("Pss:"):
                 total += int(line.split()[1])
     return total
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time that processes have used up."""
+    fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_shim(pid: int, marker: str) -> bool:

@@ -9,6 +9,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -111,6 +112,54 @@ async def test_half_closes_and_resets_pass_through(netd: NetdClient) -> None:
                 client.recv(1)
     with socket.create_connection(("127.0.0.1", 8080)) as client, pytest.raises(ConnectionResetError):
         client.recv(1)  # nobody listens in the container
+
+
+async def test_bulk_arrives_whole_in_both_directions_at_once(netd: NetdClient) -> None:
+    """More than any buffer holds, to readers that begin late; then the end of each direction by itself."""
+    await netd.hold("one", [tcp(8080)])
+    there, back = os.urandom(24 << 20), os.urandom(20 << 20)
+
+    def send(connection: socket.socket, data: bytes) -> None:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+
+    def receive(connection: socket.socket) -> bytes:
+        parts = [connection.recv(1)]
+        while part := connection.recv(1 << 17):
+            parts.append(part)
+        return b"".join(parts)
+
+    with socket.create_server(("127.0.0.1", 80)) as server:
+        client = socket.create_connection(("127.0.0.1", 8080))
+        inside, _ = server.accept()
+        with client, inside:
+            senders = [asyncio.to_thread(send, client, there), asyncio.to_thread(send, inside, back)]
+            sending = asyncio.gather(*senders)
+            received = await asyncio.gather(asyncio.to_thread(receive, inside), asyncio.to_thread(receive, client))
+            await sending
+            assert received[0] == there and received[1] == back
+    pid = await netd.ping()
+    pipes = [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:")]
+    assert pipes == []
+
+
+async def test_many_connections_leave_nothing(netd: NetdClient) -> None:
+    await netd.hold("one", [tcp(8080)])
+    pid = await netd.ping()
+    with socket.create_server(("127.0.0.1", 80), backlog=512) as server:
+        before = len(os.listdir(f"/proc/{pid}/fd"))
+        clients = [socket.create_connection(("127.0.0.1", 8080)) for _ in range(200)]
+        insides = [server.accept()[0] for _ in clients]
+        for number, (client, inside) in enumerate(zip(clients, insides, strict=True)):
+            if number % 3 == 0:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            (client if number % 2 else inside).close()
+        for each in (*clients, *insides):
+            each.close()
+        deadline = time.monotonic() + 10
+        while len(os.listdir(f"/proc/{pid}/fd")) > before:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
 
 
 async def test_release_cuts_connections(netd: NetdClient) -> None:

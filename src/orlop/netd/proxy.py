@@ -9,18 +9,21 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
+from orlop.netd.poller import Poller
 from orlop.netd.protocol import HeldPort
+from orlop.netd.tcp import TcpProxy
 
 UDP_IDLE_SECONDS = 90.0
 """How long a UDP client is remembered after its last datagram, as docker-proxy does."""
 
-_CONNECT_SECONDS = 10.0
 _BACKLOG = 1024
 _IP_PKTINFO = 8
 _IPPROTO_SCTP = 132
 _IN_PKTINFO = struct.Struct("=i4s4s")
 _IN6_PKTINFO = struct.Struct("=16si")
 _MAX_DATAGRAM = 65535
+_CONTROL_SIZE = socket.CMSG_SPACE(_IN6_PKTINFO.size)
+_BATCH = 32
 
 
 def bind(port: HeldPort) -> socket.socket:
@@ -60,11 +63,11 @@ class Holder:
         self._socket = bind(port)
         self._close: Callable[[], None] = self._socket.close
 
-    async def start(self) -> None:
+    def start(self, poller: Poller) -> None:
         """Serve the port, if it is to be proxied (SCTP never is)."""
         if self.port.proxy and self.port.protocol == "tcp":
-            proxy = TcpProxy(self._socket, self.port)
-            await proxy.start()
+            proxy = TcpProxy(self._socket, self.port, poller)
+            proxy.start()
             self._close = proxy.close
         elif self.port.proxy and self.port.protocol == "udp":
             self._close = UdpProxy(self._socket, self.port).close
@@ -72,119 +75,6 @@ class Holder:
     def close(self) -> None:
         """Free the port."""
         self._close()
-
-
-class TcpProxy:
-    """Carries connections of a listening socket to a container, half-closes included."""
-
-    def __init__(self, listener: socket.socket, port: HeldPort) -> None:
-        self._listener = listener
-        self._target = (port.address, port.port)
-        self._server: asyncio.Server | None = None
-        self._pipes: set[_Pipe] = set()
-
-    async def start(self) -> None:
-        """Begin to accept."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accepted, sock=self._listener, backlog=_BACKLOG)
-
-    def close(self) -> None:
-        """Stop accepting and cut the connections."""
-        if self._server is not None:
-            self._server.close()
-        for pipe in list(self._pipes):
-            pipe.abort()
-
-    def _accepted(self) -> "_Pipe":
-        return _Pipe(self._target, self._pipes)
-
-
-class _Pipe(asyncio.Protocol):
-    """One direction's end: what arrives here is written to the peer. The accepted end makes the other one."""
-
-    def __init__(
-        self, target: tuple[str, int] | None, registry: set["_Pipe"], peer: "_Pipe | None" = None
-    ) -> None:
-        self._target = target
-        self._registry = registry
-        self._peer = peer
-        self._transport: asyncio.Transport | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._eof = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._registry.add(self)
-        if self._target is not None:
-            loop = asyncio.get_running_loop()
-            # Python 3.11 begins to read after this callback, paused or not: pause again when it has.
-            self._transport.pause_reading()
-            loop.call_soon(self._pause_again)
-            self._connecting = loop.create_task(self._connect(self._target))
-
-    def _pause_again(self) -> None:
-        if self._transport is not None and self._peer is None:
-            self._transport.resume_reading()
-            self._transport.pause_reading()
-
-    async def _connect(self, target: tuple[str, int]) -> None:
-        loop = asyncio.get_running_loop()
-        peer = _Pipe(None, self._registry, self)
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await loop.create_connection(lambda: peer, *target)
-        except (OSError, TimeoutError):
-            # The client sees what it would see without a proxy: the connection is refused or reset.
-            self.abort()
-            return
-        self._peer = peer
-        if self._transport is None or self._transport.is_closing():
-            peer.abort()
-        else:
-            self._transport.resume_reading()
-
-    def data_received(self, data: bytes) -> None:
-        if self._peer is not None and self._peer._transport is not None:
-            self._peer._transport.write(data)
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        peer = self._peer
-        if peer is None or peer._transport is None or peer._transport.is_closing():
-            return False
-        peer._transport.write_eof()
-        if peer._eof:  # both directions are at their end: close once what is buffered has gone out
-            peer._transport.close()
-            return False
-        return True
-
-    def pause_writing(self) -> None:
-        if self._peer is not None and self._peer._transport is not None:
-            self._peer._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        peer = self._peer
-        if peer is not None and peer._transport is not None and not peer._transport.is_closing():
-            peer._transport.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._registry.discard(self)
-        if self._connecting is not None:
-            self._connecting.cancel()
-        peer, self._peer = self._peer, None
-        if peer is not None and peer._transport is not None:
-            if exc is not None:
-                peer.abort()
-            else:
-                peer._transport.close()
-
-    def abort(self) -> None:
-        """Cut this end with a reset; the other follows."""
-        if self._transport is not None:
-            with contextlib.suppress(OSError):
-                raw: Any = self._transport.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()
 
 
 class UdpProxy:
@@ -224,14 +114,18 @@ class UdpProxy:
             self._front.sendmsg([data], [control], 0, address)
 
     def _readable(self) -> None:
-        try:
-            data, control, _, address = self._front.recvmsg(_MAX_DATAGRAM, socket.CMSG_SPACE(_IN6_PKTINFO.size))
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
-                return  # an ICMP error about an earlier answer
-            raise
+        for _ in range(_BATCH):  # then others get their turn
+            try:
+                data, control, _, address = self._front.recvmsg(_MAX_DATAGRAM, _CONTROL_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
+                    continue  # an ICMP error about an earlier answer
+                raise
+            self._forward(data, control, address)
+
+    def _forward(self, data: bytes, control: list[tuple[int, int, bytes]], address: Any) -> None:
         key = (address, self._local(control))
         client = self._clients.get(key)
         if client is None:

@@ -10,6 +10,7 @@ from typing import Any
 from orlop import __version__
 from orlop.errdefs import InvalidArgumentError
 from orlop.netd.names import Names, View
+from orlop.netd.poller import Poller
 from orlop.netd.protocol import (
     MAX_LINE,
     HeldPort,
@@ -36,6 +37,7 @@ class Server:
         self._names = Names()
         self._resolvers: dict[str, Resolver] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._poller = Poller()
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Accept requests on a bound unix socket."""
@@ -50,6 +52,7 @@ class Server:
             self.release(owner)
         for owner in list(self._resolvers):
             self.unresolve(owner)
+        self._poller.close()
 
     async def hold(self, owner: str, ports: list[HeldPort]) -> None:
         """Hold all of `ports` for `owner`, or none. Raises PortError."""
@@ -64,7 +67,7 @@ class Server:
                 except OSError as error:
                     raise PortError(index, error) from None
             for holder in added.values():
-                await holder.start()
+                holder.start(self._poller)
         except BaseException:
             for holder in added.values():
                 holder.close()
