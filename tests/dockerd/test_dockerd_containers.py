@@ -432,6 +432,30 @@ def test_health(stack: Stack) -> None:
     assert stack.docker("ps", "--filter", "health=healthy", "-q").ok()
 
 
+@pytest.mark.parametrize("policy", ["always+unhealthy", "on-failure+unhealthy:5"])
+def test_a_policy_restarts_an_unhealthy_container(stack: Stack, policy: str) -> None:
+    check = ("--health-cmd", "test -e /tmp/well", "--health-interval", "100ms", "--health-retries", "2")
+    # The first run ends well when asked to, and never gets healthy; the second finds what the first has left.
+    script = "trap 'touch /once; exit 0' TERM; test -e /once && touch /tmp/well; while :; do sleep 0.1; done"
+    run_detached(stack, "sick", "sh", "-c", script, options=(*check, "--restart", policy))
+
+    def state() -> tuple[int, str]:
+        details = inspect(stack, "sick")
+        return int(details["RestartCount"]), str(details["State"]["Health"]["Status"])
+
+    wait_until(lambda: state() == (1, "healthy"))
+    assert inspect(stack, "sick")["HostConfig"]["RestartPolicy"]["Name"] == policy.partition(":")[0]
+    stack.docker("stop", "-t", "5", "sick").ok()
+    assert state()[0] == 1
+
+
+def test_an_unhealthy_container_stays_without_such_a_policy(stack: Stack) -> None:
+    check = ("--health-cmd", "false", "--health-interval", "100ms", "--health-retries", "1")
+    run_detached(stack, "sick", "sleep", "100", options=(*check, "--restart", "always"))
+    wait_until(lambda: inspect(stack, "sick")["State"]["Health"]["FailingStreak"] > 3)
+    assert inspect(stack, "sick")["RestartCount"] == 0
+
+
 def test_prune(stack: Stack) -> None:
     run_detached(stack, "kept", "sleep", "100")
     stack.docker("run", "--name", "done", "busybox", "true").ok()

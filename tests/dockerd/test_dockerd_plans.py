@@ -369,6 +369,18 @@ def test_the_process_of_an_exec() -> None:
 # -- policies
 
 
+def test_restart_policies_that_mind_health() -> None:
+    wants = restart_policy.wants_restart
+    policy = RestartPolicy(name="on-failure+unhealthy", maximum_retry_count=2)
+    assert wants(policy, 0, by_user=False, attempts=1, unhealthy=True)
+    assert not wants(policy, 0, by_user=False, attempts=2, unhealthy=True)
+    assert not wants(policy, 0, by_user=False, attempts=0)
+    assert not wants(policy, 0, by_user=True, attempts=0, unhealthy=True)
+    assert not wants(RestartPolicy(name="on-failure"), 0, by_user=False, attempts=0, unhealthy=True)
+    assert wants(RestartPolicy(name="always+unhealthy"), 0, by_user=False, attempts=9)
+    assert not restart_policy.minds_health(RestartPolicy(name="always"))
+
+
 def test_restart_policies() -> None:
     wants = restart_policy.wants_restart
     always, unless = RestartPolicy(name="always"), RestartPolicy(name="unless-stopped")

@@ -66,6 +66,7 @@ def config(**fields):
     ({"port_bindings": {"99999/tcp": None}}, 'invalid port specification: "99999/tcp"'),
     ({"port_bindings": {"80/tcp": [PortBinding(host_port="x")]}}, 'invalid port specification: "x"'),
     ({"port_bindings": {"80/tcp": [PortBinding(host_port="9-8")]}}, 'invalid port specification: "9-8"'),
+    ({"restart_policy": RestartPolicy(name="no+unhealthy")}, "unknown policy 'no+unhealthy'"),
     ({"restart_policy": RestartPolicy(name="sometimes")}, "invalid restart policy: unknown policy 'sometimes'"),
     ({"restart_policy": RestartPolicy(name="always", maximum_retry_count=3)}, "only be used with 'on-failure'"),
     ({"restart_policy": RestartPolicy(name="on-failure", maximum_retry_count=-3)}, "count cannot be negative"),

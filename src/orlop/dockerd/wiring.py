@@ -60,6 +60,7 @@ from orlop.dockerd.containers.stats import GetStats
 from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.containers.top import Top
+from orlop.dockerd.containers.unhealthy import Unhealthy
 from orlop.dockerd.containers.update import Update
 from orlop.dockerd.containers.view import Views
 from orlop.dockerd.containers.wait import Wait
@@ -115,6 +116,7 @@ class Parts(NamedTuple):
 
     async def close(self) -> None:
         """Let go of everything; containers go on."""
+        await self.life.unhealthy.close()
         await self.life.health.close()
         await self.life.monitor.close()
         await self.services.networks.close()
@@ -155,6 +157,7 @@ class _Life(NamedTuple):
     streams: Streams
     resources: Resources
     health: HealthMonitor
+    unhealthy: Unhealthy
     kill: Kill
     stop: Stop
     remove: Remove
@@ -260,9 +263,10 @@ def _life(base: _Base, services: _Services) -> _Life:
     config, registry, client, paths = base.config, base.registry, base.client, base.paths
     streams = Streams(client, paths)
     resources = Resources(registry, services.networks, services.volumes, paths, base.events)
-    health = HealthMonitor(registry, client, streams, base.host)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config)
+    unhealthy = Unhealthy(stop)
+    health = HealthMonitor(registry, client, streams, base.host, on_unhealthy=unhealthy.found)
     remove = Remove(registry, client, services.volumes, stop, paths)
     start = Start(
         registry,
@@ -294,7 +298,16 @@ def _life(base: _Base, services: _Services) -> _Life:
         config.storage_driver,
     )
     return _Life(
-        streams, resources, health, kill, stop, remove, start, Monitor(registry, client, exits), reconcile
+        streams,
+        resources,
+        health,
+        unhealthy,
+        kill,
+        stop,
+        remove,
+        start,
+        Monitor(registry, client, exits),
+        reconcile,
     )
 
 

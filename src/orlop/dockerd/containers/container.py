@@ -57,6 +57,7 @@ class Container:
         """A user wants this run to be the last."""
         self.restarting_by_user = False
         """`docker restart` is between its stop and its start: no auto-remove."""
+        self._ended: list[asyncio.Future[ExitInfo]] = []
         self._stopped: list[asyncio.Future[ExitInfo]] = []
         self._removed: list[asyncio.Future[ExitInfo]] = []
 
@@ -73,6 +74,10 @@ class Container:
         """How the latest run ended."""
         return ExitInfo(self.record.state.exit_code, self.record.state.error)
 
+    def on_end(self) -> "asyncio.Future[ExitInfo]":
+        """Resolves when this run has ended, whatever follows."""
+        return _wait_in(self._ended)
+
     def on_stop(self) -> "asyncio.Future[ExitInfo]":
         """Resolves when the container has stopped for good (a restart by policy is no stop)."""
         return _wait_in(self._stopped)
@@ -80,6 +85,10 @@ class Container:
     def on_remove(self) -> "asyncio.Future[ExitInfo]":
         """Resolves when the container is gone."""
         return _wait_in(self._removed)
+
+    def tell_ended(self) -> None:
+        """Wake those who wait for the end of this run."""
+        _resolve(self._ended, self.last_exit)
 
     def tell_stopped(self) -> None:
         """Wake those who wait for the stop."""

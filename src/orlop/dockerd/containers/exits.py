@@ -55,6 +55,7 @@ class Exits:
             await self._release(container)
             restart = self._decide(container, exit_code)
             self._settle(container, exit_code, ended_at, restart)
+            container.tell_ended()
             about = {"exitCode": str(exit_code), "execDuration": str(max(0, int(ran)))}
             self._registry.publish(container, "die", **about)
             if restart:
@@ -133,7 +134,10 @@ class Exits:
         record = container.record
         by_user = container.no_restart or record.manually_stopped
         policy = record.host_config.restart_policy
-        return wants_restart(policy, exit_code, by_user=by_user, attempts=record.restart_count)
+        unhealthy = record.state.health is not None and record.state.health.status == "unhealthy"
+        return wants_restart(
+            policy, exit_code, by_user=by_user, attempts=record.restart_count, unhealthy=unhealthy
+        )
 
     def _settle(self, container: Container, exit_code: int, ended_at: int, restart: bool) -> None:
         state = container.record.state

@@ -35,14 +35,25 @@ TIMED_OUT = -1
 
 
 class HealthMonitor:
-    """One task a running container that has a health check."""
+    """One task a running container that has a health check.
 
-    def __init__(self, registry: Registry, client: Client, streams: Streams, host: Host) -> None:
+    `on_unhealthy` hears of each failed probe of a container that counts as unhealthy.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        client: Client,
+        streams: Streams,
+        host: Host,
+        on_unhealthy: Callable[[Container], None],
+    ) -> None:
         self._registry = registry
         self._client = client
         self._streams = streams
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._capabilities = host.capabilities
+        self._on_unhealthy = on_unhealthy
 
     def watch(self, container: Container) -> None:
         """Begin with a container that has started; state is kept if it was running already."""
@@ -99,6 +110,8 @@ class HealthMonitor:
         if changed:
             self._registry.save(container)
             self._registry.publish(container, f"health_status: {state.health.status}")
+        if state.health.status == "unhealthy":
+            self._on_unhealthy(container)
 
     # -- the probe
 

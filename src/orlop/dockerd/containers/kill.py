@@ -40,11 +40,14 @@ class Kill:
                 f"cannot kill container: {reference}: container {container.id} is not running"
             ) from None
 
-    async def send(self, container: Container, number: int) -> None:
-        """Send a signal to a running container. Raises NotFoundError when its task has ended."""
+    async def send(self, container: Container, number: int, *, by_user: bool = True) -> None:
+        """Send a signal to a running container. Raises NotFoundError when its task has ended.
+
+        An end that is a user's wish keeps the restart policy from starting the container again.
+        """
         record = container.record
         ends = self._means_the_end(record.config.stop_signal, number)
-        if ends:
+        if ends and by_user:
             # Noted before the signal leaves: the exit may be told before the call returns.
             container.no_restart = True
             record.manually_stopped = True

@@ -12,7 +12,7 @@ from orlop.containerd.client import Client, typeurl
 from orlop.dockerd import rootfs, timestamps
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.model import ContainerRecord
+from orlop.dockerd.containers.model import ContainerRecord, Health
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.resources import Namespaces, Resources
@@ -138,6 +138,8 @@ class Start:
         container.taken_up = True
         record.state.error = ""
         record.state.oom_killed = False
+        if record.state.health is not None:
+            record.state.health = Health()  # what the run before was like says nothing about this one
         runtime = self._runtimes.resolve(record.host_config.runtime)
         # Side by side: the network is the kernel's work, the user is looked up in the image.
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))

@@ -39,29 +39,46 @@ class Stop:
         """Bring a container to its end, if it runs; returns when that is settled."""
         record = container.record
         number = parse_signal(signal_name) if signal_name else stop_signal(record.config.stop_signal)
-        if timeout is None:
-            asked = record.config.stop_timeout
-            timeout = self._config.default_stop_timeout if asked is None else asked
         stopped = container.on_stop()
         if not record.state.running:
             return
         record.manually_stopped = container.no_restart = True
         if await self._cancel_restart(container):
             return
-        try:
-            await self._kill.send(container, number)
-            if not await _within(stopped, None if timeout < 0 else timeout):
-                log.info(
-                    "container %s did not end within %d s of signal %d: killing it", record.id, timeout, number
-                )
-                await self._kill.send(container, int(signal.SIGKILL))
-        except NotFoundError:
-            pass  # it has ended just now: its exit is about to be told
+        await self._ask_then_force(container, number, timeout, stopped, by_user=True)
         if not await _within(stopped, _AFTER_KILL_SECONDS):
             raise InternalError(
                 f"cannot stop container: {container.id}: tried to kill it, but did not see an exit"
             )
         self._registry.publish(container, "stop")
+
+    async def end(self, container: Container) -> None:
+        """Bring a running container to its end without that being a user's wish: its restart policy goes on."""
+        number = stop_signal(container.record.config.stop_signal)
+        await self._ask_then_force(container, number, None, container.on_end(), by_user=False)
+
+    async def _ask_then_force(
+        self,
+        container: Container,
+        number: int,
+        timeout: int | None,
+        ended: "asyncio.Future[ExitInfo]",
+        *,
+        by_user: bool,
+    ) -> None:
+        record = container.record
+        if timeout is None:
+            asked = record.config.stop_timeout
+            timeout = self._config.default_stop_timeout if asked is None else asked
+        try:
+            await self._kill.send(container, number, by_user=by_user)
+            if not await _within(ended, None if timeout < 0 else timeout):
+                log.info(
+                    "container %s did not end within %d s of signal %d: killing it", record.id, timeout, number
+                )
+                await self._kill.send(container, int(signal.SIGKILL), by_user=by_user)
+        except NotFoundError:
+            return  # it has ended just now: its exit is about to be told
 
     async def _cancel_restart(self, container: Container) -> bool:
         """Whether the container was waiting for its next attempt, and now is stopped."""

@@ -187,10 +187,11 @@ def _valid_range(text: str) -> bool:
 def _check_restart_policy(config: HostConfig) -> None:
     policy = config.restart_policy
     count = policy.maximum_retry_count
-    if policy.name == "on-failure":
+    name = policy.name.removesuffix("+unhealthy")
+    if name == "on-failure":
         if count < 0:
             raise InvalidArgumentError("invalid restart policy: maximum retry count cannot be negative")
-    elif policy.name in _RESTART_POLICIES:
+    elif name in _RESTART_POLICIES and policy.name != "no+unhealthy":
         if count:
             suffix = " and cannot be negative" if count < 0 else ""
             raise InvalidArgumentError(
@@ -199,7 +200,7 @@ def _check_restart_policy(config: HostConfig) -> None:
     elif policy.name:
         raise InvalidArgumentError(
             f"invalid restart policy: unknown policy '{policy.name}'; "
-            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            "use one of 'no', 'always', 'on-failure', or 'unless-stopped', the last three also with '+unhealthy'"
         )
 
 
