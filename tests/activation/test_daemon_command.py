@@ -11,7 +11,7 @@ from orlop.activation import cli, components, layout, systemd
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "unknown command 'fly': one of start, stop, restart, status is needed"),
+        (["fly"], "unknown command 'fly': one of start, stop, restart, status, install, uninstall is needed"),
         (["stop", "x"], "unknown component 'x': one of socket, dockerd, containerd, netd is needed"),
         (["stop", "netd", "x"], "unexpected argument 'x'"),
         (["stop", "--now"], "option --now not recognized"),

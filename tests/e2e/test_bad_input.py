@@ -39,7 +39,9 @@ def _traces(stack: Stack) -> dict[str, object]:
         "images": stack.docker("images", "-q").stdout,
         "mounts": sorted(stack.mounts()),
         "links": sorted(line.split(": ")[1].split("@")[0] for line in links.splitlines()),
-        "cgroups": sorted(str(p) for p in Path("/sys/fs/cgroup/memory").glob("docker/*/")),
+        "cgroups": sorted(
+            str(p) for root in ("memory/", "") for p in Path("/sys/fs/cgroup").glob(f"{root}docker/*/")
+        ),
         "container files": sorted(p.name for p in stack.data_root.glob("containers/*")),
         "netns": sorted(os.listdir(stack.run_dir / "netns")) if (stack.run_dir / "netns").is_dir() else [],
         "shims": [line for _, line in stack.processes() if "shim" in line and "zygote" not in line],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.e2e import Cli, Stack
+from support.limits import limits_of
 from support.registry import Registry
 
 pytestmark = pytest.mark.root
@@ -94,7 +95,7 @@ def test_update(cli: Cli, stack: Stack) -> None:
         host = shown["HostConfig"]
         assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (96 << 20, 500_000_000, 50)
         assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 2}
-        assert stack.cgroup_values(name, {"memory.limit_in_bytes"}) == {"memory.limit_in_bytes": str(96 << 20)}
+        assert limits_of(shown["State"]["Pid"]).memory == 96 << 20
     finally:
         cli("rm", "-f", name)
 

@@ -168,19 +168,6 @@ class Stack:
 
     # -- what containers are seen as from outside
 
-    def cgroup_values(self, container: str, names: set[str]) -> dict[str, str]:
-        """Control files of a running container's cgroup, version 1."""
-        pid = self.docker("inspect", "-f", "{{.State.Pid}}", container).stdout.strip()
-        values = {}
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for controller in filter(None, controllers.split(",")):
-                for name in names:
-                    file = Path(f"/sys/fs/cgroup/{controller}{path}/{name}")
-                    if file.exists():
-                        values[name] = file.read_text().strip()
-        return values
-
     def free_port(self) -> int:
         """A port that no test of this stack has used."""
         return next(self._ports)

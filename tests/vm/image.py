@@ -11,8 +11,8 @@ import sys
 
 _PACKAGES = """
 base-files base-passwd bash busybox-static ca-certificates coreutils crun dash dbus dbus-daemon diffutils findutils
-grep gzip hostname iproute2 iptables kmod libcap2-bin libseccomp2 mount netcat-openbsd nftables passwd procps
-python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
+curl grep gzip hostname iproute2 iptables kmod libcap2-bin libseccomp2 libstdc++6 mount netcat-openbsd nftables
+passwd procps python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
 """
 # What packages and their scripts make outside of their lists of files.
 TREES = ("usr/lib/python3.11", "etc/alternatives", "etc/ssl/certs")

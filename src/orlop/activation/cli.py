@@ -14,12 +14,13 @@ from typing import Any
 from orlop.activation import components, control, main, process, systemd
 from orlop.activation.control import Row
 from orlop.activation.layout import Layout, resolve
-from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, OrlopError
 
 NOT_RUNNING = 3
 """The exit status of `status` where something does not run (LSB init scripts, systemctl)."""
 
 _ALIASES = {"orlopd": "dockerd", "orlop-containerd": "containerd", "orlop-netd": "netd", "docker.socket": "socket"}
+_INSTALLING = ("install", "uninstall")
 _USAGE = """\
 Usage:  orlop daemon COMMAND [COMPONENT]
 
@@ -30,6 +31,8 @@ Commands:
   stop      Stop the daemons, or one; containers run on
   restart   Restart the daemons that run, or one
   status    Show the daemons
+  install   Hand the daemons over to systemd: make its units, enable them, hold the socket
+  uninstall Stop the daemons and take the units away; containers run on
 
 Components: socket, dockerd, containerd, netd
 
@@ -37,6 +40,7 @@ Options:
       --run-dir DIR     Sockets and volatile state (default /run/orlop)
       --data-root DIR   Persistent state (default /var/lib/orlop)
       --log-dir DIR     Logs (default /var/log/orlop)
+      --dry-run         Only print what install or uninstall would do
 """
 
 
@@ -57,18 +61,22 @@ def run(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        options, words = getopt.gnu_getopt(argv, "h", ["help", "run-dir=", "data-root=", "log-dir="])
+        options, words = getopt.gnu_getopt(argv, "h", ["help", "run-dir=", "data-root=", "log-dir=", "dry-run"])
     except getopt.GetoptError as error:
         raise InvalidArgumentError(str(error)) from None
     given = dict(options)
     if not words or "-h" in given or "--help" in given:
         sys.stdout.write(_USAGE)
         return 0
-    operation, component = _parse(words)
     layout = resolve(
         given.get("--run-dir", ""), given.get("--data-root", ""), given.get("--log-dir", ""), os.environ
     )
-    if layout.is_default and systemd.is_running():
+    if words[0] in _INSTALLING:
+        return _install(words, layout, dry_run="--dry-run" in given)
+    if "--dry-run" in given:
+        raise InvalidArgumentError(f"--dry-run: {words[0]} has no such option")
+    operation, component = _parse(words)
+    if layout.is_default and systemd.looks_after():
         rows = systemd.perform(operation, component, components.table(layout))
     else:
         rows = _perform(layout, operation, component)
@@ -77,10 +85,35 @@ def _run(argv: list[str]) -> int:
     return _show([row for row in rows if component in (control.ALL, row["component"])])
 
 
+def _install(words: list[str], layout: Layout, *, dry_run: bool) -> int:
+    from orlop.activation import installation
+
+    if len(words) > 1:
+        raise InvalidArgumentError(f"unexpected argument {words[1]!r}")
+    if not layout.is_default:
+        raise InvalidArgumentError(f"{words[0]}: systemd's units are for the default directories alone")
+    if words[0] == "install":
+        steps = installation.install_plan(installation.command_path, group=installation.has_group())
+    else:
+        steps = installation.uninstall_plan()
+    if dry_run:
+        sys.stdout.write(installation.show(steps))
+        return 0
+    if not systemd.is_running():
+        raise FailedPreconditionError("this machine does not run systemd: use `orlop daemon start`")
+    if control.serves(layout.control_socket):
+        raise FailedPreconditionError("the daemons run without systemd: `orlop daemon stop` first")
+    installation.check(steps)
+    installation.perform(steps, systemd.systemctl)
+    return 0
+
+
 def _parse(words: list[str]) -> tuple[str, str]:
     operation, *rest = words
     if operation not in control.OPERATIONS:
-        raise InvalidArgumentError(f"unknown command {operation!r}: one of start, stop, restart, status is needed")
+        raise InvalidArgumentError(
+            f"unknown command {operation!r}: one of start, stop, restart, status, install, uninstall is needed"
+        )
     if len(rest) > 1:
         raise InvalidArgumentError(f"unexpected argument {rest[1]!r}")
     component = _ALIASES.get(rest[0], rest[0]) if rest else control.ALL

@@ -10,12 +10,24 @@ from orlop.activation.components import SOCKET, SOCKET_UNIT, Component
 from orlop.activation.control import Row
 from orlop.errdefs import InternalError
 
+# Where the unit may be (systemd.unit(5)).
+_DIRECTORIES = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+)
 _PROPERTIES = "Id,ActiveState,SubState,MainPID,ActiveEnterTimestamp"
 
 
 def is_running() -> bool:
     """Whether this machine was booted with systemd (sd_booted(3))."""
     return os.path.isdir("/run/systemd/system")
+
+
+def looks_after() -> bool:
+    """Whether systemd runs and has our units: without them the daemons have our own supervisor."""
+    return is_running() and any(os.path.exists(f"{directory}/{SOCKET_UNIT}") for directory in _DIRECTORIES)
 
 
 def plan(operation: str, component: str, table: Iterable[Component]) -> list[list[str]]:
@@ -42,9 +54,11 @@ def perform(operation: str, component: str, table: Iterable[Component]) -> list[
     components = list(table)
     if operation != "status":
         for argv in plan(operation, component, components):
-            _run(argv)
+            systemctl(argv)
     units = [SOCKET_UNIT, *(each.unit for each in components)]
-    return rows(_run(["systemctl", "show", f"--property={_PROPERTIES}", "--timestamp=unix", *units]), components)
+    return rows(
+        systemctl(["systemctl", "show", f"--property={_PROPERTIES}", "--timestamp=unix", *units]), components
+    )
 
 
 def rows(shown: str, table: Iterable[Component]) -> list[Row]:
@@ -79,7 +93,8 @@ def _row(name: str, unit: dict[str, str], listening: str) -> Row:
     )
 
 
-def _run(argv: list[str]) -> str:
+def systemctl(argv: list[str]) -> str:
+    """Run a command of systemd and return what it prints. Raises InternalError with its words."""
     import subprocess
 
     environ = {**os.environ, "LC_ALL": "C", "TZ": time.tzname[0]}

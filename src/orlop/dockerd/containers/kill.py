@@ -2,13 +2,14 @@
 """Send a signal to a container."""
 
 import asyncio
+import contextlib
 import signal
 
 from orlop.containerd.client import Client
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.signals import parse_signal, stop_signal
-from orlop.errdefs import ConflictError, NotFoundError
+from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError
 
 _KILL_SECONDS = 10.0
 
@@ -53,8 +54,9 @@ class Kill:
             record.manually_stopped = True
         await self._client.tasks.kill(record.id, number)
         if ends and record.state.paused:
-            # A frozen process takes no signal.
-            await self._client.tasks.resume(record.id)
+            # A frozen process takes no signal, but SIGKILL: with that the runtime has thawed it, or it has ended.
+            with contextlib.suppress(FailedPreconditionError, NotFoundError):
+                await self._client.tasks.resume(record.id)
             record.state.paused = False
         self._registry.publish(container, "kill", signal=str(number))
 
