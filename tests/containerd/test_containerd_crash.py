@@ -364,7 +364,7 @@ async def test_zygote_dies(daemon: Daemon, rootfs: str) -> None:
 
 
 def test_zygote_outlives_its_daemon() -> None:
-    """One that is still busy when the next daemon starts is gone once that one is ready: it forks no more shims."""
+    """One that is still busy when the next daemon starts is gone once that one is ready: it forks no more."""
     daemon = Daemon("orlop")
     os.makedirs(daemon.state)
     with subprocess.Popen(["sleep", "100"]) as busy:

@@ -14,6 +14,8 @@ from support.stack import DOCKER
 from support.terminal import Terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.stack import Stack
 
 pytestmark = pytest.mark.root
@@ -454,6 +456,29 @@ def test_an_unhealthy_container_stays_without_such_a_policy(stack: Stack) -> Non
     run_detached(stack, "sick", "sleep", "100", options=(*check, "--restart", "always"))
     wait_until(lambda: inspect(stack, "sick")["State"]["Health"]["FailingStreak"] > 3)
     assert inspect(stack, "sick")["RestartCount"] == 0
+
+
+@pytest.mark.parametrize("flags", [("--user", "0"), ("--user", "33:44")])
+def test_a_mount_with_an_owner(stack: Stack, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    if json.loads(stack.docker("info", "--format", "json").ok())["DefaultRuntime"] != "orlop":
+        refused = stack.docker("run", "--rm", "-v", f"{tmp_path}:/data:uid=1234", "busybox", "true")
+        assert "mount /data: uid and gid need the runtime orlop; this container's is runc" in refused.err
+        return
+    os.chmod(tmp_path, 0o755)
+    os.chown(tmp_path, 1234, 5678)
+    (tmp_path / "old").write_text("1")
+    os.chown(tmp_path / "old", 1234, 5678)
+    (tmp_path / "foreign").write_text("1")
+    os.chown(tmp_path / "foreign", 77, 77)
+    script = "echo 2 >> /data/old && echo new > /data/new && cd /data && stat -c %n=%u:%g old new foreign"
+    bind = f"{tmp_path}:/data:uid=1234,gid=5678"
+    seen = stack.docker("run", "--name", "owned", *flags, "-v", bind, "busybox", "sh", "-c", script).ok().split()
+    user = "33:44" if "33:44" in flags else "0:0"
+    assert seen == [f"old={user}", f"new={user}", "foreign=77:77"]
+    status = os.stat(tmp_path / "new")
+    assert (status.st_uid, status.st_gid) == (1234, 5678)
+    assert inspect(stack, "owned")["HostConfig"]["Binds"] == [bind]
+    assert inspect(stack, "owned")["Mounts"][0]["Mode"] == "uid=1234,gid=5678"
 
 
 def test_prune(stack: Stack) -> None:

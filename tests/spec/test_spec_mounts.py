@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From -v, --mount, --volumes-from and VOLUME to mount points."""
 
+import itertools
 import os
 
 import pytest
 
 from orlop.dockerd.spec import MountPoint, resolve_mounts
+from orlop.dockerd.spec.mountowner import HIGHEST_ID, swapped
 from orlop.dockerd.spec.mounts import parse_bind, parse_mount
 from orlop.dockerd.spec.tmpfs import merge_tmpfs_options, tmpfs_data
 from orlop.engine.types import (
@@ -14,11 +16,13 @@ from orlop.engine.types import (
     HostConfig,
     ImageOptions,
     Mount,
+    MountOwner,
     TmpfsOptions,
     VolumeDriverConfig,
     VolumeOptions,
 )
 from orlop.errdefs import InvalidArgumentError, NotFoundError
+from orlop.oci.runtime import IDMapping
 
 
 @pytest.mark.parametrize(("raw", "expected"), [
@@ -46,6 +50,9 @@ def test_binds(raw, expected):
     ("/a:/b:ro,rw", "invalid mode: ro,rw"),
     ("/a:/b:z,Z", "invalid mode: z,Z"),
     ("/a:/", "destination can't be '/'"),
+    ("/a:/b:uid=", "uid=: expected one uid=NUMBER and one gid=NUMBER"),
+    ("/a:/b:uid=1,uid=2", "uid=2: expected one uid=NUMBER"),
+    ("/a:/b:gid=4294967295", "field Owner: UID and GID must lie between 0 and 4294967294"),
     ("/a:b", "invalid mount path: 'b' mount path must be absolute"),
     ("data:/b:rshared", "field BindOptions must not be specified"),
     ("/a:/b:nocopy", "field VolumeOptions must not be specified"),
@@ -54,6 +61,27 @@ def test_binds_that_are_refused(raw, message):
     with pytest.raises(InvalidArgumentError) as caught:
         parse_bind(raw)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("mode", "uid", "gid"), [("uid=5,gid=6", 5, 6), ("ro,gid=7", 7, 7), ("uid=8,z", 8, 8)])
+def test_binds_with_an_owner(mode, uid, gid):
+    point = parse_bind(f"/a:/b:{mode}")
+    assert point.spec.owner == MountOwner(uid=uid, gid=gid)
+    assert point.rw == ("ro" not in mode)
+
+
+@pytest.mark.parametrize("on_disk", [0, 1, 2, 1000, HIGHEST_ID - 1, HIGHEST_ID])
+@pytest.mark.parametrize("in_container", [0, 1, 2, 33, HIGHEST_ID - 1, HIGHEST_ID])
+def test_an_owner_s_mapping_shows_every_other_id_as_itself(on_disk, in_container):
+    mappings = swapped(on_disk, in_container)
+    if on_disk == in_container:
+        assert mappings == []
+        return
+    assert [m for m in mappings if m.container_id != m.host_id] == [IDMapping(on_disk, in_container, 1)]
+    for side in ("container_id", "host_id"):
+        ends = sorted((getattr(m, side), getattr(m, side) + m.size) for m in mappings)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
+    assert sum(m.size for m in mappings) == HIGHEST_ID
 
 
 @pytest.mark.parametrize(("mount", "message"), [

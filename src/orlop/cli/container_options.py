@@ -335,6 +335,11 @@ def _mount_option(mount: Body, key: str, value: str) -> bool:
         driver.setdefault("Options", {})[name] = content
     elif key == "image-subpath":
         mount.setdefault("ImageOptions", {})["Subpath"] = value
+    elif key in ("uid", "gid"):
+        if not (value.isascii() and value.isdigit()):
+            return False
+        owner = mount.setdefault("Owner", {"UID": int(value), "GID": int(value)})
+        owner[key.upper()] = int(value)
     elif key == "tmpfs-size":
         mount.setdefault("TmpfsOptions", {})["SizeBytes"] = parse_size(value)
     elif key == "tmpfs-mode":

@@ -132,6 +132,13 @@ class TmpfsOptions(_Struct, omit_defaults=True):
     options: list[list[str]] = []
 
 
+class MountOwner(_Struct):
+    """To whom on the host files of a mount belong that are the container's user's (not in Docker's API)."""
+
+    uid: int = msgspec.field(name="UID")
+    gid: int = msgspec.field(name="GID")
+
+
 class Mount(_Struct, omit_defaults=True):
     """`type` is bind, volume, tmpfs, image, npipe or cluster."""
 
@@ -144,6 +151,7 @@ class Mount(_Struct, omit_defaults=True):
     volume_options: VolumeOptions | None = None
     image_options: ImageOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
+    owner: MountOwner | None = None
 
 
 class HostConfig(_Struct):

@@ -26,11 +26,15 @@ _OPTION_FIELDS = {
 
 
 class Runtime(NamedTuple):
-    """A runtime of containerd with its options; `ours`: the shim itself serves log and attach socket."""
+    """A runtime of containerd with its options.
+
+    `ours`: the shim itself serves log and attach socket; `in_process`: on libcontainer, without another program.
+    """
 
     name: str
     options: Any
     ours: bool
+    in_process: bool
 
 
 class Runtimes:
@@ -96,7 +100,8 @@ class Runtimes:
         options = Options(root=self._root, systemd_cgroup=self._systemd_cgroup)
         for name, value in given.items():
             setattr(options, _OPTION_FIELDS[name], value)
-        return Runtime(shim, typeurl.pack(options), shim == ORLOP)
+        ours = shim == ORLOP
+        return Runtime(shim, typeurl.pack(options), ours, ours and not options.binary_name)
 
     def _wrap(self, name: str, entry: RuntimeConfig) -> str:
         """A script that runs a runtime with its arguments; those of other arguments may still be in use."""

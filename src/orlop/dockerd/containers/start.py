@@ -16,7 +16,7 @@ from orlop.dockerd.containers.model import ContainerRecord, Health
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.resources import Namespaces, Resources
-from orlop.dockerd.containers.runtimes import Runtime, Runtimes
+from orlop.dockerd.containers.runtimes import DEFAULT, Runtime, Runtimes
 from orlop.dockerd.containers.start_errors import EXIT_UNKNOWN, classify
 from orlop.dockerd.containers.stdio import Stdio
 from orlop.dockerd.containers.streams import Streams
@@ -26,6 +26,7 @@ from orlop.errdefs import (
     AlreadyExistsError,
     ConflictError,
     InternalError,
+    InvalidArgumentError,
     NotFoundError,
     NotModifiedError,
     OrlopError,
@@ -141,6 +142,7 @@ class Start:
         if record.state.health is not None:
             record.state.health = Health()  # what the run before was like says nothing about this one
         runtime = self._runtimes.resolve(record.host_config.runtime)
+        _check_owners(record, runtime)
         # Side by side: the network is the kernel's work, the user is looked up in the image.
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
@@ -264,6 +266,16 @@ class Start:
             except OrlopError as left:
                 log.warning("container %s: after its failed start: %s", record.id, left)
         self._registry.save(container)
+
+
+def _check_owners(record: ContainerRecord, runtime: Runtime) -> None:
+    """Other runtimes may know nothing of a mount's mappings, and would go on without them."""
+    for point in record.mounts:
+        if point.spec is not None and point.spec.owner is not None and not runtime.in_process:
+            raise InvalidArgumentError(
+                f"mount {point.destination}: uid and gid need the runtime {DEFAULT}; this container's is "
+                f"{record.host_config.runtime or runtime.name}"
+            )
 
 
 def _reset_restarts(container: Container) -> None:

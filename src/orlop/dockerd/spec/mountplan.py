@@ -3,6 +3,7 @@
 
 import posixpath
 
+from orlop.dockerd.spec.mountowner import give_owner
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.dockerd.spec.request import SpecRequest
 from orlop.dockerd.spec.tmpfs import merge_tmpfs_options, tmpfs_data
@@ -119,7 +120,10 @@ def _bind(request: SpecRequest, point: MountPoint) -> Mount:
         options.append("rro" if recursive else "ro")
     if point.propagation:
         options.append(point.propagation)
-    return Mount(destination=point.destination, type="bind", source=point.source, options=options)
+    mount = Mount(destination=point.destination, type="bind", source=point.source, options=options)
+    if point.spec is not None and point.spec.owner is not None:
+        give_owner(mount, point.spec.owner, request.user)
+    return mount
 
 
 def _require_propagation(path: str, kinds: tuple[str, ...], name: str) -> None:

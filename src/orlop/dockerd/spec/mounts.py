@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from orlop.dockerd.spec.mountowner import HIGHEST_ID, owner_in_mode
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.dockerd.spec.tmpfs import tmpfs_data
 from orlop.engine.types import (
@@ -62,8 +63,9 @@ def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
     mode = fields[2] if len(fields) == 3 else ""
     if not _valid_mode(mode):
         raise InvalidArgumentError(f"invalid mode: {mode}")
+    owner = owner_in_mode(mode)
     kind = "bind" if source.startswith("/") else "volume"
-    mount = Mount(type=kind, source=source, target=target, read_only="ro" in mode.split(","))
+    mount = Mount(type=kind, source=source, target=target, read_only="ro" in mode.split(","), owner=owner)
     if kind == "volume" and volume_driver:
         mount.volume_options = VolumeOptions(driver_config=VolumeDriverConfig(name=volume_driver))
     if "nocopy" in mode.split(","):
@@ -94,7 +96,7 @@ def parse_mount(mount: Mount, check_source: bool = True) -> MountPoint:
         point.name = mount.source
         point.anonymous = not mount.source
         point.driver = options.driver_config.name if options.driver_config else ""
-        point.copy_data = not options.no_copy
+        point.copy_data = not options.no_copy and mount.owner is None  # a copy would keep the image's ids
     elif mount.type == "bind":
         options_of_bind = mount.bind_options or BindOptions()
         point.source = posixpath.normpath(mount.source)
@@ -113,6 +115,11 @@ def check_mount(mount: Mount, check_source: bool = True) -> None:
 
 
 def _mount_error(mount: Mount, check_source: bool) -> str:
+    if mount.owner is not None:
+        if mount.type not in ("bind", "volume"):
+            return "field Owner must not be specified"
+        if not all(0 <= number <= HIGHEST_ID for number in (mount.owner.uid, mount.owner.gid)):
+            return f"field Owner: UID and GID must lie between 0 and {HIGHEST_ID}"
     exclusive = (
         ("bind", "BindOptions", mount.bind_options),
         ("volume", "VolumeOptions", mount.volume_options),
@@ -178,9 +185,9 @@ def _subpath_error(subpath: str) -> str:
 def _valid_mode(mode: str) -> bool:
     if not mode:
         return True
-    words = mode.split(",")
+    words = [word for word in mode.split(",") if not word.startswith(("uid=", "gid="))]
     counts = [sum(word in group for word in words) for group in _MODES]
-    return sum(counts) == len(words) and max(counts) == 1
+    return sum(counts) == len(words) and max(counts) <= 1
 
 
 def _asked_for(host_config: HostConfig) -> list[MountPoint]:
@@ -217,7 +224,7 @@ def parse_volumes_from(text: str) -> tuple[str, str]:
         raise InvalidArgumentError("volumes-from specification cannot be an empty string")
     name, _, mode = text.partition(":")
     words = mode.split(",")
-    if not _valid_mode(mode) or "nocopy" in words or any(word in PROPAGATIONS for word in words):
+    if not _valid_mode(mode) or "nocopy" in words or any(word in PROPAGATIONS or "=" in word for word in words):
         raise InvalidArgumentError(f"invalid mode: {mode}")
     return name, mode or "rw"
 
