@@ -76,8 +76,7 @@ def test_an_exit_while_dockerd_was_away_is_settled_with_the_true_code(own_stack:
     assert found["FinishedAt"] > found["StartedAt"]
     finished = time.mktime(time.strptime(found["FinishedAt"][:19], "%Y-%m-%dT%H:%M:%S"))
     assert time.time() + time.timezone - finished > 0.7, "the end is when the process ended, not when it was found"
-    if stack.containerd.kind == "orlop":  # a foreign shim drops what nobody reads when the process ends
-        assert stack.docker("logs", "short").ok() == "first\nlast\n"
+    assert stack.docker("logs", "short").ok() == "first\nlast\n"
     wait_until(lambda: "gone" not in stack.docker("ps", "-a", "--format", "{{.Names}}").ok())
     wait_until(lambda: state(stack, "again")["StartedAt"] > started)
     stack.docker("rm", "-f", "short", "again").ok()

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from support.networks import end, fresh_netns
 
-from orlop.errdefs import InvalidArgumentError, UnavailableError
+from orlop.errdefs import InternalError, InvalidArgumentError, UnavailableError
 from orlop.netd import client as client_module
 from orlop.netd.client import NetdClient, PortUnavailableError
 from orlop.netd.protocol import HeldPort, decode, port_from
@@ -175,7 +175,7 @@ async def test_bad_requests_are_answered(netd: NetdClient) -> None:
     answers = raw(netd.socket_path, b"{", b"[]", b'{"op":"fly"}', b'{"op":"hold","owner":""}', b'{"op":"ping"}')
     assert [answer.get("error") for answer in answers[1:4]] == [
         "invalid message: not an object",
-        "invalid op: 'fly' is not one of hold, release, name, forget, resolve, unresolve, list, ping",
+        "invalid op: 'fly' is not one of hold, release, name, forget, resolve, unresolve, keep, drop, list, ping",
         "invalid owner: a non-empty string is needed",
     ]
     assert str(answers[0]["error"]).startswith("invalid message: Expecting property name")
@@ -244,3 +244,39 @@ async def answers(path: str) -> bool:
         return False
     writer.close()
     return True
+
+
+async def test_keeps_what_is_in_fifos(netd: NetdClient, tmp_path: Path) -> None:
+    """Output outlives its writer, another orlop-netd is told again, and a removed FIFO is let go."""
+    path = str(tmp_path / "out")
+    os.mkfifo(path)
+    await netd.keep("a", [path])
+    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(writer, b"last words")
+    os.close(writer)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert os.read(reader, 100) == b"last words"
+    assert os.read(reader, 100) == b""  # its end, though orlop-netd has it open
+    os.close(reader)
+
+    restarted = asyncio.Event()
+
+    async def told() -> None:
+        restarted.set()
+
+    netd.on_restart = told
+    end(await netd.ping())
+    await asyncio.wait_for(restarted.wait(), 20)
+    assert await netd.kept() == ["a"]
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InternalError, match="no fifo"):
+        await netd.keep("b", [path, str(tmp_path / "file")])
+    await netd.drop("b")
+    os.unlink(path)
+    os.mkfifo(path)
+    await netd.keep("c", [path])
+    assert await netd.kept() == ["c"]
+    await netd.drop("c")
+    await netd.drop("a")
+    assert await netd.kept() == []

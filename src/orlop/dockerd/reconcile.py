@@ -104,6 +104,7 @@ class Reconcile:
         elif task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING):
             await self._adopt(container, task, was_running)
         elif was_running and not state.restarting:
+            await self._take_last_output(container)
             await self._missed_exit(container, task)
         elif task is not None:
             await self._discard(container)
@@ -123,16 +124,25 @@ class Reconcile:
             state.running, state.restarting = True, False
             state.paused = task.status in (Status.PAUSED, Status.PAUSING)
             state.pid = task.pid
-            await container.attach.open(self._streams.again(container.record))
+            await container.attach.open(await self._streams.again(container.record))
             for extra in container.execs.values():
                 if extra.record.running:
-                    await extra.attach.open(self._streams.exec_again(container.record, extra.record))
+                    await extra.attach.open(await self._streams.exec_again(container.record, extra.record))
             self._registry.save(container)
             self._health.watch(container)
         if task.status == Status.STOPPED:
             await self._missed_exit(container, task)
         else:
             await self._exits.missed_execs(container)
+
+    async def _take_last_output(self, container: Container) -> None:
+        """On a shim that is not ours: copy what has been kept of its output."""
+        if container.record.attach_socket:
+            return
+        try:
+            await container.attach.open(await self._streams.again(container.record))
+        except OrlopError as error:
+            log.warning("container %s: its last output is lost: %s", container.id, error)
 
     async def _missed_exit(self, container: Container, task: Process | None) -> None:
         """It has ended while nobody looked: exit code and time are the task's, if there is one."""

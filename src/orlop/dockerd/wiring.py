@@ -261,7 +261,7 @@ def _services(base: _Base) -> _Services:
 
 def _life(base: _Base, services: _Services) -> _Life:
     config, registry, client, paths = base.config, base.registry, base.client, base.paths
-    streams = Streams(client, paths)
+    streams = Streams(client, paths, services.netd)
     resources = Resources(registry, services.networks, services.volumes, paths, base.events)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config)

@@ -54,6 +54,7 @@ class NetdClient:
         self._pending: list[asyncio.Future[dict[str, Any]]] = []
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
+        self._kept: dict[str, list[str]] = {}
         self._supervised = os.environ.get(SUPERVISED) == "1"
 
     async def hold(self, owner: str, ports: list[HeldPort]) -> None:
@@ -93,6 +94,21 @@ class NetdClient:
         """The owners that have a DNS server, and the endpoints that have names."""
         answer = _check(await self._request({"op": "list"}))
         return answer["resolvers"], answer["endpoints"]
+
+    async def keep(self, owner: str, paths: list[str]) -> None:
+        """Keep FIFOs open for reading, also by the next orlop-netd when this one dies, until `drop`."""
+        self._kept[owner] = paths
+        _check(await self._request({"op": "keep", "owner": owner, "paths": paths}))
+
+    async def drop(self, owner: str) -> None:
+        """Close `owner`'s FIFOs."""
+        if self._kept.pop(owner, None) is not None:
+            _check(await self._request({"op": "drop", "owner": owner}))
+
+    async def kept(self) -> list[str]:
+        """The owners of open FIFOs."""
+        owners: list[str] = _check(await self._request({"op": "list"}))["kept"]
+        return owners
 
     async def ping(self) -> int:
         """The daemon's process id."""
@@ -169,6 +185,8 @@ class NetdClient:
                 async with self._lock:
                     if self._writer is None:
                         await self._connect()
+                for owner, paths in list(self._kept.items()):
+                    await self.keep(owner, paths)
                 if self.on_restart is not None:
                     await self.on_restart()
             except OrlopError as error:

@@ -7,8 +7,11 @@
     {"op": "forget", "endpoint": "<id>"}                    no error if it has no names
     {"op": "resolve", "owner": "<id>", "resolver": <resolver>}   serve DNS in a container, or change what it knows
     {"op": "unresolve", "owner": "<id>"}                    no error if there is no resolver
+    {"op": "keep", "owner": "<id>", "paths": ["/…", …]}     keep FIFOs open for reading, in place of what it has
+    {"op": "drop", "owner": "<id>"}                         no error if it has none
     {"op": "list"}                                          {"ok": true, "owners": {"<id>": [<port>, …]},
-                                                             "resolvers": ["<id>", …], "endpoints": ["<id>", …]}
+                                                             "resolvers": ["<id>", …], "endpoints": ["<id>", …],
+                                                             "kept": ["<id>", …]}
     {"op": "ping"}                                          {"ok": true, "pid": 123, "version": "0.1.0"}
 
     <port>: {"protocol": "tcp", "host_ip": "0.0.0.0", "host_port": 8080,
@@ -18,8 +21,8 @@
                  "upstreams": [{"address": "192.0.2.53", "from_host": false}]}
 
 An answer is {"ok": true, …} or {"error": "<text>"}; for hold also "errno" and "index" of the port that failed.
-A port that its owner holds already, to the same target, is held on. Ports, names and
-resolvers survive the connection: only their release, or the end of orlop-netd, ends them.
+A port that its owner holds already, to the same target, is held on. Ports, names, resolvers and
+FIFOs survive the connection: only their release, or the end of orlop-netd, ends them.
 """
 
 import json
@@ -114,6 +117,11 @@ def entry_of(message: dict[str, Any]) -> Entry:
     for address in addresses:
         _check_address("addresses", address)
     return Entry(text_of(message, "network"), names, addresses)
+
+
+def paths_of(message: dict[str, Any]) -> list[str]:
+    """The paths in a request. Raises InvalidArgumentError."""
+    return list(_texts(message, "paths"))
 
 
 def resolver_of(message: dict[str, Any]) -> tuple[str, int, View]:

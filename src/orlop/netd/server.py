@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket of orlop-netd: requests in; held ports, names and resolvers are its only state."""
+"""The socket of orlop-netd: requests in; held ports, names, resolvers and FIFOs are its only state."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 from orlop import __version__
 from orlop.errdefs import InvalidArgumentError
+from orlop.netd.fifos import Fifos
 from orlop.netd.names import Names, View
 from orlop.netd.poller import Poller
 from orlop.netd.protocol import (
@@ -18,6 +19,7 @@ from orlop.netd.protocol import (
     encode,
     entry_of,
     owner_of,
+    paths_of,
     ports_of,
     resolver_of,
     text_of,
@@ -26,7 +28,7 @@ from orlop.netd.proxy import Holder
 from orlop.netd.resolver import Resolver
 
 _UCRED = struct.Struct("=iII")
-_OPERATIONS = ("hold", "release", "name", "forget", "resolve", "unresolve", "list", "ping")
+_OPERATIONS = ("hold", "release", "name", "forget", "resolve", "unresolve", "keep", "drop", "list", "ping")
 
 
 class Server:
@@ -36,6 +38,7 @@ class Server:
         self._held: dict[str, dict[HeldPort, Holder]] = {}
         self._names = Names()
         self._resolvers: dict[str, Resolver] = {}
+        self._fifos = Fifos()
         self._connections: set[asyncio.Task[None]] = set()
         self._poller = Poller()
 
@@ -53,6 +56,7 @@ class Server:
         for owner in list(self._resolvers):
             self.unresolve(owner)
         self._poller.close()
+        self._fifos.close()
 
     async def hold(self, owner: str, ports: list[HeldPort]) -> None:
         """Hold all of `ports` for `owner`, or none. Raises PortError."""
@@ -137,6 +141,10 @@ class Server:
                 await self.resolve(owner_of(message), *resolver_of(message))
             case "unresolve":
                 self.unresolve(owner_of(message))
+            case "keep":
+                self._fifos.keep(owner_of(message), paths_of(message))
+            case "drop":
+                self._fifos.drop(owner_of(message))
             case "list":
                 return self._list()
             case "ping":
@@ -150,6 +158,7 @@ class Server:
             "owners": {owner: [port._asdict() for port in held] for owner, held in self._held.items()},
             "resolvers": list(self._resolvers),
             "endpoints": self._names.endpoints(),
+            "kept": self._fifos.owners(),
         }
 
 

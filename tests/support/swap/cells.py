@@ -41,9 +41,7 @@ def _ctr(client: str, containerd: str, *flags: str, **environment: str) -> Calla
 def _orlopd(containerd: str, runtime: str, configuration: str = "{}") -> Callable[[], Engine]:
     def build() -> Engine:
         stack = Stack(containerd, runtime=runtime, configuration=configuration)
-        engine = DockerLike([DOCKER], stack.__enter__())
-        engine.keeps_output = containerd == "orlop"
-        return engine
+        return DockerLike([DOCKER], stack.__enter__())
 
     return build
 

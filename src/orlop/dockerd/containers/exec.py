@@ -151,7 +151,7 @@ class Execs:
         base = await self._base(container)
         user = self._user(container, record.user) if record.user else base.user
         process = exec_process(base, container.record, record, user, self._capabilities)
-        source, stdio = self._streams.exec(container.record, record)
+        source, stdio = await self._streams.exec(container.record, record)
         await extra.attach.open(source)
         await self._client.tasks.exec(
             container.id,

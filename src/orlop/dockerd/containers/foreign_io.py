@@ -2,21 +2,25 @@
 """Standard streams of a process on a shim that is not ours: dockerd copies FIFOs, as Docker does.
 
 The shim keeps both ends of each FIFO open, so a process only waits while dockerd is away; dockerd opens the same
-paths again after its restart.
+paths again after its restart. What is in a FIFO when the shim closes it would be lost then: orlop-netd keeps those
+of a log open, too.
 """
 
 import asyncio
+import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 from orlop.dockerd.containers.attach_point import Stream, Wanted
 from orlop.dockerd.containers.json_file import JsonFileWriter
 from orlop.dockerd.containers.stdio import Stdio
-from orlop.errdefs import InternalError
+from orlop.errdefs import InternalError, OrlopError
 from orlop.rpc import stdcopy
 
+_log = logging.getLogger(__name__)
 _CHUNK = 64 * 1024
 # A client that reads slowly slows the process down beyond this.
 _CLIENT_LIMIT = 1024 * 1024
@@ -24,8 +28,23 @@ _CLIENT_LIMIT = 1024 * 1024
 _DRAIN_SECONDS = 2.0
 
 
+class Keeper(Protocol):
+    """Something that outlives this daemon and keeps FIFOs open for it (orlop-netd)."""
+
+    async def keep(self, owner: str, paths: list[str]) -> None:
+        """Keep them open until `drop`. Raises OrlopError."""
+        ...
+
+    async def drop(self, owner: str) -> None:
+        """Close them. Raises OrlopError."""
+        ...
+
+
 class ForeignIO:
-    """The FIFOs of one process below `directory`, what is copied out of them, and the clients."""
+    """The FIFOs of one process below `directory`, what is copied out of them, and the clients.
+
+    With a `keeper` the output outlives its writer for `owner` while this daemon is away.
+    """
 
     def __init__(
         self,
@@ -37,6 +56,8 @@ class ForeignIO:
         once: bool,
         log: JsonFileWriter | None,
         close_io: Callable[[], Awaitable[None]],
+        owner: str = "",
+        keeper: Keeper | None = None,
     ) -> None:
         self._paths = {
             name: str(directory / f"{prefix}-{name}")
@@ -46,6 +67,8 @@ class ForeignIO:
         self._once = once
         self._log = log
         self._close_io = close_io
+        self._owner = owner
+        self._keeper = keeper
         self._clients: set[_HubStream] = set()
         self._readers: dict[str, int] = {}
         self._stdin = -1
@@ -54,12 +77,16 @@ class ForeignIO:
         self._closing: asyncio.Task[None] | None = None
         self.stdio = Stdio(self._paths.get("stdin", ""), self._paths["stdout"], self._paths.get("stderr", ""), tty)
 
-    def open(self) -> None:
-        """Make the FIFOs (or take those that are there) and begin to copy. Raises InternalError."""
+    async def open(self, *, again: bool = False) -> None:
+        """Make the FIFOs and begin to copy; `again`: take those whose process runs or has run already.
+
+        Raises InternalError.
+        """
         try:
             for path in self._paths.values():
                 if not os.path.exists(path):
                     os.mkfifo(path, 0o600)
+            await self._keep()
             if "stdin" in self._paths:
                 # Held for reading and writing: opening for writing alone fails until the shim reads.
                 self._stdin = os.open(self._paths["stdin"], os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -68,8 +95,26 @@ class ForeignIO:
                     self._readers[name] = os.open(self._paths[name], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise InternalError(f"standard streams: {error}") from None
-        for name, fd in self._readers.items():
+        for name, fd in list(self._readers.items()):
             asyncio.get_running_loop().add_reader(fd, self._copy, name, fd)
+            if again:  # poll(2) tells nothing of writers that left before: read what they left, then the end
+                self._copy(name, fd)
+                self._copy(name, fd)
+
+    async def _keep(self) -> None:
+        if self._keeper is not None:
+            outputs = [path for name, path in self._paths.items() if name != "stdin"]
+            try:
+                await self._keeper.keep(self._owner, outputs)
+            except OrlopError as error:
+                _log.warning("output of %s may get lost while this daemon is away: %s", self._owner, error)
+
+    async def _drop(self) -> None:
+        if self._keeper is not None:
+            try:
+                await self._keeper.drop(self._owner)
+            except OrlopError as error:
+                _log.warning("fifos of %s stay open: %s", self._owner, error)
 
     async def connect(self, wanted: Wanted) -> Stream:
         """Join."""
@@ -88,6 +133,7 @@ class ForeignIO:
             self._copy(name, fd)
             self._end(name)
         self._close_stdin_fd()
+        await self._drop()
         for path in self._paths.values():
             Path(path).unlink(missing_ok=True)
         if self._closing is not None:
@@ -96,6 +142,8 @@ class ForeignIO:
     # -- output
 
     def _copy(self, name: str, fd: int) -> None:
+        if self._readers.get(name) != fd:
+            return  # it has come to its end
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:

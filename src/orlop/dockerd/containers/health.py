@@ -123,7 +123,7 @@ class HealthMonitor:
         timeout = (config.timeout or _DEFAULT_TIMEOUT) / timestamps.SECOND
         base = await self._base(container)
         process = exec_process(base, container.record, record, base.user, self._capabilities)
-        source, stdio = self._streams.exec(container.record, record)
+        source, stdio = await self._streams.exec(container.record, record)
         await self._client.tasks.exec(
             container.id,
             record.id,

@@ -149,7 +149,7 @@ class Start:
         container.process = spec.process
         container.in_containerd = True
         await self._create_record(record, runtime, spec)
-        source, stdio = self._streams.container(record, runtime.ours)
+        source, stdio = await self._streams.container(record, runtime.ours)
         started_at = timestamps.now()
         pid = await self._create_task(record, runtime, mounts, stdio)
         await container.attach.open(source)

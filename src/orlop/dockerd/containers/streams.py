@@ -3,7 +3,7 @@
 
 from orlop.containerd.client import Client
 from orlop.dockerd.containers.attach_point import AttachSocket, Source
-from orlop.dockerd.containers.foreign_io import ForeignIO
+from orlop.dockerd.containers.foreign_io import ForeignIO, Keeper
 from orlop.dockerd.containers.json_file import JsonFileWriter
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
 from orlop.dockerd.containers.paths import Paths
@@ -13,43 +13,44 @@ from orlop.dockerd.containers.stdio import Stdio, closes_stdin, container_stdio,
 class Streams:
     """A factory: what it makes is handed to an AttachPoint."""
 
-    def __init__(self, client: Client, paths: Paths) -> None:
+    def __init__(self, client: Client, paths: Paths, keeper: Keeper) -> None:
         self._client = client
+        self._keeper = keeper
         self._paths = paths
 
-    def container(self, record: ContainerRecord, ours: bool) -> tuple[Source, Stdio]:
+    async def container(self, record: ContainerRecord, ours: bool) -> tuple[Source, Stdio]:
         """For the init process; notes in the record where to attach. Raises InternalError."""
         if ours:
             record.attach_socket = self._paths.attach_socket(record.id)
             return AttachSocket(record.attach_socket), container_stdio(record, record.attach_socket)
         record.attach_socket = ""
         io = self._foreign(record)
-        io.open()
+        await io.open()
         return io, io.stdio
 
-    def exec(self, container: ContainerRecord, record: ExecRecord) -> tuple[Source, Stdio]:
+    async def exec(self, container: ContainerRecord, record: ExecRecord) -> tuple[Source, Stdio]:
         """For an extra process. Raises InternalError."""
         if container.attach_socket:
             socket = self._paths.exec_socket(container.id, record.id)
             return AttachSocket(socket), exec_stdio(record, socket)
         io = self._foreign_exec(record)
-        io.open()
+        await io.open()
         return io, io.stdio
 
-    def again(self, record: ContainerRecord) -> Source:
+    async def again(self, record: ContainerRecord) -> Source:
         """The streams of a container that was running before this daemon started."""
         if record.attach_socket:
             return AttachSocket(record.attach_socket)
         io = self._foreign(record)
-        io.open()
+        await io.open(again=True)
         return io
 
-    def exec_again(self, container: ContainerRecord, record: ExecRecord) -> Source:
+    async def exec_again(self, container: ContainerRecord, record: ExecRecord) -> Source:
         """The same for an extra process."""
         if container.attach_socket:
             return AttachSocket(self._paths.exec_socket(container.id, record.id))
         io = self._foreign_exec(record)
-        io.open()
+        await io.open(again=True)
         return io
 
     def _foreign(self, record: ContainerRecord) -> ForeignIO:
@@ -65,6 +66,8 @@ class Streams:
             once=closes_stdin(record),
             log=log,
             close_io=lambda: self._client.tasks.close_io(record.id),
+            owner=record.id,
+            keeper=None if log is None else self._keeper,
         )
 
     def _foreign_exec(self, record: ExecRecord) -> ForeignIO:
