@@ -21,8 +21,6 @@ def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     """Each runtime that is installed."""
     if not os.path.exists(COMMANDS[request.param]):
         pytest.skip(f"{request.param} is not installed")
-    if request.param == "crun" and _hybrid():
-        pytest.skip("crun refuses hybrid control groups")
     made = Runtime(request.param)
     yield made
     made.close()
@@ -42,12 +40,3 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
     name = "runtime" if "runtime" in request.fixturenames else "ours"
     used: Runtime = request.getfixturevalue(name)
     return used.bundle()
-
-
-def _hybrid() -> bool:
-    """Whether both versions of control groups are mounted and version 2 has controllers."""
-    try:
-        with open("/sys/fs/cgroup/unified/cgroup.controllers", encoding="utf-8") as file:
-            return bool(file.read().strip())
-    except FileNotFoundError:
-        return False

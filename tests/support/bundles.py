@@ -25,6 +25,10 @@ _APPLETS = """
 sh cat ls id true false sleep echo env pwd mount umount mkdir rm touch stat hostname tty stty grep readlink
 kill ps test head tail chmod chown ln cp mknod ulimit sysctl ip nc dd sed awk printf
 """
+# crun refuses both versions of control groups at once: it gets a mount namespace with version 1 alone.
+_VERSION_1_ALONE = [
+    "unshare", "--mount", "--propagation", "slave", "sh", "-c", 'umount /sys/fs/cgroup/unified; exec "$@"', "sh",
+]  # fmt: skip
 _ids = itertools.count(1)
 
 
@@ -122,6 +126,8 @@ class Runtime:
         self.name = name
         self.base = tempfile.mkdtemp(prefix="orlop-oci-")
         self.root = f"{self.base}/state"
+        hybrid = name == "crun" and os.path.ismount("/sys/fs/cgroup/unified")
+        self.command = [*(_VERSION_1_ALONE if hybrid else []), COMMANDS[name]]
         self.ids: list[str] = []
 
     @property
@@ -147,7 +153,7 @@ class Runtime:
         # A file, not a pipe, for the output: a container that stays keeps it open.
         with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as err:
             done = subprocess.run(
-                [COMMANDS[self.name], "--root", self.root, *args],
+                [*self.command, "--root", self.root, *args],
                 input=None if stdin is None else stdin.encode(),
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 stdout=out,

@@ -27,7 +27,10 @@ OURS = "orlop-runc"
 WITHIN = 60  # seconds, for one program of the suite
 
 # Where ours does otherwise on purpose although an original passes: program, reason.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "pidfile": "a race: the container's `true` has to run still when `start`, `state` and `kill` have each been "
+    "executed; crun passes it about twice in three times, and never when its `state` comes 30 ms later",
+}
 
 # A mount namespace for each run: a runtime that mounts in its caller's leaves nothing behind. crun refuses both
 # versions of control groups at once: it gets version 1 alone.
@@ -81,22 +84,9 @@ def build(cache: str, source: str) -> list[str]:
             "GOCACHE": f"{cache}/gocache", "GOFLAGS": "-mod=vendor", "GO111MODULE": "on", "GOPROXY": "off",
             "CGO_ENABLED": "0", "GOPATH": f"{cache}/gopath",
         }  # fmt: skip
-        for target, package in (
-            (f"{cache}/runtimetest", "./cmd/runtimetest"),
-            (f"{cache}/bin/", "./validation/..."),
-        ):
-            command = [
-                "go",
-                "build",
-                "-tags",
-                "netgo osusergo",
-                "-ldflags",
-                "-s -w",
-                "-o",
-                f"{cache}/{target}",
-                package,
-            ]
-            subprocess.run(command, cwd=tree, env=environment, check=True)
+        for target, package in (("runtimetest", "./cmd/runtimetest"), ("bin/", "./validation/...")):
+            flags = ["-tags", "netgo osusergo", "-ldflags", "-s -w", "-o", f"{cache}/{target}"]
+            subprocess.run(["go", "build", *flags, package], cwd=tree, env=environment, check=True)
         shutil.copy(f"{tree}/rootfs-amd64.tar.gz", f"{cache}/rootfs-amd64.tar.gz")
         with open(stamp, "w", encoding="utf-8"):
             pass
@@ -187,6 +177,8 @@ def main() -> int:
         return 0
     late = behind(results)
     print(f"\nbehind an original: {', '.join(late) or 'none'}")
+    for program in [name for name in EXCEPTIONS if name in results]:
+        print(f"not counted: {program}: {EXCEPTIONS[program]}")
     return 1 if late else 0
 
 
