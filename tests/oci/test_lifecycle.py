@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 from support.bundles import Bundle, Runtime, eventually
@@ -234,6 +235,9 @@ def _offsets(bundle: Bundle, offsets: dict[str, dict[str, int]]) -> None:
         (lambda b: b.linux.update(personality={"domain": "BSD"}), 'linux.personality.domain is "BSD"'),
         (lambda b: b.without_namespace("mount"), "unable to restrict sys entries without a private MNT namespace"),
         (lambda b: b.process.update(args=["true"], user={"uid": "x"}), "$.process.user.uid"),
+        (lambda b: b.spec.update(ociVersion="2.0.0"), 'ociVersion is "2.0.0", expected 1.x'),
+        (lambda b: b.spec.update(ociVersion="1.x"), 'ociVersion is "1.x", expected a version as 1.3.0'),
+        (lambda b: b.spec.pop("ociVersion"), "missing required field `ociVersion`"),
     ],
 )  # fmt: skip
 def test_bad_specs_are_refused_by_name_and_leave_nothing(ours: Runtime, bundle: Bundle, change, words) -> None:
@@ -254,15 +258,11 @@ def test_a_missing_bundle(ours: Runtime) -> None:
 
 
 def test_signals_reach_a_process_in_the_foreground(runtime: Runtime, bundle: Bundle) -> None:
-    import subprocess
-
-    from support.bundles import COMMANDS
-
     bundle.args("trap 'exit 9' TERM; touch /up; while :; do sleep 0.05; done")
     container = runtime.new_id(bundle)
     bundle.write()
     process = subprocess.Popen(
-        [COMMANDS[runtime.name], "--root", runtime.root, "run", "--bundle", bundle.path, container],
+        [*runtime.command, "--root", runtime.root, "run", "--bundle", bundle.path, container],
         stdin=subprocess.DEVNULL,
     )
     eventually(lambda: os.path.exists(f"{bundle.rootfs}/up"), "the script does not run")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -195,7 +196,7 @@ def test_a_seccomp_profile_older_than_the_kernel(
     }
     assert runtime.run(bundle.args("echo hello")).ok() == "hello\n"
     bundle.args("hello", "there")
-    assert "executable file not found" in runtime.run(bundle).err
+    assert re.search("executable file .*not found", runtime.run(bundle).err)
 
 
 @pytest.mark.skipif(os.path.exists("/sys/fs/selinux"), reason="this machine has SELinux")
@@ -204,9 +205,12 @@ def test_labels_need_selinux(runtime: Runtime, bundle: Bundle, where: str) -> No
     part, name = where.split(".")
     bundle.spec[part][name] = "system_u:system_r:svirt_lxc_net_t:s0:c124,c675"
     result = runtime.run(bundle.args("true", ""))
+    if runtime.is_ours and name == "mountLabel":
+        assert result.status == 0
+        assert "linux.mountLabel: ignored: this system has no SELinux" in result.message
+        return
     assert result.status == 1 or runtime.name == "crun"
-    if runtime.is_ours:
-        assert "label" in result.message or "context" in result.message
+    assert "label" in result.message or not runtime.is_ours
 
 
 def test_limits_on_kernel_memory_are_warned_about(ours: Runtime, bundle: Bundle) -> None:

@@ -121,7 +121,8 @@ def cpu_mask(field: str, text: str) -> bytes:
         first, dash, last = part.strip().partition("-")
         if not part.strip():
             continue
-        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
+        digits = part.isascii() and first.isdigit() and (not dash or last.isdigit())
+        if not digits or int(last or first) < int(first):
             raise InvalidArgumentError(f"{field}: {text!r} is not a list of numbers and ranges")
         if int(last or first) >= 1 << 16:
             raise InvalidArgumentError(f"{field}: {text!r} has a number that is too large")
@@ -204,7 +205,7 @@ def _unified(unified: dict[str, str], version: int) -> list[Property]:
 
 
 def _number(field: str, text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise InvalidArgumentError(f"{field}: {text!r} is not a number")
     return int(text)
 

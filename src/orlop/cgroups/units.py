@@ -33,7 +33,7 @@ class Units:
                 _SERVICE, _OBJECT, "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER, "Version"
             )
             digits = text.lstrip("v")
-            end = next((at for at, letter in enumerate(digits) if not letter.isdigit()), len(digits))
+            end = next((at for at, letter in enumerate(digits) if letter not in "0123456789"), len(digits))
             self._version = int(digits[:end] or 0)
         return self._version
 

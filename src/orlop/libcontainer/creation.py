@@ -67,7 +67,7 @@ def _plan(container: "Container", options: CreateOptions) -> InitPlan:
     network = next((entry for entry in linux.namespaces if entry.type == "network"), None)
     return InitPlan(
         program=prepare.prepare_program(process, options.stdio, options.preserve_fds, linux, is_exec=False),
-        rootfs=plan_rootfs(spec, bundle, groups, no_pivot=options.no_pivot),
+        rootfs=plan_rootfs(spec, bundle, groups, no_pivot=options.no_pivot, label=prepare.mount_label_of(linux)),
         state=container.oci_state("creating", 0),
         keyring=container.record.keyring,
         loopback=network is not None and not network.path,
@@ -100,14 +100,14 @@ def _open(container: "Container", plan: InitPlan) -> None:
     linux = container.record.spec.linux
     assert linux is not None
     in_user_namespace = plan.namespaces.new_user or plan.namespaces.user >= 0
-    prepare.open_sources(plan.rootfs, linux, all_binds=in_user_namespace)
+    prepare.open_sources(plan.rootfs.mounts, linux, all_binds=in_user_namespace)
     prepare.open_program(plan.program, linux)
 
 
 def _close(plan: InitPlan) -> None:
     if plan.listener is not None:
         plan.listener.close()
-    prepare.close_sources(plan.rootfs)
+    prepare.close_sources(plan.rootfs.mounts)
     prepare.close_program(plan.program)
     plan.namespaces.close()
 
@@ -129,9 +129,7 @@ def _attend(
     channel.go()
 
     def hooks() -> None:
-        state = hook_state(container.oci_state("creating", pid))
-        run_hooks("prestart", plan.hooks.prestart, state)
-        run_hooks("createRuntime", plan.hooks.create_runtime, state)
+        run_creation_hooks(container, pid)
 
     conversation = parent.converse(
         channel,
@@ -154,6 +152,16 @@ def _attend(
     write_record(container.directory, record)
     if options.pid_file:
         parent.write_pid_file(options.pid_file, pid)
+
+
+def run_creation_hooks(container: "Container", pid: int) -> None:
+    """The hooks that run in the runtime's namespaces while the container is made."""
+    hooks = container.record.spec.hooks
+    if hooks is None:
+        return
+    # The older kind belongs to the start (runtime-spec before 1.0.2), and expects that state.
+    run_hooks("prestart", hooks.prestart, hook_state(container.oci_state("created", pid)))
+    run_hooks("createRuntime", hooks.create_runtime, hook_state(container.oci_state("creating", pid)))
 
 
 def _move_devices(plan: InitPlan, linux: Linux, pid: int) -> None:

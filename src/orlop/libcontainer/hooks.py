@@ -7,6 +7,7 @@ import signal
 
 from orlop.errdefs import InternalError
 from orlop.libcontainer.errors import explain
+from orlop.libcontainer.journal import warn
 from orlop.oci.runtime import Hook
 from orlop.unix.process import pidfd_open
 
@@ -23,6 +24,15 @@ def run_hooks(kind: str, hooks: list[Hook], state: bytes) -> None:
             _run(hook, state)
         except (OSError, InternalError) as error:
             raise InternalError(f"error running {kind} hook #{index}: {explain(error)}") from error
+
+
+def run_all_hooks(kind: str, hooks: list[Hook], state: bytes) -> None:
+    """Run every one of `hooks`; one that fails is warned about and does not keep the others from running."""
+    for index, hook in enumerate(hooks):
+        try:
+            _run(hook, state)
+        except (OSError, InternalError) as error:
+            warn(f"error running {kind} hook #{index}: {explain(error)}")
 
 
 def _run(hook: Hook, state: bytes) -> None:

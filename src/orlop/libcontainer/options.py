@@ -23,6 +23,8 @@ class CreateOptions(msgspec.Struct, kw_only=True):
     no_pivot: bool = False
     no_new_keyring: bool = False
     systemd_cgroup: bool = False
+    notify_directory: bool = False  # make one below the state directory, for the spec's mounts to name
+    no_cgroup: bool = False  # the container stays in the caller's control groups
     rootless: bool | None = None  # go on without control groups that may not be made; None: where that is likely
 
 
@@ -39,6 +41,7 @@ class CriuOptions(msgspec.Struct, kw_only=True):
     empty_ns: list[str] = []  # network
     auto_dedup: bool = False
     lazy_pages: bool = False
+    network_lock: str = ""  # iptables, nftables, skip
 
 
 class CheckpointOptions(CriuOptions, kw_only=True):
@@ -56,6 +59,7 @@ class CheckpointOptions(CriuOptions, kw_only=True):
 class RestoreOptions(CriuOptions, kw_only=True):
     """How Container.restore brings one back."""
 
+    tcp_close: bool = False  # connections come back closed
     lsm_profile: str = ""  # TYPE:NAME
     lsm_mount_context: str = ""
 

@@ -12,11 +12,13 @@ from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import Stdio
 from orlop.libcontainer.parent import reap, write_id_maps
 from orlop.libcontainer.program import Filter, Program, prepare_environment
-from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan
+from orlop.libcontainer.rootfs.plan import MountStep
 from orlop.libcontainer.scheduling import plan_scheduling
 from orlop.oci.runtime import DeviceCgroup, IDMapping, Linux, Personality, Process, Resources
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
+
+SELINUX_FS = "/sys/fs/selinux"
 
 _PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
@@ -92,6 +94,14 @@ def effective_resources(linux: Linux) -> Resources:
     return copy
 
 
+def mount_label_of(linux: Linux) -> str:
+    """The label of new filesystems: the spec's where the kernel has SELinux, or none and a warning."""
+    if linux.mount_label and not os.path.exists(SELINUX_FS):
+        warn("linux.mountLabel: ignored: this system has no SELinux")
+        return ""
+    return linux.mount_label
+
+
 def personality_of(personality: Personality | None) -> int | None:
     """The number for personality(2). Raises InvalidArgumentError."""
     if personality is None:
@@ -106,13 +116,13 @@ def personality_of(personality: Personality | None) -> int | None:
     return number
 
 
-def open_sources(plan: RootfsPlan, linux: Linux, *, all_binds: bool) -> None:
+def open_sources(mounts: list[MountStep], linux: Linux, *, all_binds: bool) -> None:
     """Clone the sources of bind mounts in the parent, where the child cannot.
 
     That is `all_binds` in a user namespace, whose root may not reach them, and those with ids of their own.
     Raises InvalidArgumentError naming the source.
     """
-    for step in plan.mounts:
+    for step in mounts:
         if not step.bind or not (all_binds or step.idmap):
             continue
         recursive = mnt.AT_RECURSIVE if step.options.recursive else 0
@@ -166,9 +176,9 @@ def user_namespace(uids: list[IDMapping], gids: list[IDMapping]) -> int:
         os.close(pidfd)
 
 
-def close_sources(plan: RootfsPlan) -> None:
+def close_sources(mounts: list[MountStep]) -> None:
     """Close what `open_sources` opened."""
-    for step in plan.mounts:
+    for step in mounts:
         if step.tree >= 0:
             os.close(step.tree)
             step.tree = -1

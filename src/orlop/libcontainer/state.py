@@ -11,6 +11,7 @@ from orlop.errdefs import NotFoundError
 from orlop.oci.runtime import Spec
 
 FILE = "state.json"
+NOTIFY_DIRECTORY = "notify"  # the container's /run/notify, if the runtime forwards sd_notify(3)
 START_SOCKET = "start.sock"  # there is one as long as the container waits for its start
 
 

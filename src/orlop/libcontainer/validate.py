@@ -25,8 +25,18 @@ def validate_id(container_id: str) -> None:
         raise InvalidArgumentError(f'invalid container ID format: "{container_id}"')
 
 
+def version_of(text: str) -> tuple[int, int]:
+    """Major and minor number of an ociVersion (semantic versioning). Raises InvalidArgumentError."""
+    numbers = text[:64].replace("+", "-").partition("-")[0].split(".")
+    if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise InvalidArgumentError(f'ociVersion is "{text}", expected a version as 1.3.0')
+    return int(numbers[0]), int(numbers[1])
+
+
 def validate_spec(spec: Spec, bundle: str) -> None:
     """Everything that can be said without looking beyond the bundle. Raises InvalidArgumentError."""
+    if version_of(spec.oci_version)[0] != 1:
+        raise InvalidArgumentError(f'ociVersion is "{spec.oci_version}", expected 1.x')
     if spec.process is None:
         raise InvalidArgumentError("process property must not be empty")
     if spec.root is None or not spec.root.path:

@@ -101,7 +101,7 @@ def _level(platform: Platform) -> int | None:
     text = platform.variant.removeprefix("v")
     if platform.architecture == "amd64" and not text:
         return 1
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def select_manifest(index: Index, wanted: Platform) -> Descriptor:

@@ -51,6 +51,7 @@ def restore(call: Call) -> int:
         foreground = Foreground(subreaper=not flags.flag("no-subreaper"))
     images = RestoreOptions(
         image_path=_image_path(flags),
+        tcp_close=flags.flag("tcp-close"),
         lsm_profile=flags.text("lsm-profile"),
         lsm_mount_context=flags.text("lsm-mount-context"),
     )
@@ -67,5 +68,6 @@ def _common(options: CheckpointOptions | RestoreOptions, flags: Flags) -> None:
     options.work_path = flags.text("work-path")
     options.manage_cgroups_mode = flags.text("manage-cgroups-mode")
     options.empty_ns = flags.items("empty-ns")
+    options.network_lock = flags.text("network-lock")
     for name in _BOOLEANS:
         setattr(options, name, flags.flag(name.replace("_", "-")))

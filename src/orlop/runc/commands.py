@@ -13,6 +13,8 @@ GLOBAL: tuple[Flag, ...] = (
     ("root", "", "string", 'root directory for storage of container state (default: "/run/orlop/runc")'),
     ("criu", "", "string", "(obsoleted; do not use)"),
     ("systemd-cgroup", "", "bool", "enable systemd cgroup support"),
+    ("cgroup-manager", "", "string", "who makes the cgroups: 'cgroupfs', 'systemd', or 'disabled' for none"),
+    ("log-level", "", "string", "least severe messages to log: 'error', 'warning' (default) or 'debug'"),
     ("rootless", "", "string", "ignore cgroup permission errors ('true', 'false', or 'auto')"),
     ("help", "h", "bool", "show help"),
     ("version", "v", "bool", "print the version"),
@@ -22,6 +24,8 @@ _HELP: Flag = ("help", "h", "bool", "show help")
 _BUNDLE: Flag = (
     "bundle", "b", "string", "path to the root of the bundle directory, defaults to the current directory",
 )  # fmt: skip
+_CONFIG: Flag = ("config", "f", "string", "override the config file name (default: config.json)")
+_REGEX: Flag = ("regex", "r", "bool", "the specified container is a regular expression")
 _CONSOLE: Flag = (
     "console-socket", "", "string", "path to an AF_UNIX socket which will receive the terminal's master end",
 )  # fmt: skip
@@ -46,17 +50,21 @@ _CRIU: tuple[Flag, ...] = (
     ("empty-ns", "", "list", "create a namespace, but don't restore its properties"),
     ("auto-dedup", "", "bool", "enable auto deduplication of memory images"),
     ("lazy-pages", "", "bool", "use userfaultfd to lazily restore memory pages"),
+    ("network-lock", "", "string", "how the network is locked meanwhile: iptables (default), nftables or skip"),
 )
 _ID = "<container-id>"
 
 COMMANDS: dict[str, Command] = {
     "create": (
         "lifecycle", _ID, 1, 1, "create a container",
-        (_BUNDLE, _CONSOLE, _PIDFD, _PID_FILE, _NO_PIVOT, _NO_KEYRING, _PRESERVE, _HELP),
+        (_BUNDLE, _CONFIG, _CONSOLE, _PIDFD, _PID_FILE, _SUBREAPER, _NO_PIVOT, _NO_KEYRING, _PRESERVE, _HELP),
     ),
     "delete": (
         "lifecycle", _ID, 1, 1, "delete any resources held by the container",
-        (("force", "f", "bool", "forcibly deletes the container if it is still running (uses SIGKILL)"), _HELP),
+        (
+            ("force", "f", "bool", "forcibly deletes the container if it is still running (uses SIGKILL)"),
+            _REGEX, _HELP,
+        ),
     ),
     "events": (
         "inspect", _ID, 1, 1, "display container events such as OOM notifications, cpu, memory, and IO usage",
@@ -94,7 +102,7 @@ COMMANDS: dict[str, Command] = {
     "kill": (
         "lifecycle", "<container-id> [signal]", 1, 2,
         "send the specified signal (default: SIGTERM) to the container's init process",
-        (("all", "a", "bool", "send the signal to all processes of the container"), _HELP),
+        (("all", "a", "bool", "send the signal to all processes of the container"), _REGEX, _HELP),
     ),
     "list": (
         "inspect", "", 0, 0, "list containers started with the given root",
@@ -103,6 +111,11 @@ COMMANDS: dict[str, Command] = {
             ("quiet", "q", "bool", "display only container IDs"),
             _HELP,
         ),
+    ),
+    "mounts": (
+        "mounts", "add|remove <container-id> <file>", 3, 3,
+        "add the mounts of a file (a JSON array as in config.json) to a running container, or remove them",
+        (_HELP,),
     ),
     "pause": ("control", _ID, 1, 1, "suspend all processes inside the container", (_HELP,)),
     "ps": (
@@ -113,7 +126,7 @@ COMMANDS: dict[str, Command] = {
     "run": (
         "run", _ID, 1, 1, "create and run a container",
         (
-            _BUNDLE, _CONSOLE, _PIDFD,
+            _BUNDLE, _CONFIG, _CONSOLE, _PIDFD,
             ("detach", "d", "bool", "detach from the container's process"),
             ("keep", "", "bool", "do not delete the container after it exits"),
             _PID_FILE, _SUBREAPER, _NO_PIVOT, _NO_KEYRING, _PRESERVE, _HELP,
@@ -123,6 +136,7 @@ COMMANDS: dict[str, Command] = {
         "spec", "", 0, 0, "create a new specification file",
         (
             ("bundle", "b", "string", "path to the root of the bundle directory"),
+            ("file", "f", "string", "destination file (default: config.json)"),
             ("rootless", "", "bool", "generate a configuration for a rootless container"),
             _HELP,
         ),
@@ -177,6 +191,7 @@ COMMANDS: dict[str, Command] = {
             ("detach", "d", "bool", "detach from the container's process"),
             ("keep", "", "bool", "do not delete the container after it exits"),
             _PID_FILE, _SUBREAPER, _NO_PIVOT,
+            ("tcp-close", "", "bool", "restore tcp connections in closed state"),
             ("lsm-profile", "", "string", "specify an LSM profile to be used during restore, as TYPE:NAME"),
             ("lsm-mount-context", "", "string", "specify an LSM mount context to be used during restore"),
             _HELP,

@@ -14,14 +14,19 @@ def load_bundle(call: Call) -> tuple[str, Spec]:
     """The bundle directory of --bundle (or the current one) and its config.json."""
     set_warning_sink(call.log.warning)
     bundle = os.path.abspath(call.flags.text("bundle") or ".")
-    path = f"{bundle}/config.json"
+    name = call.flags.text("config") or "config.json"
+    path = os.path.join(bundle, name)
     try:
         with open(path, "rb", buffering=0) as file:
             raw = file.read()
     except FileNotFoundError:
-        raise NotFoundError(f"JSON specification file config.json not found in {bundle}") from None
+        raise NotFoundError(f"JSON specification file {name} not found in {bundle}") from None
     spec = decode_spec(raw)
     _pass_listen_fds(spec)
+    if os.environ.get("NOTIFY_SOCKET") and call.command in ("create", "run"):
+        from orlop.runc.notify import pass_socket
+
+        pass_socket(spec, call.root, call.arguments[0])
     return bundle, spec
 
 
@@ -35,15 +40,19 @@ def create_options(call: Call) -> CreateOptions:
         preserve_fds=flags.number("preserve-fds") + listen_fds(),
         no_pivot=flags.flag("no-pivot"),
         no_new_keyring=flags.flag("no-new-keyring"),
-        systemd_cgroup=call.systemd_cgroup,
+        systemd_cgroup=call.cgroup_manager == "systemd",
+        no_cgroup=call.cgroup_manager == "disabled",
         rootless=call.rootless,
+        notify_directory=bool(os.environ.get("NOTIFY_SOCKET")),
     )
 
 
 def listen_fds() -> int:
-    """How many sockets a supervisor passes from descriptor 3 on (sd_listen_fds(3))."""
+    """How many sockets a supervisor passes from descriptor 3 on (sd_listen_fds(3)), unless they are another's."""
     value = os.environ.get("LISTEN_FDS", "")
-    return int(value) if value.isascii() and value.isdigit() else 0
+    ours = str(os.getpid())
+    for_us = os.environ.get("LISTEN_PID", ours) == ours
+    return int(value) if for_us and value.isascii() and value.isdigit() else 0
 
 
 def _pass_listen_fds(spec: Spec) -> None:

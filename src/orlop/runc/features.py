@@ -8,6 +8,7 @@ import msgspec
 
 from orlop.libcontainer.capabilities import NAMES
 from orlop.libcontainer.namespaces import FLAGS
+from orlop.libcontainer.prepare import SELINUX_FS
 from orlop.runc.main import SPEC_VERSION, VERSION, Call
 from orlop.unix.mount import ATTRIBUTES, PROPAGATION
 
@@ -54,7 +55,7 @@ def features(call: Call) -> int:
                 "supportedFlags": [f"SECCOMP_FILTER_FLAG_{name}" for name in _FLAGS],
             },
             "apparmor": {"enabled": os.path.exists("/sys/kernel/security/apparmor")},
-            "selinux": {"enabled": os.path.exists("/sys/fs/selinux")},
+            "selinux": {"enabled": os.path.exists(SELINUX_FS)},
             "intelRdt": {"enabled": True},
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},

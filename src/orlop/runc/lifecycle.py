@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """create, start, kill, delete, state: the commands that a shim calls."""
 
+import os
 import sys
 
 import msgspec
 
-from orlop.errdefs import NotFoundError
+from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.libcontainer import Container
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.libcontainer.state import State
@@ -42,15 +43,22 @@ def create(call: Call) -> int:
 def start(call: Call) -> int:
     """Let a created container run."""
     set_warning_sink(call.log.warning)
-    Container.load(call.root, call.arguments[0]).start()
+    container = Container.load(call.root, call.arguments[0])
+    if os.environ.get("NOTIFY_SOCKET"):
+        from orlop.runc.notify import start_and_forward
+
+        start_and_forward(container)
+        return 0
+    container.start()
     return 0
 
 
 def kill(call: Call) -> int:
     """Send a signal."""
-    container = Container.load(call.root, call.arguments[0])
-    name = call.arguments[1] if len(call.arguments) > 1 else "SIGTERM"
-    container.signal(signal_number(name), all=call.flags.flag("all"))
+    number = signal_number(call.arguments[1] if len(call.arguments) > 1 else "SIGTERM")
+    containers = _matching(call) if call.flags.flag("regex") else [Container.load(call.root, call.arguments[0])]
+    for container in containers:
+        container.signal(number, all=call.flags.flag("all"))
     return 0
 
 
@@ -58,6 +66,10 @@ def delete(call: Call) -> int:
     """Remove a container; with --force one that does not exist is no error."""
     set_warning_sink(call.log.warning)
     force = call.flags.flag("force")
+    if call.flags.flag("regex"):
+        for found in _matching(call):
+            found.delete(force=force)
+        return 0
     try:
         container = Container.load(call.root, call.arguments[0])
     except NotFoundError:
@@ -66,6 +78,17 @@ def delete(call: Call) -> int:
         raise
     container.delete(force=force)
     return 0
+
+
+def _matching(call: Call) -> list[Container]:
+    """The containers with an id that the regular expression is found in. Raises InvalidArgumentError."""
+    import re
+
+    try:
+        pattern = re.compile(call.arguments[0])
+    except re.error as error:
+        raise InvalidArgumentError(f'"{call.arguments[0]}" is no regular expression: {error}') from None
+    return [container for container in Container.list(call.root) if pattern.search(container.id)]
 
 
 def state(call: Call) -> int:

@@ -7,6 +7,8 @@ import time
 
 from orlop.errdefs import InvalidArgumentError
 
+_LEVELS = {"debug": 0, "warning": 1, "error": 2}
+
 
 class Log:
     """Where messages go: standard error as text until `configure` says otherwise."""
@@ -14,20 +16,25 @@ class Log:
     def __init__(self) -> None:
         self._path = ""
         self._json = False
-        self._debug = False
+        self._least = _LEVELS["warning"]
 
-    def configure(self, path: str, form: str, *, debug: bool) -> None:
-        """Log to file `path` (appended to) in the form `text` or `json`. Raises InvalidArgumentError."""
+    def configure(self, path: str, form: str, level: str) -> None:
+        """Log to file `path` (appended to) in the form `text` or `json`, from `level` ("": warning) on.
+
+        Raises InvalidArgumentError.
+        """
         if form not in ("", "text", "json"):
             raise InvalidArgumentError(f"invalid log-format: {form}")
+        least = _LEVELS.get(level or "warning")
+        if least is None:
+            raise InvalidArgumentError(f'log-level is "{level}", expected {", ".join(_LEVELS)}')
+        self._least = least
         self._path = path
         self._json = form == "json"
-        self._debug = debug
 
     def debug(self, message: str) -> None:
         """What only somebody who looks for a fault wants to know."""
-        if self._debug:
-            self._write("debug", message)
+        self._write("debug", message)
 
     def warning(self, message: str) -> None:
         """Something was less than asked for."""
@@ -40,6 +47,8 @@ class Log:
             sys.stderr.write(message + "\n")
 
     def _write(self, level: str, message: str) -> None:
+        if _LEVELS[level] < self._least:
+            return
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._json:
             line = f'{{"level":"{level}","msg":{_quote(message)},"time":"{now}"}}\n'

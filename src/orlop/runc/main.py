@@ -18,17 +18,17 @@ _CREATING = ("create", "run", "restore")
 class Call:
     """One invocation: the global settings, the command's flags and its arguments."""
 
-    __slots__ = ("arguments", "command", "flags", "log", "root", "rootless", "systemd_cgroup")
+    __slots__ = ("arguments", "cgroup_manager", "command", "flags", "log", "root", "rootless")
 
     def __init__(
-        self, command: str, flags: Flags, arguments: list[str], root: str, log: Log, systemd_cgroup: bool
+        self, command: str, flags: Flags, arguments: list[str], root: str, log: Log, cgroup_manager: str
     ) -> None:
         self.command = command
         self.flags = flags
         self.arguments = arguments
         self.root = root
         self.log = log
-        self.systemd_cgroup = systemd_cgroup
+        self.cgroup_manager = cgroup_manager  # cgroupfs, systemd, disabled
         self.rootless: bool | None = None
 
 
@@ -65,7 +65,8 @@ def _run(arguments: list[str]) -> int:
     log = Log()
     try:
         settings, rest = parse(arguments, GLOBAL, stop=True)
-        log.configure(settings.text("log"), settings.text("log-format"), debug=settings.flag("debug"))
+        level = "debug" if settings.flag("debug") else settings.text("log-level")
+        log.configure(settings.text("log"), settings.text("log-format"), level)
         if settings.flag("version"):
             print(f"orlop-runc version {VERSION}\ncommit: {VERSION}\nspec: {SPEC_VERSION}")
             return 0
@@ -104,7 +105,7 @@ def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:
         exact = f"exactly {fewest}" if fewest == most else f"a minimum of {fewest}"
         raise InvalidArgumentError(f'runc: "{name}" requires {exact} argument(s)')
     root = settings.text("root") or default_root()
-    call = Call(name, flags, rest, os.path.abspath(root), log, settings.flag("systemd-cgroup"))
+    call = Call(name, flags, rest, os.path.abspath(root), log, _cgroup_manager(settings))
     call.rootless = _rootless(settings.text("rootless"))
     return call
 
@@ -131,6 +132,13 @@ def _of_a_user() -> bool:
     with open("/proc/self/uid_map", encoding="ascii") as file:
         in_user_namespace = file.read().split() != ["0", "0", "4294967295"]
     return in_user_namespace and os.environ.get("USER") != "root"
+
+
+def _cgroup_manager(settings: Flags) -> str:
+    name = settings.text("cgroup-manager") or ("systemd" if settings.flag("systemd-cgroup") else "cgroupfs")
+    if name not in ("cgroupfs", "systemd", "disabled"):
+        raise InvalidArgumentError(f'cgroup-manager is "{name}", expected cgroupfs, systemd or disabled')
+    return name
 
 
 def _rootless(text: str) -> bool | None:

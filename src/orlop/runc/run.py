@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """run: create and start in one, staying with the container unless detached."""
 
+import os
 from typing import TYPE_CHECKING
 
 from orlop.errdefs import NotFoundError, OrlopError
@@ -25,11 +26,26 @@ def run(call: Call) -> int:
         foreground = Foreground(subreaper=not call.flags.flag("no-subreaper"))
     container = Container.create(call.root, call.arguments[0], bundle, spec, create_options(call))
     try:
-        container.start()
+        _start(container, stays=not detached)
     except OrlopError:
         container.delete(force=True)
         raise
     return 0 if foreground is None else attend(call, container, foreground)
+
+
+def _start(container: Container, *, stays: bool) -> None:
+    if not os.environ.get("NOTIFY_SOCKET"):
+        container.start()
+        return
+    from orlop.runc import notify
+
+    if not stays:
+        notify.start_and_forward(container)
+        return
+    sock = notify.listen(container)
+    container.start()
+    if sock is not None:
+        notify.forward_in_background(sock, container)
 
 
 def attend(call: Call, container: Container, foreground: "Foreground") -> int:

@@ -21,13 +21,14 @@ _SAFE = ["nosuid", "noexec", "nodev"]
 def spec(call: Call) -> int:
     """Write config.json into the bundle. Raises AlreadyExistsError."""
     directory = call.flags.text("bundle") or "."
-    path = os.path.join(directory, "config.json")
+    name = call.flags.text("file") or "config.json"
+    path = os.path.join(directory, name)
     text = msgspec.json.format(msgspec.json.encode(example(rootless=call.flags.flag("rootless"))), indent=4)
     try:
         with open(path, "xb") as file:
             file.write(text)
     except FileExistsError:
-        raise AlreadyExistsError("File config.json exists. Remove it first") from None
+        raise AlreadyExistsError(f"File {name} exists. Remove it first") from None
     return 0
 
 

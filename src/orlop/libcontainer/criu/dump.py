@@ -114,10 +114,19 @@ def common_options(options: CriuOptions, spec: Spec, images: int, work: int, log
     }
     if work >= 0:
         found["work_dir_fd"] = work
+    if options.network_lock:
+        found["network_lock"] = _network_lock(options.network_lock)
     # CRIU passes over a file that is not there.
     if config := spec.annotations.get("org.criu.config", "/etc/criu/runc.conf"):
         found["config_file"] = config
     return found
+
+
+def _network_lock(name: str) -> int:
+    number = wire.NETWORK_LOCKS.get(name)
+    if number is None:
+        raise InvalidArgumentError(f'network-lock is "{name}", expected {", ".join(wire.NETWORK_LOCKS)}')
+    return number
 
 
 def open_directories(options: CriuOptions) -> tuple[int, int]:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from orlop import codec
 from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumentError, OrlopError
 from orlop.libcontainer import parent
+from orlop.libcontainer.creation import run_creation_hooks
 from orlop.libcontainer.criu import wire
 from orlop.libcontainer.criu.dump import DESCRIPTORS, common_options, open_directories
 from orlop.libcontainer.criu.mounts import external_mounts, external_namespaces, make_mount_points
 from orlop.libcontainer.criu.session import Session, quoting
 from orlop.libcontainer.errors import explain
-from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import CreateOptions, RestoreOptions
 from orlop.libcontainer.rootfs.plan import RootfsPlan, plan_rootfs
-from orlop.libcontainer.state import hook_state, process_start, write_record
+from orlop.libcontainer.state import process_start, write_record
 from orlop.oci.runtime import Linux, Namespace
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
@@ -60,6 +60,7 @@ def restore(container: "Container", create: CreateOptions, options: RestoreOptio
                 *((key, 4 + index) for index, (_, _, key) in enumerate(external_namespaces(spec.linux))),
             ],
             "join_ns": _joined(spec.linux),
+            "tcp_close": options.tcp_close,
         }
         if options.lsm_profile:
             request["lsm_profile"] = options.lsm_profile
@@ -93,11 +94,7 @@ class _Attendant:
     def __call__(self, script: str, pid: int, fd: int) -> None:
         container = self._container
         if script == "setup-namespaces":
-            hooks = container.record.spec.hooks
-            if hooks is not None:
-                state = hook_state(container.oci_state("creating", pid))
-                run_hooks("prestart", hooks.prestart, state)
-                run_hooks("createRuntime", hooks.create_runtime, state)
+            run_creation_hooks(container, pid)
         elif script == "orphan-pts-master":
             self._hand_on_terminal(fd)
         elif script == "post-restore":

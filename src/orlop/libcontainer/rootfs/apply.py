@@ -27,11 +27,14 @@ class Rootfs:
     def __init__(self, plan: RootfsPlan) -> None:
         self.plan = plan
         self.fd = -1
+        self.done: list[MountStep] = []
         self._to_seal: list[int] = []
 
     def attach(self) -> None:
         """Cut mount propagation to the host as the plan says, and make the root a mount of its own."""
         flags = self.plan.propagation or mnt.MS_SLAVE | mnt.MS_REC
+        if flags & mnt.MS_UNBINDABLE:  # comes last: nothing could be cloned from an unbindable root
+            flags = mnt.MS_PRIVATE | flags & mnt.MS_REC
         if not self.plan.shares_mounts:
             _set_propagation(mnt.AT_FDCWD, "/", flags)
             if flags & mnt.MS_SHARED:
@@ -46,6 +49,7 @@ class Rootfs:
         for step in self.plan.mounts:
             try:
                 self._mount(step)
+                self.done.append(step)
             except (OSError, OrlopError) as error:
                 raise InvalidArgumentError(
                     f'error mounting "{step.source}" to rootfs at "{step.destination}": {explain(error)}'
@@ -83,8 +87,6 @@ class Rootfs:
             mnt.umount2(".", mnt.MNT_DETACH)
             os.close(old)
             os.chdir("/")
-        if self.plan.propagation:
-            _set_propagation(self.fd, b"", self.plan.propagation)
 
     def seal(self) -> None:
         """Make read-only what had to be writable while mount points and nodes were made in it."""
@@ -96,7 +98,7 @@ class Rootfs:
             mnt.mount_setattr(self.fd, b"", mnt.AT_EMPTY_PATH, attr_set=mnt.MOUNT_ATTR_RDONLY)
 
     def protect(self) -> None:
-        """Cover the masked paths, and make the read-only paths so."""
+        """Cover the masked paths, make the read-only paths so, and give the whole its propagation."""
         for path in self.plan.read_only_paths:
             try:
                 self._make_read_only(path)
@@ -107,6 +109,8 @@ class Rootfs:
                 self._mask()
             except OSError as error:
                 raise InvalidArgumentError(f"can't mask paths: {explain(error)}") from error
+        if self.plan.propagation:
+            _set_propagation(self.fd, b"", self.plan.propagation)
 
     # -- one step ---------------------------------------------------------------------------------
 

@@ -84,21 +84,21 @@ class RootfsPlan(msgspec.Struct):
     shares_mounts: bool = False  # the caller's mount namespace: everything is mounted there, and chroot(2) is all
 
 
-def plan_rootfs(spec: Spec, bundle: str, cgroup_paths: dict[str, str], *, no_pivot: bool = False) -> RootfsPlan:
-    """The plan for a validated spec; `cgroup_paths` are the control groups by controller ("" on version 2)."""
+def plan_rootfs(
+    spec: Spec, bundle: str, cgroup_paths: dict[str, str], *, no_pivot: bool = False, label: str = ""
+) -> RootfsPlan:
+    """The plan for a validated spec.
+
+    `cgroup_paths` are the control groups by controller ("" on version 2), `label` is the SELinux context of new
+    filesystems.
+    """
     assert spec.root is not None and spec.linux is not None
-    mounts: list[MountStep] = []
-    makes_dev = True
-    for entry in spec.mounts:
-        destination = _destination(entry)
-        steps = _cgroup_steps(entry, destination, cgroup_paths) if entry.type == "cgroup" else [_step(entry)]
-        mounts.extend(steps)
-        if destination == "/dev" and steps[0].bind:
-            makes_dev = False
-    if spec.linux.mount_label:
+    mounts = plan_mounts(spec.mounts, cgroup_paths)
+    makes_dev = not any(step.bind and step.destination == "/dev" for step in mounts)
+    if label:
         for step in mounts:
             if step.fstype in ("tmpfs", "devpts", "mqueue") and not step.bind:
-                step.options.data.append(f'context="{spec.linux.mount_label}"')
+                step.options.data.append(f'context="{label}"')
     return RootfsPlan(
         path=os.path.join(bundle, spec.root.path),
         mounts=mounts,
@@ -109,9 +109,18 @@ def plan_rootfs(spec: Spec, bundle: str, cgroup_paths: dict[str, str], *, no_piv
         masked=spec.linux.masked_paths,
         read_only_paths=spec.linux.readonly_paths,
         no_pivot=no_pivot,
-        label=spec.linux.mount_label,
+        label=label,
         shares_mounts=all(namespace.type != "mount" for namespace in spec.linux.namespaces),
     )
+
+
+def plan_mounts(entries: list[Mount], cgroup_paths: dict[str, str]) -> list[MountStep]:
+    """The steps for some mounts, in order. Raises InvalidArgumentError."""
+    mounts: list[MountStep] = []
+    for entry in entries:
+        destination = _destination(entry)
+        mounts += _cgroup_steps(entry, destination, cgroup_paths) if entry.type == "cgroup" else [_step(entry)]
+    return mounts
 
 
 def _destination(entry: Mount) -> str:
