@@ -42,6 +42,7 @@ from orlop.dockerd.containers.health import HealthMonitor
 from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.list import List
+from orlop.dockerd.containers.live_mounts import LiveMounts
 from orlop.dockerd.containers.logs import Logs
 from orlop.dockerd.containers.monitor import Monitor
 from orlop.dockerd.containers.networking import Networking
@@ -335,7 +336,7 @@ def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCa
         stats=GetStats(registry, client),
         inspect=inspect,
         list=List(registry, images, inspect),
-        update=Update(registry, client, base.host),
+        update=Update(registry, client, base.host, LiveMounts(services.volumes, base.events)),
         prune=Prune(registry, life.remove, inspect, base.events),
     )
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from orlop.cli.command import Command
-from orlop.cli.container_options import nano_cpus, restart_policy
+from orlop.cli.container_options import nano_cpus, parse_mount, restart_policy
 from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
 from orlop.engine.client import Client, EngineError
@@ -35,6 +35,10 @@ def run(client: Client, args: Args) -> int:
         body["NanoCpus"] = nano_cpus(args.decimal("cpus"))
     if "restart" in args.given:
         body["RestartPolicy"] = restart_policy(args.text("restart"))
+    if added := args.items("mount-add"):
+        body["MountsAdd"] = [parse_mount(text) for text in added]
+    if removed := args.items("mount-rm"):
+        body["MountsRemove"] = removed
     status = 0
     warnings: list[str] = []
     for name in args.positional:
@@ -72,6 +76,8 @@ UPDATE = Command(
         Flag("memory", "m", "bytes", "Memory limit"),
         Flag("memory-reservation", "", "bytes", "Memory soft limit"),
         Flag("memory-swap", "", "bytes", "Swap limit equal to memory plus swap: -1 to enable unlimited swap"),
+        Flag("mount-add", "", "list", "Add a bind or volume, also to a running container"),
+        Flag("mount-rm", "", "list", "Remove the mount at this path of the container"),
         Flag("pids-limit", "", "int", "Tune container pids limit (set -1 for unlimited)"),
         Flag("restart", "", "string", "Restart policy to apply when a container exits"),
     ],

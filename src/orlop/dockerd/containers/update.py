@@ -4,9 +4,11 @@
 import msgspec
 
 from orlop.containerd.client import Client, typeurl
+from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.live_mounts import LiveMounts
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.spec import Host, resources_of, validate
-from orlop.engine.types import HostConfig, RestartPolicy
+from orlop.engine.types import HostConfig, Mount, RestartPolicy
 from orlop.errdefs import ConflictError, InvalidArgumentError
 
 
@@ -27,15 +29,20 @@ class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
     memory_reservation: int = 0
     pids_limit: int | None = None
     restart_policy: RestartPolicy | None = None
+    mounts_add: list[Mount] = []
+    """Not in Docker: mounts that come, also while the container runs."""
+    mounts_remove: list[str] = []
+    """Not in Docker: destinations of mounts that go."""
 
 
 class Update:
     """The use case."""
 
-    def __init__(self, registry: Registry, client: Client, host: Host) -> None:
+    def __init__(self, registry: Registry, client: Client, host: Host, mounts: LiveMounts) -> None:
         self._registry = registry
         self._client = client
         self._host = host
+        self._mounts = mounts
 
     async def __call__(self, reference: str, request: UpdateRequest) -> list[str]:
         """Apply at once to a running container, and write down. Raises InvalidArgumentError, ConflictError."""
@@ -51,8 +58,18 @@ class Update:
                 await self._client.tasks.update(container.id, resources)
             record.host_config = changed
             self._registry.save(container)
+            await self._change_mounts(container, request)
         self._registry.publish(container, "update")
         return warnings
+
+    async def _change_mounts(self, container: Container, request: UpdateRequest) -> None:
+        """First what goes: its place may be what the new one wants."""
+        if request.mounts_remove:
+            await self._mounts.remove(container, request.mounts_remove)
+            self._registry.save(container)
+        if request.mounts_add:
+            await self._mounts.add(container, request.mounts_add)
+            self._registry.save(container)
 
 
 def _changed(host_config: HostConfig, request: UpdateRequest) -> HostConfig:
@@ -67,7 +84,7 @@ def _changed(host_config: HostConfig, request: UpdateRequest) -> HostConfig:
         )
     for field in msgspec.structs.fields(UpdateRequest):
         value = getattr(request, field.name)
-        if value:
+        if value and field.name not in ("mounts_add", "mounts_remove"):
             setattr(changed, field.name, value)
     if changed.memory_swap > 0 and changed.memory > changed.memory_swap:
         raise InvalidArgumentError(

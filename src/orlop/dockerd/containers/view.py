@@ -15,30 +15,21 @@ import posixpath
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from typing import NamedTuple
 
 from orlop.api.task_types_pb2 import Status
-from orlop.archive.extract import IN_ROOT, Extractor
 from orlop.containerd.client import Client
 from orlop.dockerd import rootfs
+from orlop.dockerd.containers.bound import Bound, NoMountTargetError, clone_source, open_mount_target
 from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Volumes
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError, NotFoundError
-from orlop.unix import fs, mount
+from orlop.unix import mount
 from orlop.unix.mntns import clone_tree, in_mount_namespace
 
 _LIVE = (Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.CREATED)
 _OWN_FILES = ("resolv.conf", "hostname", "hosts")
-
-
-class Bound(NamedTuple):
-    """A mount of a stopped container: a host path at a path of the container."""
-
-    destination: str
-    source: str
-    writable: bool
-    recursive: bool = True
 
 
 class Views:
@@ -60,7 +51,7 @@ class Views:
         """Writable where the container may write. A stopped container does not start meanwhile."""
         async with container.lock:
             _check(container)
-            live = _lives(container)
+            live = lives(container)
             view = await self._open(container, writable=True)
             if not live:
                 try:
@@ -77,7 +68,7 @@ class Views:
         """Read-only, the root filesystem alone: under mount points is what the layers have there."""
         async with container.lock:
             _check(container)
-            if _lives(container):
+            if lives(container):
                 return await self._clone(container, mount.MOUNT_ATTR_RDONLY, recursive=False)
             mounts = await self.mounts(container)
             return await asyncio.to_thread(_open_root, mounts, False, False)
@@ -90,7 +81,7 @@ class Views:
         return container.rootfs
 
     async def _open(self, container: Container, *, writable: bool) -> int:
-        if _lives(container):
+        if lives(container):
             return await self._clone(container, 0 if writable else mount.MOUNT_ATTR_RDONLY, recursive=True)
         return await self._assemble(container, writable)
 
@@ -131,7 +122,7 @@ class Views:
                     held.append(name)
                 try:
                     return in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, writable, readonly))
-                except _NoMountPointError:
+                except NoMountTargetError:
                     # The first start would make it: so does the first look.
                     os.close(in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, True, False)))
                     return in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, writable, readonly))
@@ -145,19 +136,10 @@ class Views:
         return await asyncio.to_thread(assemble)
 
 
-class _NoMountPointError(Exception):
-    """A mount point is missing in a root filesystem that is opened read-only."""
-
-
 def _check(container: Container) -> None:
     state = container.record.state
     if state.removing or state.dead:
         raise ConflictError(f"container {container.id} is marked for removal")
-
-
-def _lives(container: Container) -> bool:
-    state = container.record.state
-    return state.running and not state.restarting and state.pid > 0
 
 
 def _bound(container: Container, paths: Paths) -> list[Bound]:
@@ -184,7 +166,7 @@ def _put_together(
     with ExitStack() as stack:
         trees = []
         for one in bound:  # all before the first is attached: a source may lie below the scaffold
-            trees.append(_clone_source(one))
+            trees.append(clone_source(one))
             stack.callback(os.close, trees[-1])
         root = _open_root(mounts, writable, readonly)
         stack.callback(os.close, root)
@@ -193,7 +175,8 @@ def _put_together(
         mount.attach(root, place)
         for one, tree in zip(bound, trees, strict=True):
             is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-            target = _mount_point(root, one.destination, is_directory, writable and not readonly)
+            may_create = writable and not readonly
+            target = open_mount_target(root, one.destination, is_directory=is_directory, may_create=may_create)
             stack.callback(os.close, target)
             mount.attach(tree, target)
         attributes = mount.MOUNT_ATTR_NODEV | (0 if writable else mount.MOUNT_ATTR_RDONLY)
@@ -218,42 +201,6 @@ def _open_root(mounts: Sequence[rootfs.SnapshotMount], writable: bool, readonly:
     elif readonly or not writable:
         options.append("ro")
     return mount.detached_mount(snapshot.type, snapshot.source, options)
-
-
-def _clone_source(bound: Bound) -> int:
-    below = mount.AT_RECURSIVE if bound.recursive else 0
-    tree = mount.open_tree(mount.AT_FDCWD, bound.source, mount.OPEN_TREE_CLONE | below)
-    try:
-        attributes = 0 if bound.writable else mount.MOUNT_ATTR_RDONLY
-        flags = mount.AT_EMPTY_PATH | below
-        mount.mount_setattr(tree, b"", flags, attr_set=attributes, propagation=mount.MS_PRIVATE)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree
-
-
-def _mount_point(root: int, destination: str, is_directory: bool, may_create: bool) -> int:
-    """A descriptor of the mount point, made where there is none, inside the root whatever links there are."""
-    try:
-        return fs.openat2(root, destination, os.O_PATH, IN_ROOT)
-    except FileNotFoundError:
-        if not may_create:
-            raise _NoMountPointError from None
-    maker = Extractor(root)
-    try:
-        path = posixpath.normpath("/" + destination).strip("/").encode(errors="surrogateescape")
-        above, _, name = path.rpartition(b"/")
-        if is_directory:
-            return os.dup(maker.parent(path))
-        return os.open(
-            name,
-            os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o644,
-            dir_fd=maker.parent(above),
-        )
-    finally:
-        maker.close()
 
 
 def not_found(path: str, reference: str) -> NotFoundError:

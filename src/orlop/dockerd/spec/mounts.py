@@ -49,7 +49,7 @@ def resolve_mounts(
         if destination not in points and destination not in host_config.tmpfs:
             points[destination] = _anonymous(destination, host_config.volume_driver)
     for point in asked:
-        _create_source(point)
+        create_source(point)
     return sorted(points.values(), key=lambda point: point.destination)
 
 
@@ -240,7 +240,8 @@ def _anonymous(destination: str, driver: str) -> MountPoint:
     )
 
 
-def _create_source(point: MountPoint) -> None:
+def create_source(point: MountPoint) -> None:
+    """Make the directory of a bind that wants that. Raises InvalidArgumentError."""
     if point.create_source and not os.path.exists(point.source):
         try:
             os.makedirs(point.source, mode=0o755, exist_ok=True)
