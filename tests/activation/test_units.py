@@ -6,41 +6,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.bundles import Result, eventually
+from support.bundles import eventually
 from support.systemd import Systemd, why_not
+from support.systemd_stack import BIN, Machine
 
 pytestmark = pytest.mark.root
-BIN = Path(sys.executable).parent
 UNITS = ("orlop.socket", "orlop.service", "orlop-containerd.service", "orlop-netd.service")
-SECONDS = 60
-
-
-class Machine:
-    """A systemd with room for orlop's state, which cannot be on the overlay that it runs on."""
-
-    def __init__(self, systemd: Systemd) -> None:
-        self.systemd = systemd
-        systemd("sh", "-c", "mkdir -p /var/lib/orlop && mount -t tmpfs tmpfs /var/lib/orlop")
-
-    def __call__(self, *command: str, check: bool = True) -> Result:
-        return self.systemd(*command, check=check)
-
-    def orlop(self, *words: str, check: bool = True) -> Result:
-        return self.systemd(str(BIN / "orlop"), *words, check=check)
-
-    def state(self, unit: str) -> str:
-        return self.systemd.show(unit, "ActiveState")["ActiveState"]
-
-    def pid(self, unit: str) -> int:
-        return int(self.systemd.show(unit, "MainPID")["MainPID"])
-
-    def load_busybox(self) -> None:
-        self("sh", "-c", f"{sys.executable} -m orlop.oci.busybox | {BIN}/orlop load -q")
 
 
 @pytest.fixture(scope="module")

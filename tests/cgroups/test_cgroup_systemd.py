@@ -72,9 +72,10 @@ class Bench:
             COMMANDS[self.runtime], "--root", "/run/containers", "--systemd-cgroup", *words, check=check
         )
 
-    def write(self, path: str, *args: str, resources: dict[str, Any] | None = None) -> None:
+    def write(self, path: str, *args: str, resources: dict[str, Any] | None = None, **annotations: str) -> None:
         spec = {
             "ociVersion": "1.0.2",
+            "annotations": {f"org.systemd.property.{name}": value for name, value in annotations.items()},
             "process": {"cwd": "/", "args": args, "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]},
             "root": {"path": "rootfs"},
             "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
@@ -165,6 +166,43 @@ def test_the_same_properties_and_values_as_runc(systemd: Systemd) -> None:
             values.pop("{}/cpu.weight", None)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == other
+
+
+ANNOTATIONS = {
+    "TimeoutStopSec": "12", "RuntimeMaxUSec": "uint64 600000000", "CollectMode": "'inactive-or-failed'",
+    "After": "['dbus.socket']", "SendSIGHUP": "true", "Description": "'a box'", "TasksMax": "@t 33",
+    "Documentation": "@as []", "IPAccounting": "boolean false",
+}  # fmt: skip
+
+
+def test_annotations_are_properties(systemd: Systemd, runtime: str) -> None:
+    bench = Bench(systemd, runtime)
+    bench.write("system.slice:box:noted", "sleep", "100", **ANNOTATIONS)
+    bench("run", "--detach", "--bundle", bench.bundle, "noted")
+    try:
+        shown = systemd.show("box-noted.scope", "TimeoutStopUSec", "RuntimeMaxUSec", "CollectMode", "After",
+                             "SendSIGHUP", "Description", "TasksMax")  # fmt: skip
+        assert "dbus.socket" in shown.pop("After").split()
+        assert shown == {
+            "TimeoutStopUSec": "12s", "RuntimeMaxUSec": "10min", "CollectMode": "inactive-or-failed",
+            "SendSIGHUP": "yes", "Description": "a box", "TasksMax": "33",
+        }  # fmt: skip
+    finally:
+        bench("delete", "--force", "noted")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NoSuchThing", "true"), ("TasksMax", "'many'"), ("TasksMax", "[")])
+def test_annotations_that_systemd_does_not_know_are_refused(
+    systemd: Systemd, runtime: str, name: str, value: str
+) -> None:
+    bench = Bench(systemd, runtime)
+    bench.write("system.slice:box:noted", "sleep", "100", **{name: value})
+    refused = bench("run", "--detach", "--bundle", bench.bundle, "noted", check=False)
+    assert refused.status == 1
+    # runc does not tell which property is of the wrong type.
+    assert name in refused.err or runtime == "runc"
+    assert systemd.show("box-noted.scope", "LoadState") == {"LoadState": "not-found"}
+    assert bench.groups_left("box-noted.scope") == ""
 
 
 def test_a_creation_that_fails_leaves_no_unit(systemd: Systemd) -> None:

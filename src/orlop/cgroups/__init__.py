@@ -2,6 +2,8 @@
 """Control groups of containers, version 1 and 2: `new_manager(path)`, then the methods of `Manager`."""
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from orlop.cgroups.hierarchies import container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
@@ -22,16 +24,19 @@ __all__ = [
 ]
 
 
-def new_manager(cgroups_path: str, systemd: bool = False) -> Manager:
+def new_manager(
+    cgroups_path: str, systemd: bool = False, annotations: Mapping[str, str] = MappingProxyType({})
+) -> Manager:
     """The control groups of a new container, by linux.cgroupsPath; nothing is made yet.
 
     On a hybrid system the version 1 controllers are used, as the originals do. Raises InvalidArgumentError for the
-    path. With `systemd` the path is `slice:prefix:name`; raises FailedPreconditionError where it does not run.
+    path. With `systemd` the path is `slice:prefix:name`, and `annotations` named `org.systemd.property.*` are
+    properties of the unit; raises FailedPreconditionError where it does not run.
     """
     if systemd:
         from orlop.cgroups.systemd import new_systemd_manager
 
-        return new_systemd_manager(cgroups_path)
+        return new_systemd_manager(cgroups_path, annotations)
     return load_manager(container_paths(cgroups_path, unified=mode() == "v2"))
 
 

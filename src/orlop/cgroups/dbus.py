@@ -29,7 +29,7 @@ _ALIGNMENT = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "(
 class DBusError(OrlopError):
     """The other side's error: its name, such as org.freedesktop.systemd1.UnitExists, and text."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, text: str, name: str = "") -> None:
         super().__init__(text or name)
         self.name = name
 
@@ -99,7 +99,7 @@ class Connection:
                     continue
                 elif message.kind == _ERROR:
                     text = message.values()[0] if message.signature.startswith("s") else ""
-                    raise DBusError(str(message.fields.get(_ERROR_NAME, "")), str(text))
+                    raise DBusError(str(text), str(message.fields.get(_ERROR_NAME, "")))
                 else:
                     return message.values()
         except OSError as error:

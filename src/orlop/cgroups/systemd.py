@@ -6,13 +6,20 @@ waits for its end, stands in until the container's first process is in; then `se
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from orlop.cgroups.hierarchies import Mount, container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
-from orlop.cgroups.unit_properties import Property, complete_quota, properties_v1, properties_v2, round_quota
+from orlop.cgroups.unit_properties import (
+    Property,
+    annotated_properties,
+    complete_quota,
+    properties_v1,
+    properties_v2,
+    round_quota,
+)
 from orlop.cgroups.units import Units
 from orlop.cgroups.v1 import ManagerV1
 from orlop.cgroups.v2 import ManagerV2
@@ -26,8 +33,8 @@ _WAIT_FOR_ANY = 0x40000000  # __WALL of waitpid(2): children that end without a 
 _PIDS_MAX = "pids.max"
 
 
-def new_systemd_manager(cgroups_path: str) -> Manager:
-    """The manager of a new container, by `slice:prefix:name`.
+def new_systemd_manager(cgroups_path: str, annotations: Mapping[str, str]) -> Manager:
+    """The manager of a new container, by `slice:prefix:name`; `annotations` of its spec may set properties.
 
     Raises InvalidArgumentError for the path, FailedPreconditionError where systemd does not run.
     """
@@ -35,12 +42,15 @@ def new_systemd_manager(cgroups_path: str) -> Manager:
         raise FailedPreconditionError("systemd cgroup driver: this system does not run systemd (use cgroupfs)")
     slice_, unit = parse_path(cgroups_path)
     paths = container_paths(f"{expand_slice(slice_)}/{unit}", unified=mode() == "v2")
-    return load_systemd_manager(paths, slice_)
+    return _manager(paths, Unit(unit, slice_, annotated_properties(annotations)))
 
 
-def load_systemd_manager(paths: dict[str, str], slice_: str = _DEFAULT_SLICE) -> Manager:
+def load_systemd_manager(paths: dict[str, str]) -> Manager:
     """The manager of a container whose unit exists, by what `Manager.paths()` said."""
-    unit = Unit(os.path.basename(next(iter(paths.values()))), slice_)
+    return _manager(paths, Unit(os.path.basename(next(iter(paths.values())))))
+
+
+def _manager(paths: dict[str, str], unit: "Unit") -> Manager:
     return SystemdManagerV2(paths, unit) if "" in paths else SystemdManagerV1(paths, unit)
 
 
@@ -76,11 +86,12 @@ def expand_slice(slice_: str) -> str:
 class Unit:
     """The transient unit of one container, and the holder that stands in for its first process."""
 
-    __slots__ = ("_holder", "_leash", "name", "slice", "systemd")
+    __slots__ = ("_extra", "_holder", "_leash", "name", "slice", "systemd")
 
-    def __init__(self, name: str, slice_: str) -> None:
+    def __init__(self, name: str, slice_: str = _DEFAULT_SLICE, extra: Sequence[Property] = ()) -> None:
         self.name = name
         self.slice = slice_
+        self._extra = extra
         self.systemd = Units()
         self._holder = 0
         self._leash = -1
@@ -101,7 +112,14 @@ class Unit:
                 ("Slice", ("s", self.slice)), ("Delegate", ("b", True)), ("PIDs", ("au", [self._holder])),
             ]  # fmt: skip
         try:
-            self.systemd.start(self.name, properties)
+            self.systemd.start(self.name, [*properties, *self._extra])
+        except FailedPreconditionError as error:
+            self.release()
+            if not self._extra:
+                raise
+            # systemd names the property only where it does not know it.
+            names = ", ".join(name for name, _ in self._extra)
+            raise FailedPreconditionError(f"{error} (annotations set {names})") from None
         except BaseException:
             self.release()
             raise

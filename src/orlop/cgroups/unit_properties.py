@@ -5,7 +5,7 @@ What systemd has no property for is left to the plans for the kernel's files; wh
 too, so the values have to be the same (systemd.resource-control(5), org.freedesktop.systemd1(5)).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ Property = tuple[str, tuple[str, Any]]
 """Name; D-Bus signature and value."""
 
 INFINITY = 2**64 - 1
+_ANNOTATION = "org.systemd.property."
+_NUMBERS = frozenset("nqiuxtd")
 _DEFAULT_PERIOD = 100_000  # microseconds
 _PERCENT = 10_000  # microseconds a second
 
@@ -33,6 +35,35 @@ _UNIFIED_SIZES = {
     "memory.swap.max": "MemorySwapMax",
     "pids.max": "TasksMax",
 }
+
+
+def annotated_properties(annotations: Mapping[str, str]) -> list[Property]:
+    """Properties that a spec's annotations `org.systemd.property.<name>` set, whose values are text such as
+    `uint64 5`. A name in `…Sec` is one in `…USec`, in seconds. Raises InvalidArgumentError.
+    """
+    found: list[Property] = []
+    for key, text in annotations.items():
+        name = key.removeprefix(_ANNOTATION)
+        if name == key:
+            continue
+        if len(name) < 3 or not (name.isascii() and name.isalpha()):
+            raise InvalidArgumentError(f"annotations: {key}: {name!r} is not the name of a property")
+        from orlop.cgroups.variant_text import parse
+
+        try:
+            value = parse(text)
+            if name.endswith("Sec") and "a" <= name[-4:-3] <= "z":
+                name, value = f"{name[:-3]}USec", _microseconds(*value)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"annotations: {key}={text}: {error}") from None
+        found.append((name, value))
+    return found
+
+
+def _microseconds(signature: str, value: Any) -> tuple[str, Any]:
+    if signature not in _NUMBERS or value < 0:
+        raise InvalidArgumentError("not a number of seconds")
+    return "t", int(value * 1_000_000)
 
 
 def complete_quota(resources: Resources, present: Callable[[], tuple[int, int]]) -> Resources:

@@ -38,18 +38,18 @@ class Units:
         return self._version
 
     def start(self, name: str, properties: list[Property]) -> None:
-        """Start a transient unit and wait until it is up. Raises FailedPreconditionError, DBusError."""
+        """Start a transient unit and wait until it is up. Raises FailedPreconditionError."""
         try:
-            self._start(name, properties)
-        except DBusError as error:
-            if error.name != _EXISTS:
-                raise
-            # What is left of a unit that failed has its name until it is reset.
-            self.reset(name)
             try:
                 self._start(name, properties)
-            except DBusError as again:
-                raise FailedPreconditionError(f"cannot start systemd unit {name}: {again}") from None
+            except DBusError as error:
+                if error.name != _EXISTS:
+                    raise
+                # What is left of a unit that failed has its name until it is reset.
+                self.reset(name)
+                self._start(name, properties)
+        except DBusError as error:
+            raise FailedPreconditionError(f"cannot start systemd unit {name}: {error}") from None
 
     def stop(self, name: str) -> None:
         """Stop a unit and wait until it is down, and forget its failure; nothing if there is none."""

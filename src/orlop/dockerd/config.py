@@ -131,8 +131,14 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
 
     @property
     def systemd_cgroup(self) -> bool:
-        """Whether `native.cgroupdriver=systemd` is asked for."""
-        return "native.cgroupdriver=systemd" in self.exec_opts
+        """Whether systemd makes the containers' control groups: `native.cgroupdriver`, or without it, as with
+        Docker, where it runs and there is version 2 alone.
+        """
+        for option in self.exec_opts:
+            key, _, value = option.partition("=")
+            if key.strip().lower() == "native.cgroupdriver":
+                return value.strip() == "systemd"
+        return os.path.exists("/sys/fs/cgroup/cgroup.controllers") and os.path.isdir("/run/systemd/system")
 
 
 def parse_size(value: int | str, name: str) -> int:

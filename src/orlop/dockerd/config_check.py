@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
+from orlop.dockerd.spec.validate import check_cgroup_parent
 from orlop.errdefs import InvalidArgumentError
 
 DEFAULT_SOCKET = "/run/orlop/docker.sock"
@@ -119,6 +120,7 @@ def _check_defaults(config: Config) -> None:
             raise InvalidArgumentError(f"invalid exec-opt ({option}): unknown option: '{key.lower()}'")
         if value not in ("systemd", "cgroupfs"):
             raise InvalidArgumentError(f'invalid setting "{value}" for native.cgroupdriver')
+    check_cgroup_parent(config.cgroup_parent, systemd=config.systemd_cgroup)
 
 
 def _check_numbers(config: Config) -> None:

@@ -99,7 +99,7 @@ class Container(Handle):
         rootless = rootless or options.no_cgroup
         if unprivileged():
             validate_rootless(spec)
-        cgroup = _control_groups(spec.linux.cgroups_path, container_id, options, rootless=rootless)
+        cgroup = _control_groups(spec, container_id, options, rootless=rootless)
         record = Record(
             id=container_id,
             bundle=bundle,
@@ -293,11 +293,12 @@ class Container(Handle):
             raise FailedPreconditionError("container not running")
 
 
-def _control_groups(path: str, container_id: str, options: CreateOptions, *, rootless: bool) -> cgroups.Manager:
+def _control_groups(spec: Spec, container_id: str, options: CreateOptions, *, rootless: bool) -> cgroups.Manager:
     """The groups that the spec names, or our choice; as many as a user may make where that is all there is."""
+    path = spec.linux.cgroups_path if spec.linux else ""
     if options.no_cgroup:
         return cgroups.load_manager({})
     if rootless and not path and not options.systemd_cgroup:
         return cgroups.load_manager(cgroups.permitted(cgroups.rootless_paths(container_id)))
     default = f":orlop:{container_id}" if options.systemd_cgroup else f"/orlop/{container_id}"
-    return cgroups.new_manager(path or default, options.systemd_cgroup)
+    return cgroups.new_manager(path or default, options.systemd_cgroup, spec.annotations)

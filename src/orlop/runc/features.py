@@ -60,7 +60,7 @@ def features(call: Call) -> int:
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.criu.config"],
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property."],
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "true",
             "org.orlop.version": VERSION,

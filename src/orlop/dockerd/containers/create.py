@@ -24,6 +24,7 @@ from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.containers.stdio import check_log_config
 from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.spec import Host, MountPoint, apply_defaults, command_line, resolve_mounts, validate
+from orlop.dockerd.spec.validate import check_cgroup_parent
 from orlop.engine.types import ContainerConfig, CreateRequest, EndpointSettings, HostConfig, LogConfig
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
 
@@ -134,6 +135,7 @@ class Create:
 
     def _host_config(self, config: ContainerConfig, asked: HostConfig) -> tuple[HostConfig, list[str]]:
         warnings = validate(config, asked, self._host)
+        check_cgroup_parent(asked.cgroup_parent, systemd=self._config.systemd_cgroup)
         host_config = apply_defaults(
             asked,
             self._host,

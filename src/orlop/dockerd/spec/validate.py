@@ -221,3 +221,9 @@ def _check_modes(config: HostConfig) -> None:
         )
     if config.cgroupns_mode not in ("", "host", "private"):
         raise InvalidArgumentError(f"invalid cgroup namespace mode: {config.cgroupns_mode}")
+
+
+def check_cgroup_parent(parent: str, *, systemd: bool) -> None:
+    """Raises InvalidArgumentError for a parent that systemd, if it makes the groups, has no place for."""
+    if parent and systemd and not (parent.endswith(".slice") and len(parent) > len(".slice")):
+        raise InvalidArgumentError('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
