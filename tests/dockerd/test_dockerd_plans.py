@@ -17,20 +17,23 @@ from orlop.dockerd.containers import restart_policy
 from orlop.dockerd.containers.escape import EscapeFilter, parse_keys
 from orlop.dockerd.containers.exec_process import exec_process
 from orlop.dockerd.containers.health import next_status
-from orlop.dockerd.containers.json_file import JsonFileWriter
 from orlop.dockerd.containers.list import status_text
 from orlop.dockerd.containers.log_files import LogReader
+from orlop.dockerd.containers.log_writer import LogWriter
 from orlop.dockerd.containers.merge import merge
 from orlop.dockerd.containers.metrics import parse_net_dev, parse_system_cpu
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord, Health, HealthResult, State
 from orlop.dockerd.containers.names import check_name, generate_id, generate_name
 from orlop.dockerd.containers.signals import parse_signal
 from orlop.dockerd.containers.start_errors import classify
-from orlop.dockerd.containers.stdio import check_log_config, container_stdio
+from orlop.dockerd.containers.stdio import Stdio, container_stdio
 from orlop.dockerd.containers.top import parse_ps
 from orlop.dockerd.events import Event, Events, matches
 from orlop.dockerd.filters import Filters
 from orlop.dockerd.flags import parse_flags
+from orlop.dockerd.logging.forms import JSON, LOCAL, Form
+from orlop.dockerd.logging.options import Rotation, check_log_config
+from orlop.dockerd.logging.place import Place, place
 from orlop.engine.durations import human_duration
 from orlop.engine.types import ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
 from orlop.errdefs import InternalError, InvalidArgumentError, UnavailableError
@@ -320,28 +323,76 @@ def record(**config: Any) -> ContainerRecord:
     )
 
 
+def streams(container: ContainerRecord, socket: str = "/r/a.sock") -> Stdio:
+    return container_stdio(container, socket, place(container, Path("/d")))
+
+
 def test_streams_of_our_shim() -> None:
-    found = container_stdio(record(), "/r/a.sock")
+    found = streams(record())
     assert (found.stdin, found.terminal) == ("", False)
     assert found.stdout == found.stderr == "json-file:///d/c-json.log?attach=%2Fr%2Fa.sock"
-    assert container_stdio(record(open_stdin=True, stdin_once=True), "/a").stdin == "attach:///a?once=1"
+    assert streams(record(open_stdin=True, stdin_once=True), "/a").stdin == "attach:///a?once=1"
     container = record(open_stdin=True, stdin_once=True, tty=True)
     container.host_config.log_config.config = {"max-size": "10k", "max-file": "3"}
-    found = container_stdio(container, "/r/a.sock")
+    found = streams(container)
     assert found.stdin == "attach:///r/a.sock", "leaving a terminal is not the end of its input"
-    assert found.stdout == "json-file:///d/c-json.log?max-file=3&max-size=10240&attach=%2Fr%2Fa.sock"
+    assert found.stdout == "json-file:///d/c-json.log?max-size=10000&max-file=3&attach=%2Fr%2Fa.sock"
     assert (found.stderr, found.terminal) == ("", True)
     container.host_config.log_config = LogConfig(type="none")
-    assert container_stdio(container, "/r/a.sock").stdout == "attach:///r/a.sock"
+    assert streams(container).stdout == "attach:///r/a.sock"
+    container.host_config.log_config = LogConfig(type="local", config={"labels": "a", "max-size": "1m"})
+    container.config.labels = {"a": "b"}
+    assert streams(container).stdout == (
+        "local:///d/local-logs/container.log?max-size=1000000&max-file=5&compress=1&attrs=32060a0161120162"
+        "&attach=%2Fr%2Fa.sock"
+    )
+    syslog = {"syslog-address": "udp://1.2.3.4", "cache-max-size": "1m"}
+    container.host_config.log_config = LogConfig(type="syslog", config=syslog)
+    query = "max-size=1000000&max-file=1000&attach=%2Fr%2Fa.sock"
+    assert streams(container).stdout == f"json-file:///d/container-cached.log?{query}"
+    syslog["mode"] = "non-blocking"
+    assert "max-file=5&" in streams(container).stdout
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (LogConfig(type="syslog"), "no log driver named 'syslog' is registered"),
+        (LogConfig(type="splunk"), "logger: no log driver named 'splunk' is registered"),
+        (LogConfig(type="json-file", config={"mode": "fast"}), "logger: logging mode not supported: fast"),
+        (LogConfig(type="local", config={"max-buffer-size": "1m"}), "only supported with 'mode=non-blocking'"),
+        (LogConfig(type="local", config={"nosuch": "1"}), "unknown log opt 'nosuch' for log driver local"),
+        (LogConfig(type="local", config={"max-file": "1"}), "compression cannot be enabled when max file count"),
+        (
+            LogConfig(type="json-file", config={"compress": "true"}),
+            "compress cannot be true when max-file",
+        ),
+        (LogConfig(type="json-file", config={"env-regex": "("}), "error parsing regexp"),
+        (
+            LogConfig(type="journald", config={"max-size": "1"}),
+            "unknown log opt 'max-size' for journald log driver",
+        ),
+        (LogConfig(type="journald", config={"cache-disabled": "x"}), "invalid value for option cache-disabled: x"),
+        (LogConfig(type="syslog", config={"syslog-address": "http://x"}), "unsupported scheme: 'http'"),
+        (LogConfig(type="syslog", config={"syslog-address": "unix:///nosuch"}), "no such file or directory"),
+        (LogConfig(type="syslog", config={"syslog-facility": "24"}), "invalid syslog facility"),
+        (LogConfig(type="syslog", config={"syslog-format": "x"}), "Invalid syslog format"),
+        (
+            LogConfig(type="fluentd", config={"fluentd-address": "x/y"}),
+            "invalid fluentd-address .x/y.",
+        ),
+        (LogConfig(type="fluentd", config={"fluentd-address": "udp://x"}), "unsupported scheme: 'udp'"),
+        (LogConfig(type="fluentd", config={"fluentd-retry-wait": "1"}), 'time: invalid duration "1"'),
+        (LogConfig(type="fluentd", config={"fluentd-async-reconnect-interval": "1m"}), "between 100ms and 10s"),
+        (LogConfig(type="gelf"), "gelf-address is a required parameter"),
+        (
+            LogConfig(type="gelf", config={"gelf-address": "tcp://x"}),
+            "please provide gelf-address as proto://host",
+        ),
+        (LogConfig(type="gelf", config={"gelf-address": "tcp://x:1", "gelf-compression-type": "zlib"}), "on UDP"),
+        (LogConfig(type="gelf", config={"gelf-address": "udp://x:1", "y": "1"}), 'unknown log opt "y" for gelf'),
         (LogConfig(type="json-file", config={"nosuch": "1"}), "unknown log opt 'nosuch'"),
-        (LogConfig(type="json-file", config={"max-size": "x"}), "invalid max-size"),
-        (LogConfig(type="json-file", config={"max-file": "0"}), "invalid max-file"),
+        (LogConfig(type="json-file", config={"max-size": "x"}), "invalid value for max-size"),
+        (LogConfig(type="json-file", config={"max-file": "0"}), "max-file cannot be less than 1"),
         (LogConfig(type="json-file", config={"max-file": "2"}), "max-size is not set"),
     ],
 )
@@ -489,8 +540,15 @@ async def test_a_subscription_has_the_past_and_what_comes() -> None:
 # -- logs
 
 
-def read(path: Path, tail: int = -1) -> list[str]:
-    reader = LogReader(str(path))
+WITHOUT = Rotation(0, 1, False)
+
+
+def on_disk(path: Path, rotation: Rotation = WITHOUT, form: Form = JSON) -> Place:
+    return Place(str(path), form, "json-file" if form is JSON else "local", rotation, "")
+
+
+def read(path: Path, tail: int = -1, form: Form = JSON) -> list[str]:
+    reader = LogReader(str(path), form)
     reader.open(tail)
     try:
         return [entry.log for entry in reader.read()]
@@ -498,17 +556,18 @@ def read(path: Path, tail: int = -1) -> list[str]:
         reader.close()
 
 
-def test_reading_a_rotated_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [JSON, LOCAL])
+def test_reading_a_rotated_log(tmp_path: Path, form: Form) -> None:
     path = tmp_path / "x.log"
-    writer = JsonFileWriter(str(path), max_size=600, max_files=100)
+    writer = LogWriter(on_disk(path, Rotation(600, 100, False), form))
     for number in range(50):
         writer.write("stdout", f"line {number}\n".encode())
     writer.close()
-    assert len(os.listdir(tmp_path)) > 3
+    assert len(os.listdir(tmp_path)) > 2
     lines = [f"line {number}\n" for number in range(50)]
-    assert read(path) == lines
+    assert read(path, form=form) == lines
     for tail in (0, 1, 7, 49, 50, 51, 500):
-        assert read(path, tail) == lines[len(lines) - min(tail, 50) :]
+        assert read(path, tail, form) == lines[len(lines) - min(tail, 50) :]
 
 
 def test_a_cut_line_is_left_for_later(tmp_path: Path) -> None:
@@ -520,7 +579,7 @@ def test_a_cut_line_is_left_for_later(tmp_path: Path) -> None:
 
 def test_long_and_partial_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
-    writer = JsonFileWriter(str(path))
+    writer = LogWriter(on_disk(path))
     writer.write("stdout", b"x" * 40000 + b"\nno newline")
     writer.flush("stdout")
     writer.close()

@@ -22,6 +22,7 @@ from orlop.dockerd.containers.restart_policy import wants_start
 from orlop.dockerd.containers.shared_memory import unmount_shm
 from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard, discard_task
 from orlop.dockerd.containers.streams import Streams
+from orlop.dockerd.logging.forward import Forwarding
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
 
 log = logging.getLogger("orlop.dockerd.reconcile")
@@ -52,6 +53,7 @@ class Reconcile:
         networks: Networks,
         paths: Paths,
         snapshotter: str,
+        forwarding: Forwarding,
     ) -> None:
         self._registry = registry
         self._client = client
@@ -63,6 +65,7 @@ class Reconcile:
         self._networks = networks
         self._paths = paths
         self._snapshotter = snapshotter
+        self._forwarding = forwarding
         self._known = {container.id for container in registry}
         self._done = False
         self.settled = asyncio.Event()
@@ -80,6 +83,8 @@ class Reconcile:
                 container.taken_up = True
                 running = container.id in was_running
                 await self._logged(container, self._settle(container, tasks.get(container.id), running))
+            if container.id in self._registry:
+                self._forwarding.follow(container)
         self.settled.set()
         await self.sweep()
         await self._remove_orphans()

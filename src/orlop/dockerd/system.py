@@ -14,9 +14,9 @@ from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.runtimes import Runtimes
-from orlop.dockerd.containers.stdio import DRIVERS
 from orlop.dockerd.events import Events
 from orlop.dockerd.listeners import open_tcp_warnings
+from orlop.dockerd.logging.options import DRIVERS
 from orlop.errdefs import OrlopError
 
 View = dict[str, Any]

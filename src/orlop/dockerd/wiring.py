@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import socket
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,8 +69,11 @@ from orlop.dockerd.events import Events
 from orlop.dockerd.flags import Options
 from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
+from orlop.dockerd.logging.forward import Forwarding
+from orlop.dockerd.logging.watcher import Watcher
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.network.types import NetworkConfig
+from orlop.dockerd.parts import Base, Life, Services
 from orlop.dockerd.reconcile import Reconcile
 from orlop.dockerd.reload import Reload
 from orlop.dockerd.spec import Host
@@ -92,9 +94,9 @@ class Parts(NamedTuple):
     """What main starts and stops."""
 
     server: ApiServer
-    base: "_Base"
-    services: "_Services"
-    life: "_Life"
+    base: Base
+    services: Services
+    life: Life
     reload: Reload
 
     async def start(self) -> None:
@@ -120,51 +122,12 @@ class Parts(NamedTuple):
         await self.life.unhealthy.close()
         await self.life.health.close()
         await self.life.monitor.close()
+        await self.base.forwarding.close()
         await self.services.networks.close()
         await self.services.netd.close()
         await self.base.client.close()
         self.services.volume_connection.close()
         self.base.store.close()
-
-
-class _Base(NamedTuple):
-    """What nearly everything stands on."""
-
-    config: Config
-    paths: Paths
-    connection: sqlite3.Connection
-    store: Store
-    events: Events
-    registry: Registry
-    client: Client
-    host: Host
-    runtimes: Runtimes
-
-
-class _Services(NamedTuple):
-    """The services beside the containers."""
-
-    volume_connection: sqlite3.Connection
-    volumes: VolumeService
-    netd: NetdClient
-    networks: NetworkService
-    registries: RegistryConfig
-    images: ImageService
-
-
-class _Life(NamedTuple):
-    """Starting, ending and removing containers, and what watches them."""
-
-    streams: Streams
-    resources: Resources
-    health: HealthMonitor
-    unhealthy: Unhealthy
-    kill: Kill
-    stop: Stop
-    remove: Remove
-    start: Start
-    monitor: Monitor
-    reconcile: Reconcile
 
 
 def build(config: Config, options: Options) -> Parts:
@@ -192,7 +155,7 @@ def build(config: Config, options: Options) -> Parts:
     return Parts(server, base, services, life, reload)
 
 
-def _base(config: Config) -> _Base:
+def _base(config: Config) -> Base:
     connection = store.connect(Path(config.data_root, "dockerd.db"))
     network.init_schema(connection)
     volumes.init_schema(connection)
@@ -203,9 +166,11 @@ def _base(config: Config) -> _Base:
     host = Host.probe()
     if config.ip_forward:  # the networks turn it on before the first container
         host = msgspec.structs.replace(host, ipv4_forwarding=True)
-    return _Base(
+    paths = Paths(config.data_root, config.exec_root)
+    watcher = Watcher()
+    return Base(
         config,
-        Paths(config.data_root, config.exec_root),
+        paths,
         connection,
         database,
         events,
@@ -219,10 +184,12 @@ def _base(config: Config) -> _Base:
             systemd_cgroup=config.systemd_cgroup,
             scripts=Path(config.data_root, "runtimes"),
         ),
+        watcher,
+        Forwarding(paths, watcher),
     )
 
 
-def _services(base: _Base) -> _Services:
+def _services(base: Base) -> Services:
     config = base.config
     # A connection of its own: volumes are worked on in threads, which must not get into a transaction here.
     volume_connection = store.connect(Path(config.data_root, "dockerd.db"))
@@ -257,10 +224,10 @@ def _services(base: _Base) -> _Services:
         max_concurrent_downloads=config.max_concurrent_downloads,
         max_concurrent_uploads=config.max_concurrent_uploads,
     )
-    return _Services(volume_connection, volume_service, netd, networks, registries, images)
+    return Services(volume_connection, volume_service, netd, networks, registries, images)
 
 
-def _life(base: _Base, services: _Services) -> _Life:
+def _life(base: Base, services: Services) -> Life:
     config, registry, client, paths = base.config, base.registry, base.client, base.paths
     streams = Streams(client, paths, services.netd)
     resources = Resources(registry, services.networks, services.volumes, paths, base.events)
@@ -268,7 +235,7 @@ def _life(base: _Base, services: _Services) -> _Life:
     stop = Stop(registry, kill, config)
     unhealthy = Unhealthy(stop)
     health = HealthMonitor(registry, client, streams, base.host, on_unhealthy=unhealthy.found)
-    remove = Remove(registry, client, services.volumes, stop, paths)
+    remove = Remove(registry, client, services.volumes, stop, paths, base.forwarding)
     start = Start(
         registry,
         client,
@@ -278,6 +245,7 @@ def _life(base: _Base, services: _Services) -> _Life:
         paths,
         base.host,
         config,
+        base.forwarding,
         on_running=health.watch,
         remove=remove.auto,
     )
@@ -297,8 +265,9 @@ def _life(base: _Base, services: _Services) -> _Life:
         services.networks,
         paths,
         config.storage_driver,
+        base.forwarding,
     )
-    return _Life(
+    return Life(
         streams,
         resources,
         health,
@@ -312,9 +281,9 @@ def _life(base: _Base, services: _Services) -> _Life:
     )
 
 
-def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCases:
+def _containers(base: Base, services: Services, life: Life) -> ContainerUseCases:
     registry, client = base.registry, base.client
-    logs = Logs(registry)
+    logs = Logs(registry, base.paths, base.watcher)
     inspect = Inspect(registry, client, base.paths)
     images = services.images.store
     return ContainerUseCases(
@@ -341,7 +310,7 @@ def _containers(base: _Base, services: _Services, life: _Life) -> ContainerUseCa
     )
 
 
-def _archives(base: _Base, services: _Services) -> ArchiveUseCases:
+def _archives(base: Base, services: Services) -> ArchiveUseCases:
     registry = base.registry
     views = Views(base.client, services.volumes, base.paths)
     return ArchiveUseCases(
@@ -352,7 +321,7 @@ def _archives(base: _Base, services: _Services) -> ArchiveUseCases:
     )
 
 
-def _routes(base: _Base, services: _Services, life: _Life) -> list[Route]:
+def _routes(base: Base, services: Services, life: Life) -> list[Route]:
     containers = _containers(base, services, life)
     users_of = base.registry.users_of_volume
 

@@ -21,8 +21,8 @@ from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Images, Volumes
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.runtimes import Runtimes
-from orlop.dockerd.containers.stdio import check_log_config
 from orlop.dockerd.images.store import ImageRecord
+from orlop.dockerd.logging.options import check_log_config, with_defaults
 from orlop.dockerd.spec import Host, MountPoint, apply_defaults, command_line, resolve_mounts, validate
 from orlop.dockerd.spec.validate import check_cgroup_parent
 from orlop.engine.types import ContainerConfig, CreateRequest, EndpointSettings, HostConfig, LogConfig
@@ -145,9 +145,8 @@ class Create:
         )
         if host_config.network_mode in ("", "default"):
             host_config.network_mode = "bridge"
-        if not host_config.log_config.type:
-            options = {**self._config.log_opts, **host_config.log_config.config}
-            host_config.log_config = LogConfig(type=self._config.log_driver, config=options)
+        defaults = LogConfig(type=self._config.log_driver, config=self._config.log_opts)
+        host_config.log_config = with_defaults(host_config.log_config, defaults)
         check_log_config(host_config.log_config)
         host_config.runtime = host_config.runtime or self._runtimes.default
         self._runtimes.resolve(host_config.runtime)

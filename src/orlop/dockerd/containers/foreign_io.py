@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orlop.dockerd.containers.attach_point import Stream, Wanted
-from orlop.dockerd.containers.json_file import JsonFileWriter
+from orlop.dockerd.containers.log_writer import LogWriter
 from orlop.dockerd.containers.stdio import Stdio
 from orlop.errdefs import InternalError, OrlopError
 from orlop.rpc import stdcopy
@@ -54,7 +54,7 @@ class ForeignIO:
         stdin: bool,
         tty: bool,
         once: bool,
-        log: JsonFileWriter | None,
+        log: LogWriter | None,
         close_io: Callable[[], Awaitable[None]],
         owner: str = "",
         keeper: Keeper | None = None,

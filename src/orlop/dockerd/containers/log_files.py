@@ -1,49 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads json-file logs: oldest file first, the last lines only, or following as they grow and rotate."""
+"""Reads logs in files: oldest file first, the last lines only, or following as they grow and rotate."""
 
 import asyncio
+import gzip
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from orlop.dockerd import timestamps
-from orlop.errdefs import InvalidArgumentError
-from orlop.unix import inotify
+from orlop.dockerd.logging.forms import JSON, Entry, Form
+from orlop.dockerd.logging.watcher import Watcher
 
 _BLOCK = 256 * 1024
+_HEAD = 512
+"""Bytes that tell one file from another: the moment of its first entry is among them."""
 _ABSENT = (0, 0)
 _ATTEMPTS = 100
 """How often a rotation may come in between before what was found is taken as it is."""
-_WATCHED = inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO
 
 
-class Entry(NamedTuple):
-    """One entry: part of a line of output, or a whole one with its newline; `time` in nanoseconds since 1970."""
+class File(NamedTuple):
+    """An open file of a log; one that is compressed is unpacked when it is read."""
 
-    log: str
-    stream: str
-    time: int
-
-
-class _Line(msgspec.Struct):
-    log: str = ""
-    stream: str = "stdout"
-    time: str = ""
-
-
-_decoder = msgspec.json.Decoder(_Line)
-
-
-def parse_entry(line: bytes) -> Entry | None:
-    """An entry, or None for a line that is none (a crash of the machine cut it)."""
-    try:
-        found = _decoder.decode(line)
-        return Entry(found.log, found.stream, timestamps.parse(found.time) if found.time else 0)
-    except (msgspec.DecodeError, InvalidArgumentError):
-        return None
+    fd: int
+    inode: tuple[int, int]
+    packed: bool
 
 
 def rotated(path: str) -> list[str]:
@@ -51,97 +34,116 @@ def rotated(path: str) -> list[str]:
     older = []
     number = 1
     # While the files are renamed, from the oldest on, one number may be missing.
-    while (there := os.path.exists(f"{path}.{number}")) or os.path.exists(f"{path}.{number + 1}"):
-        if there:
-            older.append(f"{path}.{number}")
+    while (name := _numbered(path, number)) or _numbered(path, number + 1):
+        if name:
+            older.append(name)
         number += 1
     return [*reversed(older), path]
 
 
-def open_all(path: str) -> list[int]:
+def _numbered(path: str, number: int) -> str:
+    """The plain file as long as it is there: what is being compressed is there twice for a moment."""
+    for name in (f"{path}.{number}", f"{path}.{number}.gz"):
+        if os.path.exists(name):
+            return name
+    return ""
+
+
+def open_all(path: str) -> list[File]:
     """The files of a log, oldest first, as they were at one moment: a rotation meanwhile must not hide one."""
     for _ in range(_ATTEMPTS):
-        fds = [fd for name in rotated(path) if (fd := _open(name)) is not None]
-        now = [inode for name in rotated(path) if (inode := _inode(name)) != _ABSENT]
-        if [_inode_of(os.fstat(fd)) for fd in fds] == now:
-            break
-        _close(fds)
-    else:
-        fds = [fd for name in rotated(path) if (fd := _open(name)) is not None]
-    return fds
+        files = _open_now(path)
+        now = [inode for name in rotated(path) if (inode := inode_at(name)) != _ABSENT]
+        if [file.inode for file in files] == now:
+            return files
+        close_files(files)
+    return _open_now(path)
 
 
-def read_all(fds: list[int]) -> Iterator[Entry]:
+def _open_now(path: str) -> list[File]:
+    found = []
+    for name in rotated(path):
+        fd = _open(name)
+        if fd is not None:
+            found.append(File(fd, _inode_of(os.fstat(fd)), name.endswith(".gz")))
+    return found
+
+
+def unpacked(file: File) -> File:
+    """The file, or what it was before it was compressed, in a file without a name."""
+    if not file.packed:
+        return file
+    with tempfile.TemporaryFile() as plain, open(file.fd, "rb", closefd=False) as raw:
+        with gzip.open(raw) as packed:
+            shutil.copyfileobj(packed, plain, _BLOCK)
+        fd = os.dup(plain.fileno())
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.close(file.fd)
+    return File(fd, file.inode, False)
+
+
+def read_all(files: list[File], form: Form) -> Iterator[Entry]:
     """Every whole entry of open files, in their order."""
-    for fd in fds:
+    for position, file in enumerate(files):
+        files[position] = plain = unpacked(file)
         rest = b""
-        while block := os.read(fd, _BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                if (entry := parse_entry(line)) is not None:
-                    yield entry
-        # What is behind the last newline is not written whole yet: a follower shall read it again.
+        while block := os.read(plain.fd, _BLOCK):
+            data = rest + block
+            entries, length = form.split(data)
+            yield from entries
+            rest = data[length:]
+        # What is not written whole yet a follower shall read again.
         if rest:
-            os.lseek(fd, -len(rest), os.SEEK_CUR)
+            os.lseek(plain.fd, -len(rest), os.SEEK_CUR)
 
 
-def seek_tail(fds: list[int], count: int) -> None:
+def seek_tail(files: list[File], count: int, form: Form) -> None:
     """Move the files' positions so that reading on yields the last `count` entries."""
     left = count
-    for fd in reversed(fds):
+    for position in range(len(files) - 1, -1, -1):
+        if left <= 0 and position < len(files) - 1:
+            close_files(files[: position + 1])
+            del files[: position + 1]
+            return
+        files[position] = plain = unpacked(files[position])
         if left <= 0:
-            os.lseek(fd, 0, os.SEEK_END)
-            continue
-        left -= _seek_back(fd, left)
-
-
-def _seek_back(fd: int, count: int) -> int:
-    """Position a file before its last `count` lines; how many there were at most `count`."""
-    position = os.lseek(fd, 0, os.SEEK_END)
-    found = -1  # the newline that ends the last line is not counted
-    while position > 0:
-        size = min(_BLOCK, position)
-        position -= size
-        block = os.pread(fd, size, position)
-        at = len(block)
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
-            found += 1
-            if found == count:
-                os.lseek(fd, position + at + 1, os.SEEK_SET)
-                return count
-    os.lseek(fd, 0, os.SEEK_SET)
-    return found + 1
+            os.lseek(plain.fd, 0, os.SEEK_END)
+        else:
+            left -= form.seek_back(plain.fd, left)
 
 
 class LogReader:
     """Reads one container's log; `ended` tells whether the process has ended and written its last line."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, form: Form = JSON, watcher: Watcher | None = None) -> None:
         self._path = path
-        self._fds: list[int] = []
+        self._form = form
+        self._watcher = watcher or Watcher()
+        self._files: list[File] = []
 
     def open(self, tail: int) -> None:
         """Open what there is now; `tail` entries of it are read (negative: all)."""
-        self._fds = open_all(self._path)
+        self._files = open_all(self._path)
         if tail >= 0:
-            seek_tail(self._fds, tail)
+            seek_tail(self._files, tail, self._form)
 
     def close(self) -> None:
         """Close all files."""
-        _close(self._fds)
-        self._fds = []
+        close_files(self._files)
+        self._files = []
 
     def read(self) -> Iterator[Entry]:
         """The entries that are there."""
-        return read_all(self._fds)
+        return read_all(self._files, self._form)
 
     async def follow(self, ended: Callable[[], "asyncio.Future[Any] | None"]) -> AsyncIterator[Entry]:
         """Entries as they come, until the process has ended; `ended()` is a future of that, None: it has.
 
         The directory is watched, so that both growth and rotation are seen; nothing is polled.
         """
-        del self._fds[:-1]
-        watching = inotify.watch(str(Path(self._path).parent), _WATCHED)
+        close_files(self._files[:-1])
+        del self._files[:-1]
+        watch = self._watcher.watch(str(Path(self._path).parent))
         try:
             finished = ended()
             while True:
@@ -150,38 +152,50 @@ class LogReader:
                     yield entry
                 if over or finished is None:
                     return
-                await _changed(watching, finished)
+                await watch.wait(finished)
         finally:
-            os.close(watching)
+            watch.close()
 
     def _new_entries(self) -> Iterator[Entry]:
         """What was written since, through any number of rotations."""
         while True:
-            yield from read_all(self._fds)
+            yield from read_all(self._files, self._form)
             newer = self._next_file()
             if newer is None:
                 return
             # The old file gets nothing more once a newer one exists, but may have got some before.
-            yield from read_all(self._fds)
-            _close(self._fds)
-            self._fds = [newer]
+            yield from read_all(self._files, self._form)
+            close_files(self._files)
+            self._files = [newer]
 
-    def _next_file(self) -> int | None:
+    def _next_file(self) -> File | None:
         """The file written after the one that is open, opened; None if that is still the latest."""
-        current = _inode_of(os.fstat(self._fds[-1])) if self._fds else None
-        if current is not None and current == _inode(self._path):
+        current = self._files[-1] if self._files else None
+        if current is not None and current.inode == inode_at(self._path):
             return None
-        fds = open_all(self._path)
-        inodes = [_inode_of(os.fstat(fd)) for fd in fds]
+        files = open_all(self._path)
+        after = 0  # where the current one was rotated out of existence: go on with the oldest
         if current is None:
-            after = len(fds) - 1  # nothing has been read yet: start with the latest
-        elif current in inodes:
-            after = inodes.index(current) + 1
+            after = len(files) - 1  # nothing has been read yet: start with the latest
         else:
-            after = 0  # rotated out of existence: go on with the oldest
-        chosen = fds.pop(after) if 0 <= after < len(fds) else None
-        _close(fds)
+            for position, file in enumerate(files):
+                if _same(current, file):
+                    after = position + 1
+        chosen = files.pop(after) if 0 <= after < len(files) else None
+        close_files(files)
         return chosen
+
+
+def _same(current: File, file: File) -> bool:
+    """Whether a file is the one that is open, which may have been compressed since."""
+    if current.inode == file.inode:
+        return True
+    if not file.packed:
+        return False
+    with open(file.fd, "rb", closefd=False) as raw, gzip.open(raw) as packed:
+        head = packed.read(_HEAD)
+    os.lseek(file.fd, 0, os.SEEK_SET)
+    return head == os.pread(current.fd, _HEAD, 0)
 
 
 def _open(path: str) -> int | None:
@@ -191,7 +205,8 @@ def _open(path: str) -> int | None:
         return None
 
 
-def _inode(path: str) -> tuple[int, int]:
+def inode_at(path: str) -> tuple[int, int]:
+    """What tells the file at a path from others; nothing if there is none."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -203,22 +218,7 @@ def _inode_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
-async def _changed(watching: int, finished: "asyncio.Future[Any]") -> None:
-    loop = asyncio.get_running_loop()
-    changed: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not changed.done():
-            changed.set_result(None)
-
-    loop.add_reader(watching, wake)
-    try:
-        await asyncio.wait({changed, finished}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        loop.remove_reader(watching)
-    inotify.drain(watching)
+def close_files(files: list[File]) -> None:
+    """Close them."""
+    for file in files:
+        os.close(file.fd)

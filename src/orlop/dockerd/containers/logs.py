@@ -8,10 +8,15 @@ from urllib.parse import quote_plus
 
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container, ExitInfo
-from orlop.dockerd.containers.log_files import Entry, LogReader
+from orlop.dockerd.containers.log_files import LogReader
 from orlop.dockerd.containers.model import ContainerRecord
+from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
-from orlop.dockerd.containers.stdio import READABLE_DRIVERS
+from orlop.dockerd.logging.about import attributes_and_tag
+from orlop.dockerd.logging.forms import Entry
+from orlop.dockerd.logging.options import readable
+from orlop.dockerd.logging.place import place
+from orlop.dockerd.logging.watcher import Watcher
 from orlop.errdefs import ConflictError, InvalidArgumentError, NotImplementedByUsError
 from orlop.rpc import stdcopy
 
@@ -35,16 +40,17 @@ class LogsRequest(NamedTuple):
 class Logs:
     """The use case."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, paths: Paths, watcher: Watcher) -> None:
         self._registry = registry
+        self._paths = paths
+        self._watcher = watcher
 
     def check(self, reference: str, request: LogsRequest) -> bool:
         """Whether the container has a terminal. Raises NotFoundError and what the request lacks."""
         container = self._registry.get(reference)
         if not (request.stdout or request.stderr):
             raise InvalidArgumentError("Bad parameters: you must choose at least one stream")
-        driver = container.record.host_config.log_config.type
-        if driver not in READABLE_DRIVERS:
+        if not readable(container.record.host_config.log_config):
             raise NotImplementedByUsError("configured logging driver does not support reading")
         if container.record.state.dead or container.record.state.removing:
             raise ConflictError("can not get logs from container which is dead or marked for removal")
@@ -54,7 +60,10 @@ class Logs:
         """The bytes to send: stdcopy frames, or plain text where the container has a terminal."""
         container = self._registry.get(reference)
         form = _Form(container.record, request)
-        reader = LogReader(container.record.log_path)
+        log = place(container.record, self._paths.data(container.id))
+        if log is None:
+            return
+        reader = LogReader(log.path, log.form, self._watcher)
         reader.open(request.tail)
         try:
             for chunk in _chunks(form, reader):
@@ -117,14 +126,6 @@ class _Form:
 
 
 def _details(record: ContainerRecord) -> str:
-    """The labels and environment variables that the log options name: `a=1,b=2`."""
-    options = record.host_config.log_config.config
-    found = {}
-    for key in filter(None, options.get("labels", "").split(",")):
-        if key in record.config.labels:
-            found[key] = record.config.labels[key]
-    environment = dict(entry.partition("=")[::2] for entry in record.config.env)
-    for key in filter(None, options.get("env", "").split(",")):
-        if key in environment:
-            found[key] = environment[key]
+    """What the log options name, labels and variables of the container and the tag: `a=1,b=2`."""
+    found = attributes_and_tag(record)
     return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(found.items()))

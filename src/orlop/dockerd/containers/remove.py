@@ -12,6 +12,7 @@ from orlop.dockerd.containers.ports import Volumes
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.start import delete_record
 from orlop.dockerd.containers.stop import Stop
+from orlop.dockerd.logging.forward import Forwarding
 from orlop.errdefs import ConflictError, NotFoundError, OrlopError
 
 log = logging.getLogger("orlop.dockerd.remove")
@@ -20,12 +21,21 @@ log = logging.getLogger("orlop.dockerd.remove")
 class Remove:
     """The use case."""
 
-    def __init__(self, registry: Registry, client: Client, volumes: Volumes, stop: Stop, paths: Paths) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        client: Client,
+        volumes: Volumes,
+        stop: Stop,
+        paths: Paths,
+        forwarding: Forwarding,
+    ) -> None:
         self._registry = registry
         self._client = client
         self._volumes = volumes
         self._stop = stop
         self._paths = paths
+        self._forwarding = forwarding
 
     async def __call__(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove by a user's wish; `force` kills it first, `volumes` removes its anonymous volumes.
@@ -67,6 +77,7 @@ class Remove:
             try:
                 await delete_record(self._client, container)
                 await self._remove_snapshot(container)
+                await self._forwarding.finish(container)
                 self._remove_files(container)
                 if volumes:
                     await self._remove_volumes(container)

@@ -20,6 +20,7 @@ from orlop.dockerd.containers.runtimes import DEFAULT, Runtime, Runtimes
 from orlop.dockerd.containers.start_errors import EXIT_UNKNOWN, classify
 from orlop.dockerd.containers.stdio import Stdio
 from orlop.dockerd.containers.streams import Streams
+from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.spec import Host, SpecRequest, build_spec, find_init
 from orlop.engine.types import Ulimit
 from orlop.errdefs import (
@@ -57,6 +58,7 @@ class Start:
         paths: Paths,
         host: Host,
         config: Config,
+        forwarding: Forwarding,
         on_running: Callable[[Container], None],
         remove: Callable[[Container], Awaitable[None]],
     ) -> None:
@@ -68,6 +70,7 @@ class Start:
         self._paths = paths
         self._host = host
         self._config = config
+        self._forwarding = forwarding
         self._on_running = on_running
         self._remove = remove
         self._seccomp = _read_seccomp(config.seccomp_profile)
@@ -143,6 +146,7 @@ class Start:
             record.state.health = Health()  # what the run before was like says nothing about this one
         runtime = self._runtimes.resolve(record.host_config.runtime)
         _check_owners(record, runtime)
+        await self._forwarding.begin(container)
         # Side by side: the network is the kernel's work, the user is looked up in the image.
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
@@ -249,6 +253,7 @@ class Start:
         state.started_at, state.finished_at = started_at, 0
         self._registry.save(container)
         self._registry.publish(container, "start")
+        self._forwarding.follow(container)
         self._on_running(container)
 
     # -- failure

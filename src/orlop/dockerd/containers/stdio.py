@@ -4,17 +4,8 @@
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from orlop.dockerd.config import parse_size
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
-from orlop.engine.types import LogConfig
-from orlop.errdefs import InvalidArgumentError
-
-READABLE_DRIVERS = ("json-file",)
-DRIVERS = ("json-file", "none")
-
-_JSON_FILE_OPTIONS = frozenset(
-    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"}
-)
+from orlop.dockerd.logging.place import Place
 
 
 class Stdio(NamedTuple):
@@ -26,32 +17,18 @@ class Stdio(NamedTuple):
     terminal: bool
 
 
-def check_log_config(config: LogConfig) -> None:
-    """Raise InvalidArgumentError for a log driver or an option of it that is not there."""
-    if config.type not in DRIVERS:
-        raise InvalidArgumentError(
-            f"logger: no log driver named '{config.type}' is registered (there are: {', '.join(DRIVERS)})"
-        )
-    if config.type == "json-file":
-        for key in config.config:
-            if key not in _JSON_FILE_OPTIONS:
-                raise InvalidArgumentError(f"unknown log opt '{key}' for json-file log driver")
-        size, files = rotation(config)
-        if files > 1 and size <= 0 and "max-file" in config.config:
-            raise InvalidArgumentError("max-file cannot be more than 1 when max-size is not set")
-
-
-def container_stdio(record: ContainerRecord, socket: str) -> Stdio:
+def container_stdio(record: ContainerRecord, socket: str, log: Place | None) -> Stdio:
     """The streams of a container's init process; `socket` is where its attach socket shall be."""
     address = f"attach://{quote(socket)}"
-    if record.host_config.log_config.type == "json-file":
-        size, files = rotation(record.host_config.log_config)
-        query: dict[str, str | int] = {"max-file": files} if size > 0 else {}
-        if size > 0:
-            query["max-size"] = size
-        stdout = f"json-file://{quote(record.log_path)}?{urlencode({**query, 'attach': socket})}"
-    else:
-        stdout = address
+    stdout = address
+    if log is not None:
+        size, files, compress = log.rotation
+        query: dict[str, str | int] = {"max-size": size, "max-file": files} if size > 0 else {}
+        if size > 0 and compress:
+            query["compress"] = 1
+        if log.attrs:
+            query["attrs"] = log.attrs
+        stdout = f"{log.scheme}://{quote(log.path)}?{urlencode({**query, 'attach': socket})}"
     stdin = ""
     if record.config.open_stdin:
         stdin = address + ("?once=1" if closes_stdin(record) else "")
@@ -70,16 +47,3 @@ def exec_stdio(record: ExecRecord, socket: str) -> Stdio:
     once = "" if record.tty else "?once=1"
     stdin = f"{address}{once}" if record.open_stdin else ""
     return Stdio(stdin, address, "" if record.tty else address, record.tty)
-
-
-def rotation(config: LogConfig) -> tuple[int, int]:
-    """Largest size of a log file in bytes (-1: no limit) and how many are kept. Raises InvalidArgumentError."""
-    text = config.config.get("max-size", "-1")
-    size = -1 if text == "-1" else parse_size(text, "max-size")
-    try:
-        files = int(config.config.get("max-file", "1"))
-    except ValueError:
-        files = 0
-    if files < 1:
-        raise InvalidArgumentError(f"invalid max-file: {config.config['max-file']!r} is no number above 0")
-    return size, files

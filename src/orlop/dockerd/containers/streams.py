@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the streams of containers and execs: attach sockets on our shim, FIFOs on others."""
 
+from pathlib import Path
+
 from orlop.containerd.client import Client
 from orlop.dockerd.containers.attach_point import AttachSocket, Source
 from orlop.dockerd.containers.foreign_io import ForeignIO, Keeper
-from orlop.dockerd.containers.json_file import JsonFileWriter
+from orlop.dockerd.containers.log_writer import LogWriter
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord
 from orlop.dockerd.containers.paths import Paths
-from orlop.dockerd.containers.stdio import Stdio, closes_stdin, container_stdio, exec_stdio, rotation
+from orlop.dockerd.containers.stdio import Stdio, closes_stdin, container_stdio, exec_stdio
+from orlop.dockerd.logging.place import Place, place
 
 
 class Streams:
@@ -22,7 +25,9 @@ class Streams:
         """For the init process; notes in the record where to attach. Raises InternalError."""
         if ours:
             record.attach_socket = self._paths.attach_socket(record.id)
-            return AttachSocket(record.attach_socket), container_stdio(record, record.attach_socket)
+            return AttachSocket(record.attach_socket), container_stdio(
+                record, record.attach_socket, self._log(record)
+            )
         record.attach_socket = ""
         io = self._foreign(record)
         await io.open()
@@ -53,18 +58,21 @@ class Streams:
         await io.open(again=True)
         return io
 
+    def _log(self, record: ContainerRecord) -> Place | None:
+        log = place(record, self._paths.data(record.id))
+        if log is not None and log.scheme == "local":
+            Path(log.path).parent.mkdir(mode=0o700, exist_ok=True)
+        return log
+
     def _foreign(self, record: ContainerRecord) -> ForeignIO:
-        log = None
-        if record.log_path:
-            size, files = rotation(record.host_config.log_config)
-            log = JsonFileWriter(record.log_path, max(size, 0), files)
+        log = self._log(record)
         return ForeignIO(
             self._paths.volatile(record.id),
             "init",
             stdin=record.config.open_stdin,
             tty=record.config.tty,
             once=closes_stdin(record),
-            log=log,
+            log=LogWriter(log) if log else None,
             close_io=lambda: self._client.tasks.close_io(record.id),
             owner=record.id,
             keeper=None if log is None else self._keeper,

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Docker's json-file log: one JSON object a line, written by the batch, rotated by size."""
+"""Docker's json-file log: one JSON object a line."""
 
 import codecs
 import os
 import time
 
-from orlop.shim import log
-from orlop.unix.process import close_range
+from orlop.shim.io.logfile import LogFile
 
 PARTIAL = 16384
 """A longer line is cut into entries of this many bytes; only the last has the newline."""
@@ -128,135 +127,26 @@ class Encoder:
         return b'{"log":"' + body[:-1].replace(b"\n", tail + b'{"log":"') + tail
 
 
-class JsonLog:
-    """The log file of one process, as a sink. Never full: a disk that is full loses entries, not the process."""
+class _Lines:
+    """The format as the file sees it."""
 
-    full = False
+    @staticmethod
+    def crossing(entries: bytes, at: int) -> int:
+        return entries.index(b"\n", at - 1) + 1
+
+    @staticmethod
+    def mend(fd: int, size: int) -> int:
+        if os.pread(fd, 1, size - 1) != b"\n":
+            size += os.write(fd, b"\n")
+        return size
+
+
+class JsonLog(LogFile):
+    """The json-file log of one process, as a sink."""
 
     def __init__(
         self, path: str, *, max_size: int = 0, max_file: int = 1, compress: bool = False, attrs: str = ""
     ) -> None:
-        self._path = path
-        self._max_size = max_size
-        self._max_file = max_file
-        self._compress = compress and max_file > 1
-        self._encoders = {stream: Encoder(stream, attrs) for stream in (1, 2)}
-        self._open = {1, 2}
-        self._fd = _open(path, os.O_APPEND)
-        self._size = os.fstat(self._fd).st_size
-        self._failing = False
-        self._mend()
-
-    def _mend(self) -> None:
-        # A machine that went down may have left half an entry, which would spoil the next one too.
-        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            self._append(b"\n")
-
-    def write(self, stream: int, data: bytes) -> None:
-        """Write the lines that are complete, in one system call unless the file is rotated on the way."""
-        self._log(self._encoders[stream].feed(data, time.time_ns()))
-
-    def end(self, stream: int) -> None:
-        """Write an unfinished last line; close when both streams are over."""
-        if stream in self._open:
-            self._open.discard(stream)
-            self._log(self._encoders[stream].flush(time.time_ns()))
-            if not self._open:
-                self.close()
-
-    def close(self) -> None:
-        """Write what is unfinished and close."""
-        for stream in tuple(self._open):
-            self._open.discard(stream)
-            self._log(self._encoders[stream].flush(time.time_ns()))
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _log(self, entries: bytes) -> None:
-        if self._fd < 0:
-            return
-        while entries:
-            cut = len(entries)
-            if self._max_size:
-                if self._size >= self._max_size:
-                    self._rotate()
-                room = self._max_size - self._size
-                if cut > room:  # as Docker: the entry that crosses the limit is the file's last
-                    cut = entries.index(b"\n", room - 1) + 1
-            self._append(entries[:cut])
-            entries = entries[cut:]
-
-    def _append(self, entries: bytes) -> None:
-        written = 0
-        try:
-            while written < len(entries):
-                written += os.write(self._fd, entries[written:])
-        except OSError as error:
-            if not self._failing:
-                log.error(f"{self._path}: log entries are lost: {error.strerror}")
-            self._failing = True
-            if written:
-                # No half entries: readers parse every line.
-                os.ftruncate(self._fd, self._size)
-            return
-        self._failing = False
-        self._size += written
-
-    def _rotate(self) -> None:
-        suffix = ".gz" if self._compress else ""
-        try:
-            if self._max_file > 1:
-                for number in range(self._max_file - 1, 1, -1):
-                    _rename(f"{self._path}.{number - 1}{suffix}", f"{self._path}.{number}{suffix}")
-                os.rename(self._path, f"{self._path}.1")
-            else:
-                os.unlink(self._path)
-        except FileNotFoundError:
-            pass  # somebody removed the log: a new one follows
-        except OSError as error:
-            log.error(f"{self._path}: cannot rotate: {error.strerror}")
-        try:
-            fresh = _open(self._path, os.O_TRUNC)
-        except OSError as error:
-            log.error(f"{self._path}: cannot make a new log, the old one grows on: {error.strerror}")
-            self._size = 0
-            return
-        os.close(self._fd)
-        self._fd = fresh
-        self._size = 0
-        if self._compress:
-            _compress(f"{self._path}.1")
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND | flags, 0o640)
-
-
-def _rename(old: str, new: str) -> None:
-    try:
-        os.rename(old, new)
-    except FileNotFoundError:
-        return  # fewer files than allowed so far
-
-
-def _compress(path: str) -> None:
-    """Replace a rotated file with its .gz, in a child, so that the process's output does not wait."""
-    pid = os.fork()
-    if pid:
-        return
-    try:
-        close_range(3)
-        os.nice(10)
-        import gzip
-        import shutil
-
-        with open(path, "rb") as plain, gzip.open(f"{path}.gz.tmp", "wb", compresslevel=6) as packed:
-            shutil.copyfileobj(plain, packed, 1 << 20)
-        os.chmod(f"{path}.gz.tmp", 0o640)
-        os.rename(f"{path}.gz.tmp", f"{path}.gz")
-        os.unlink(path)
-    except OSError as error:
-        log.error(f"{path}: cannot compress: {error.strerror}")
-    finally:
-        os._exit(0)
+        """`attrs` is the JSON of each line's attrs."""
+        encoders = {stream: Encoder(stream, attrs) for stream in (1, 2)}
+        super().__init__(path, encoders, _Lines, max_size=max_size, max_file=max_file, compress=compress)

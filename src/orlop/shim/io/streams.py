@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import termios
+from collections.abc import Callable
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotFoundError, OrlopError
 from orlop.shim import log
@@ -15,7 +16,7 @@ from orlop.shim.io.logger import Logger
 from orlop.shim.io.sinks import FileSink, PipeSink
 from orlop.shim.io.source import Sink, Source
 from orlop.shim.io.stdin import FifoInput, Stdin
-from orlop.shim.io.uri import Attach, Binary, Fifo, File, JsonFile, Output, parse_input, parse_output
+from orlop.shim.io.uri import Attach, Binary, Fifo, File, JsonFile, Local, Output, parse_input, parse_output
 from orlop.shim.loop import Future, Loop, Timer
 
 LINGER = 2.0
@@ -87,16 +88,8 @@ class Streams:
         if self._stderr is not None and self._stderr != self._stdout:
             targets.append((self._stderr, (2,)))
         for target, streams in targets:
-            if isinstance(target, JsonFile):
-                self._sinks.append(
-                    JsonLog(
-                        target.path,
-                        max_size=target.max_size,
-                        max_file=target.max_file,
-                        compress=target.compress,
-                        attrs=target.attrs,
-                    )
-                )
+            if isinstance(target, JsonFile | Local):
+                self._sinks.append(_log_file(target))
                 if target.attach:
                     self._listen(target.attach)
             elif isinstance(target, Attach):
@@ -270,6 +263,20 @@ class Streams:
 
 def _duplicate(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _log_file(target: JsonFile | Local) -> Sink:
+    if isinstance(target, JsonFile):
+        make: Callable[..., Sink] = JsonLog
+    else:
+        from orlop.shim.io.locallog import LocalLog as make  # seldom wanted: not every shim's memory
+    return make(
+        target.path,
+        max_size=target.max_size,
+        max_file=target.max_file,
+        compress=target.compress,
+        attrs=target.attrs,
+    )
 
 
 def _named(error: OSError) -> OrlopError:

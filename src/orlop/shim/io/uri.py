@@ -45,7 +45,18 @@ class JsonFile(NamedTuple):
     attach: str = ""
 
 
-Output = Fifo | File | Binary | Attach | JsonFile
+class Local(NamedTuple):
+    """Docker's `local` log, as JsonFile; `attrs` is the hexadecimal form of each entry's encoded attributes."""
+
+    path: str
+    max_size: int = 0
+    max_file: int = 1
+    compress: bool = False
+    attrs: str = ""
+    attach: str = ""
+
+
+Output = Fifo | File | Binary | Attach | JsonFile | Local
 Input = Fifo | Attach
 
 
@@ -65,9 +76,10 @@ def parse_output(text: str, field: str) -> Output | None:
     if scheme == "attach":
         _known(options, (), text, field)
         return Attach(path)
-    if scheme == "json-file":
+    if scheme in ("json-file", "local"):
         _known(options, ("max-size", "max-file", "compress", "attrs", "attach"), text, field)
-        return JsonFile(
+        kind = JsonFile if scheme == "json-file" else Local
+        return kind(
             path,
             _number(options.get("max-size", "0"), 0, f"{field}: max-size"),
             _number(options.get("max-file", "1"), 1, f"{field}: max-file"),
