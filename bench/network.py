@@ -208,7 +208,8 @@ def _dns(engines: list[Engine]) -> None:
                     value = float(_found(r"Queries per second:\s+([\d.]+)", output))
                     rates.setdefault(name, {}).setdefault(engine.name, []).append(value)
                     lost = int(_found(r"Queries lost:\s+(\d+)", output))
-                    rates.setdefault(f"{waiting} at a time, lost", {}).setdefault(engine.name, []).append(lost)
+                    if lost:
+                        print(f"  {engine.name}: {lost} queries lost, {waiting} at a time")
         for engine in engines:
             docker(engine.host, "rm", "-f", "web", "asker")
             docker(engine.host, "network", "rm", "names")

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -126,3 +129,29 @@ def test_no_request_fails_while_daemons_go(stack: Stack, site: Site, rounds: int
         print(f"{name}: {result}")
         assert result["failures"] == {}, name
         assert result["done"] > 50 and result["kept"] > 10, name
+
+
+def test_a_killed_netd_costs_what_it_carried_and_no_more(stack: Stack, site: Site) -> None:
+    """Published ports that the kernel redirects, and names, do not notice; localhost is carried by the worker."""
+    with under_load(site) as results:
+        for _ in range(3):
+            keeper = stack.pid("netd")
+            (worker,) = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+            os.kill(int(worker), signal.SIGKILL)
+            _works(stack)
+        stack.daemon("stop", "dockerd")  # nobody is there to tell a new one what to do
+        os.kill(keeper, signal.SIGKILL)
+        _works(stack)
+        assert stack.pid("netd") != keeper
+    for name, result in results.items():
+        print(f"{name}: {result}")
+        assert result["done"] > 50, name
+        if name != "localhost":
+            assert result["failures"] == {}, name
+    resets = {
+        "kept connection: ConnectionResetError",
+        "ConnectionResetError",
+        "kept connection: IncompleteReadError",
+    }
+    assert results["localhost"]["failures"].keys() <= {*resets, "IncompleteReadError"}
+    assert sum(results["localhost"]["failures"].values()) < 20

@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import stat
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from support.networks import end, fresh_netns
+from support.networks import end, fresh_netns, inner_netns, run
 
 from orlop.errdefs import InternalError, InvalidArgumentError, UnavailableError
 from orlop.netd import client as client_module
 from orlop.netd.client import NetdClient, PortUnavailableError
+from orlop.netd.names import Entry, Member, View
 from orlop.netd.protocol import HeldPort, decode, port_from
 
 pytestmark = pytest.mark.root
@@ -30,6 +32,13 @@ def netns() -> Iterator[None]:
     """No port of the machine's is touched."""
     with fresh_netns():
         yield
+
+
+@pytest.fixture
+def container(netns: None) -> Iterator[str]:
+    """Path of a network namespace with its loopback up."""
+    with inner_netns() as path:
+        yield path
 
 
 @pytest_asyncio.fixture
@@ -56,6 +65,12 @@ def raw(path: str, *lines: bytes) -> list[dict[str, object]]:
         client.sendall(b"".join(line + b"\n" for line in lines))
         with client.makefile("rb") as answers:
             return [decode(answers.readline()) for _ in lines]
+
+
+def worker_of(keeper: int) -> int:
+    """The process that does the work of a daemon."""
+    (worker,) = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    return int(worker)
 
 
 async def test_holds_and_releases(netd: NetdClient) -> None:
@@ -138,14 +153,14 @@ async def test_bulk_arrives_whole_in_both_directions_at_once(netd: NetdClient) -
             received = await asyncio.gather(asyncio.to_thread(receive, inside), asyncio.to_thread(receive, client))
             await sending
             assert received[0] == there and received[1] == back
-    pid = await netd.ping()
+    pid = worker_of(await netd.ping())
     pipes = [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:")]
-    assert pipes == []
+    assert len(pipes) == 1  # the keeper's
 
 
 async def test_many_connections_leave_nothing(netd: NetdClient) -> None:
     await netd.hold("one", [tcp(8080)])
-    pid = await netd.ping()
+    pid = worker_of(await netd.ping())
     with socket.create_server(("127.0.0.1", 80), backlog=512) as server:
         before = len(os.listdir(f"/proc/{pid}/fd"))
         clients = [socket.create_connection(("127.0.0.1", 8080)) for _ in range(200)]
@@ -222,7 +237,10 @@ async def test_supervised_daemon_is_waited_for(
                 await restarted.wait()
             assert await client.ping() == pids[-1]
         if len(pids) == 1:
-            end(pids[0], signal.SIGKILL)
+            for pid in (worker_of(pids[0]), pids[0]):
+                os.kill(pid, signal.SIGSTOP)  # neither sees the other go
+            for pid in (worker_of(pids[0]), pids[0]):
+                end(pid, signal.SIGKILL)
             await asyncio.sleep(0.3)
             assert not await answers(client.socket_path)  # nobody has started one
     await client.close()
@@ -280,3 +298,93 @@ async def test_keeps_what_is_in_fifos(netd: NetdClient, tmp_path: Path) -> None:
     await netd.drop("c")
     await netd.drop("a")
     assert await netd.kept() == []
+
+
+# -- a part of the daemon is killed
+
+
+async def kept(netd: NetdClient, container: str) -> int:
+    """Give the daemon one of everything; its process id."""
+    ports = [tcp(8080), tcp(8081, "::1"), HeldPort("udp", "127.0.0.1", 8082, "127.0.0.1", 82)]
+    await netd.hold("one", ports)
+    await netd.hold("two", [HeldPort("tcp", "127.0.0.1", 8083, "127.0.0.1", 83, False)])
+    await netd.name("e1", Entry("n1", ("web",), ("10.0.0.1",)))
+    await netd.resolve("c1", container, 61153, View((Member("n1", "front"),)))
+    await netd.release("two")
+    fifo = f"{netd.socket_path}.fifo"
+    os.mkfifo(fifo)
+    await netd.keep("f", [fifo])
+    writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(writer, b"last words")
+    os.close(writer)
+    return await netd.ping()
+
+
+async def ends(pid: int) -> None:
+    """Kill a process and see it gone."""
+    pidfd = os.pidfd_open(pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await asyncio.to_thread(select.select, [pidfd], [], [], 10)
+    os.close(pidfd)
+
+
+async def serves_everything(netd: NetdClient, container: str) -> None:
+    """What `kept` has given it works."""
+    loop = asyncio.get_running_loop()
+    assert list(await netd.held()) == ["one"] and await netd.resolving() == (["c1"], ["e1"])
+    assert await netd.kept() == ["f"]
+    reader = os.open(f"{netd.socket_path}.fifo", os.O_RDONLY | os.O_NONBLOCK)
+    assert os.read(reader, 99) == b"last words"
+    os.close(reader)
+    await netd.drop("f")
+    with socket.create_server(("127.0.0.1", 80)) as server:
+        for address in ("127.0.0.1", "::1"):
+            client = socket.create_connection((address, 8080 if address != "::1" else 8081))
+            with client, server.accept()[0] as inside:
+                client.sendall(b"x")
+                assert await loop.run_in_executor(None, inside.recv, 1) == b"x"
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 82))
+        client.sendto(b"y", ("127.0.0.1", 8082))
+        assert await loop.run_in_executor(None, server.recv, 9) == b"y"
+    found = await asyncio.to_thread(run, container, "busybox", "nslookup", "-type=a", "web", "127.0.0.11:61153")
+    assert "Address: 10.0.0.1" in found.stdout
+
+
+async def test_a_killed_worker_is_replaced_and_nobody_is_refused(netd: NetdClient, container: str) -> None:
+    keeper = await kept(netd, container)
+    with socket.create_server(("127.0.0.1", 80), backlog=512) as server:
+        for _ in range(3):
+            os.kill(worker_of(keeper), signal.SIGKILL)
+            clients = [socket.create_connection(("127.0.0.1", 8080)) for _ in range(50)]  # none is refused
+            for client in clients:
+                with client, server.accept()[0] as inside:
+                    inside.sendall(b"served")
+                    assert await asyncio.to_thread(client.recv, 6) == b"served"
+    assert await netd.ping() == keeper
+    await serves_everything(netd, container)
+    await netd.release("one")
+    with socket.create_server(("127.0.0.1", 8080)), socket.create_server(("127.0.0.1", 8083)):
+        assert await netd.held() == {}
+
+
+async def test_a_killed_keeper_changes_nothing(netd: NetdClient, container: str) -> None:
+    keeper = await kept(netd, container)
+    worker = worker_of(keeper)
+    with (
+        socket.create_server(("127.0.0.1", 80)) as server,
+        socket.create_connection(("127.0.0.1", 8080)) as client,
+        server.accept()[0] as inside,
+    ):
+        await ends(keeper)
+        client.sendall(b"still")
+        assert await asyncio.to_thread(inside.recv, 9) == b"still"
+    await serves_everything(netd, container)
+    while await netd.ping() != worker:
+        pass
+    assert Path(f"{netd.socket_path}.lock").read_text() == f"{worker}\n"
+    await netd.release("one")
+    assert await netd.held() == {}

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import dnslib
 import pytest
 import pytest_asyncio
-from support.networks import end, fresh_netns
+from support.networks import end, fresh_netns, inner_netns
 
 from orlop.errdefs import InvalidArgumentError
 from orlop.netd import dns, resolver
@@ -165,13 +164,8 @@ def host() -> Iterator[None]:
 @pytest.fixture
 def container(host: None) -> Iterator[str]:
     """Path of a container's network namespace with its loopback up."""
-    process = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec cat"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-    assert process.stdin and process.stdout and process.stdout.readline()
-    yield f"/proc/{process.pid}/ns/net"
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
+    with inner_netns() as path:
+        yield path
 
 
 def made_in(netns: str, kind: socket.SocketKind) -> socket.socket:

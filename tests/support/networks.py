@@ -34,6 +34,20 @@ def fresh_netns() -> Iterator[None]:
         os.close(home)
 
 
+@contextlib.contextmanager
+def inner_netns() -> Iterator[str]:
+    """Path of a container's network namespace with its loopback up."""
+    process = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec cat"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdin and process.stdout and process.stdout.readline()
+    try:
+        yield f"/proc/{process.pid}/ns/net"
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
 def ip(command: str) -> str:
     """Run ip(8) in the current namespace."""
     return subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True).stdout

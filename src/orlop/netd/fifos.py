@@ -7,6 +7,7 @@ Nothing is read here, and nobody is kept waiting: a FIFO's buffer goes with its 
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 
 from orlop.errdefs import InvalidArgumentError
 
@@ -17,17 +18,21 @@ class Fifos:
     def __init__(self) -> None:
         self._kept: dict[str, list[int]] = {}
 
-    def keep(self, owner: str, paths: list[str]) -> None:
-        """Keep all of `paths` open for `owner`, in place of what it has; or none.
+    def take(self, owner: str, fds: Iterable[int]) -> None:
+        """Keep FIFOs that are open already."""
+        self._kept[owner] = list(fds)
+
+    def keep(self, owner: str, paths: list[str]) -> list[int]:
+        """Keep all of `paths` open for `owner`, in place of what it has; or none. Returns the descriptors.
 
         Raises OSError, and InvalidArgumentError for what is no FIFO.
         """
-        self._forget_removed()
         with contextlib.ExitStack() as opened:
             fds = [_open(path, opened) for path in paths]
             self.drop(owner)
             self._kept[owner] = fds
             opened.pop_all()
+        return fds
 
     def drop(self, owner: str) -> None:
         """Close what is kept for `owner`, if anything."""
@@ -43,11 +48,15 @@ class Fifos:
         for owner in self.owners():
             self.drop(owner)
 
-    def _forget_removed(self) -> None:
-        # A dockerd that died between removing a FIFO and saying so does not come back to it.
-        for owner, fds in list(self._kept.items()):
-            if not any(os.fstat(fd).st_nlink for fd in fds):
-                self.drop(owner)
+    def forget_removed(self) -> list[str]:
+        """Close FIFOs that have no name any more, and return their owners.
+
+        A dockerd that died between removing a FIFO and saying so does not come back to it.
+        """
+        gone = [owner for owner, fds in self._kept.items() if not any(os.fstat(fd).st_nlink for fd in fds)]
+        for owner in gone:
+            self.drop(owner)
+        return gone
 
 
 def _open(path: str, opened: contextlib.ExitStack) -> int:

@@ -6,9 +6,9 @@ import fcntl
 import getopt
 import os
 import resource
-import signal
 import socket
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import cast
 
@@ -82,18 +82,42 @@ def _run(path: str, ready: int | None, *, standby: bool = False) -> int:
     except BlockingIOError:
         _report(ready, "ready")  # the one that has the lock serves, or is about to
         return 0
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
+    _name_holder(lock)
     try:
         listener = _listen(path)
     except OSError as error:
         _report(ready, f"cannot serve {path}: {error.strerror}")
         return 1
-    _serve(listener, ready)
+    # No TLS here: without the ssl module asyncio takes 3 MB less. This process lives as long as the containers.
+    sys.modules.setdefault("ssl", cast(ModuleType, None))
+    # Every proxied connection takes two descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    from orlop.netd.keeper import Channel, Keeper, Kept
+    from orlop.netd.worker import work
+
+    def serves() -> None:
+        nonlocal ready
+        _report(ready, "ready")
+        ready = None
+        _notify_systemd()
+
+    def begin(channel: Channel, kept: Sequence[Kept]) -> None:
+        if ready is not None:  # the keeper's to say
+            os.close(ready)
+        work(listener, channel, kept, lambda: _name_holder(lock))
+
+    status = Keeper(begin, serves).run()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     os.close(lock)
-    return 0
+    return status
+
+
+def _name_holder(lock: int) -> None:
+    """Write this process into the lock's file: it is the one to ask to end."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _listen(path: str) -> socket.socket:
@@ -111,32 +135,6 @@ def _listen(path: str) -> socket.socket:
         os.umask(umask)
     listener.setblocking(False)
     return listener
-
-
-def _serve(listener: socket.socket, ready: int | None) -> None:
-    # No TLS here: without the ssl module asyncio takes 3 MB less. This process lives as long as the containers.
-    sys.modules.setdefault("ssl", cast(ModuleType, None))
-    import asyncio
-
-    from orlop.netd.server import Server
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        server = Server()
-        accepting = await server.serve(listener)
-        _report(ready, "ready")
-        _notify_systemd()
-        await stop.wait()
-        accepting.close()
-        await server.close()
-
-    # Every proxied connection takes two descriptors.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(serve())
 
 
 def _report(ready: int | None, message: str) -> None:

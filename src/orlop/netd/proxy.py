@@ -57,10 +57,10 @@ def bind(port: HeldPort) -> socket.socket:
 class Holder:
     """One held port; `start` puts its proxy to work, `close` frees it and ends its connections."""
 
-    def __init__(self, port: HeldPort) -> None:
-        """Bind the port. Raises OSError."""
+    def __init__(self, port: HeldPort, bound: socket.socket | None = None) -> None:
+        """Bind the port, unless its socket is there already. Raises OSError."""
         self.port = port
-        self._socket = bind(port)
+        self._socket = bound or bind(port)
         self._close: Callable[[], None] = self._socket.close
 
     def start(self, poller: Poller) -> None:
@@ -71,6 +71,10 @@ class Holder:
             self._close = proxy.close
         elif self.port.proxy and self.port.protocol == "udp":
             self._close = UdpProxy(self._socket, self.port).close
+
+    def fileno(self) -> int:
+        """The descriptor that holds the port."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Free the port."""

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 from orlop.netd import dns
@@ -20,20 +20,31 @@ _MAX_UPSTREAMS = 3
 _IP_RECVERR = 11
 _MAX_TASKS = 1024
 _BATCH = 32
+_BACKLOG = 100
 
 
 class Resolver:
     """One container's server: construct, `await start()`, `close()`. Its sockets keep the namespace alive."""
 
-    def __init__(self, names: Names, netns: str, port: int, view: View) -> None:
-        """Listen on `ADDRESS` at `port`, UDP and TCP, in the namespace at `netns`. Raises OSError."""
+    def __init__(self, names: Names, netns: str, port: int, view: View, fds: Sequence[int] = ()) -> None:
+        """Listen on `ADDRESS` at `port`, UDP and TCP, in the namespace at `netns`. Raises OSError.
+
+        `fds` are those of an earlier server, which is gone, of the same namespace.
+        """
         self.view = view
         self.netns, self.port = netns, port
         self._names = names
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        if fds:
+            self._udp, self._tcp = (socket.socket(fileno=fd) for fd in fds[:2])
+            self._namespace = fds[2]
+        else:
+            self._bind()
+
+    def _bind(self) -> None:
+        self._namespace = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, self._namespace)
             with _inside(self._namespace):
@@ -44,8 +55,14 @@ class Resolver:
             self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             for each in (self._udp, self._tcp):
                 each.setblocking(False)
-                each.bind((ADDRESS, port))
+                each.bind((ADDRESS, self.port))
+            self._tcp.listen(_BACKLOG)
             undo.pop_all()
+
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        """What a later server of the same namespace needs."""
+        return self._udp.fileno(), self._tcp.fileno(), self._namespace
 
     async def start(self) -> None:
         """Answer from now on."""

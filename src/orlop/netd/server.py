@@ -5,11 +5,14 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from orlop import __version__
 from orlop.errdefs import InvalidArgumentError
 from orlop.netd.fifos import Fifos
+from orlop.netd.keeper import Kept
+from orlop.netd.kept import Store
 from orlop.netd.names import Names, View
 from orlop.netd.poller import Poller
 from orlop.netd.protocol import (
@@ -22,6 +25,7 @@ from orlop.netd.protocol import (
     paths_of,
     ports_of,
     resolver_of,
+    resolver_row,
     text_of,
 )
 from orlop.netd.proxy import Holder
@@ -34,7 +38,9 @@ _OPERATIONS = ("hold", "release", "name", "forget", "resolve", "unresolve", "kee
 class Server:
     """Holds ports for owners, serves DNS in their network namespaces, and answers requests about both."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        """What is held and known is kept in `store` as well."""
+        self._store = store
         self._held: dict[str, dict[HeldPort, Holder]] = {}
         self._names = Names()
         self._resolvers: dict[str, Resolver] = {}
@@ -51,14 +57,33 @@ class Server:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        for owner in list(self._held):
-            self.release(owner)
-        for owner in list(self._resolvers):
-            self.unresolve(owner)
+        for held in self._held.values():
+            for holder in held.values():
+                holder.close()
+        for resolver in self._resolvers.values():
+            resolver.close()
         self._poller.close()
         self._fifos.close()
 
-    async def hold(self, owner: str, ports: list[HeldPort]) -> None:
+    async def restore(self, kept: Sequence[Kept]) -> None:
+        """Take up what an earlier worker had."""
+        for message, fds in kept:
+            match message["op"]:
+                case "hold":
+                    (port,) = ports_of(message)
+                    holder = Holder(port, socket.socket(fileno=fds[0]))
+                    holder.start(self._poller)
+                    self._held.setdefault(owner_of(message), {})[port] = holder
+                case "name":
+                    self._names.put(text_of(message, "endpoint"), entry_of(message))
+                case "resolve":
+                    resolver = Resolver(self._names, *resolver_of(message), fds)
+                    await resolver.start()
+                    self._resolvers[owner_of(message)] = resolver
+                case "keep":
+                    self._fifos.take(owner_of(message), fds)
+
+    def hold(self, owner: str, ports: list[HeldPort]) -> None:
         """Hold all of `ports` for `owner`, or none. Raises PortError."""
         mine = self._held.get(owner, {})
         added: dict[HeldPort, Holder] = {}
@@ -77,32 +102,62 @@ class Server:
                 holder.close()
             raise
         self._held.setdefault(owner, {}).update(added)
+        for port, holder in added.items():
+            row = {"op": "hold", "owner": owner, "ports": [port._asdict()]}
+            self._store.keep(_port_key(owner, port), row, [holder.fileno()])
 
-    def release(self, owner: str) -> None:
+    async def release(self, owner: str) -> None:
         """Free what `owner` holds."""
-        for holder in self._held.pop(owner, {}).values():
+        held = self._held.pop(owner, {})
+        for holder in held.values():
             holder.close()
+        await self._store.drop(_port_key(owner, port) for port in held)
+
+    def name(self, endpoint: str, message: dict[str, Any]) -> None:
+        """Enter an endpoint's names."""
+        self._names.put(endpoint, entry_of(message))
+        self._store.keep(f"name {endpoint}", message)
+
+    async def forget(self, endpoint: str) -> None:
+        """Strike an endpoint's names out."""
+        if endpoint in self._names:
+            self._names.remove(endpoint)
+            await self._store.drop([f"name {endpoint}"])
 
     async def resolve(self, owner: str, netns: str, port: int, view: View) -> None:
         """Serve DNS in `owner`'s namespace; a server that is there learns what it knows now. Raises OSError."""
-        known = self._resolvers.get(owner)
-        if known is not None and (known.netns, known.port) == (netns, port):
-            known.view = view
-            return
-        self.unresolve(owner)
-        resolver = Resolver(self._names, netns, port, view)
-        try:
-            await resolver.start()
-        except BaseException:
-            resolver.close()
-            raise
-        self._resolvers[owner] = resolver
+        resolver = self._resolvers.get(owner)
+        if resolver is not None and (resolver.netns, resolver.port) == (netns, port):
+            resolver.view = view
+        else:
+            await self.unresolve(owner)
+            resolver = Resolver(self._names, netns, port, view)
+            try:
+                await resolver.start()
+            except BaseException:
+                resolver.close()
+                raise
+            self._resolvers[owner] = resolver
+        row = {"op": "resolve", "owner": owner, "resolver": resolver_row(netns, port, view)}
+        self._store.keep(f"resolver {owner}", row, resolver.fds)
 
-    def unresolve(self, owner: str) -> None:
+    async def unresolve(self, owner: str) -> None:
         """End `owner`'s DNS server."""
         resolver = self._resolvers.pop(owner, None)
         if resolver is not None:
             resolver.close()
+            await self._store.drop([f"resolver {owner}"])
+
+    async def keep(self, owner: str, paths: list[str]) -> None:
+        """Keep FIFOs open for `owner`. Raises OSError, InvalidArgumentError."""
+        await self._store.drop(_fifos_key(other) for other in self._fifos.forget_removed())
+        self._store.keep(_fifos_key(owner), {"op": "keep", "owner": owner}, self._fifos.keep(owner, paths))
+
+    async def drop(self, owner: str) -> None:
+        """Close the FIFOs of `owner`."""
+        if owner in self._fifos.owners():
+            self._fifos.drop(owner)
+            await self._store.drop([_fifos_key(owner)])
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -130,25 +185,25 @@ class Server:
     async def _perform(self, message: dict[str, Any]) -> dict[str, Any]:
         match message.get("op"):
             case "hold":
-                await self.hold(owner_of(message), ports_of(message))
+                self.hold(owner_of(message), ports_of(message))
             case "release":
-                self.release(owner_of(message))
+                await self.release(owner_of(message))
             case "name":
-                self._names.put(text_of(message, "endpoint"), entry_of(message))
+                self.name(text_of(message, "endpoint"), message)
             case "forget":
-                self._names.remove(text_of(message, "endpoint"))
+                await self.forget(text_of(message, "endpoint"))
             case "resolve":
                 await self.resolve(owner_of(message), *resolver_of(message))
             case "unresolve":
-                self.unresolve(owner_of(message))
+                await self.unresolve(owner_of(message))
             case "keep":
-                self._fifos.keep(owner_of(message), paths_of(message))
+                await self.keep(owner_of(message), paths_of(message))
             case "drop":
-                self._fifos.drop(owner_of(message))
+                await self.drop(owner_of(message))
             case "list":
                 return self._list()
             case "ping":
-                return {"pid": os.getpid(), "version": __version__}
+                return {"pid": self._store.pid, "version": __version__}
             case other:
                 raise InvalidArgumentError(f"invalid op: {other!r} is not one of {', '.join(_OPERATIONS)}")
         return {}
@@ -160,6 +215,14 @@ class Server:
             "endpoints": self._names.endpoints(),
             "kept": self._fifos.owners(),
         }
+
+
+def _fifos_key(owner: str) -> str:
+    return f"fifos {owner}"
+
+
+def _port_key(owner: str, port: HeldPort) -> str:
+    return f"port {owner} {port.host} {port.address} {port.port}"
 
 
 class PortError(Exception):
