@@ -6,6 +6,7 @@
     bootstrap   what start reads and answers; socket addresses
     server      one shim process put together
     service     the Task API in terms of `containers`
+    messages    answers, events and options as the API has them
     containers  the state machine of containers and their processes
     io          standard streams: pipes, terminals, logs, FIFOs, the attach socket
     events      publishes to containerd, in order, also after it was away

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's control groups as containerd's metrics messages, and its out-of-memory events."""
 
+import os
 import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orlop import cgroups
 from orlop.cgroups.hierarchies import mounts
-from orlop.errdefs import OrlopError
+from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.shim.loop import Loop
 
 if TYPE_CHECKING:
@@ -29,6 +30,22 @@ def groups_of(pid: int) -> cgroups.Manager:
             if path is not None:
                 paths[controller] = mountpoint + path.removeprefix(root.rstrip("/")).rstrip("/")
     return cgroups.load_manager(paths)
+
+
+def join_group(path: str) -> None:
+    """Move this process to the control groups at `path`. Raises InvalidArgumentError where there are none."""
+    wanted = cgroups.new_manager(path)
+    present = {controller: group for controller, group in wanted.paths().items() if os.path.isdir(group)}
+    wanted.close()
+    if not present:
+        raise InvalidArgumentError(f"shim_cgroup {path}: no such control group")
+    groups = cgroups.load_manager(present)
+    try:
+        groups.add(os.getpid())
+    except OSError as error:
+        raise InvalidArgumentError(f"shim_cgroup {path}: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        groups.close()
 
 
 class OOMWatch:
@@ -59,8 +76,6 @@ class OOMWatch:
     def close(self) -> None:
         """Stop watching."""
         if self._fd >= 0:
-            import os
-
             self._loop.remove(self._fd)
             os.close(self._fd)
             self._fd = -1

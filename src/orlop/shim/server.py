@@ -19,7 +19,14 @@ from orlop.shim.runtime.helper import EarlyHelper, early_helper
 from orlop.shim.runtime.select import RuntimeFor, runtime_for
 from orlop.shim.service import TaskService
 from orlop.unix.events import read_signals, signalfd
-from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl, set_name
+from orlop.unix.process import (
+    PR_SCHED_CORE,
+    PR_SCHED_CORE_CREATE,
+    PR_SCHED_CORE_SCOPE_THREAD_GROUP,
+    PR_SET_CHILD_SUBREAPER,
+    prctl,
+    set_name,
+)
 
 if TYPE_CHECKING:
     from orlop.unix.template import Template
@@ -49,6 +56,8 @@ def settle_in(bundle: str, log_fd: int = -1) -> None:
         if fd > 2:
             os.close(fd)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if os.environ.get("SCHED_CORE"):
+        _own_core()
     _raise_oom_score()
 
 
@@ -57,6 +66,14 @@ def _open_log(fallback: int) -> int:
         return os.open("log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return os.dup(fallback)
+
+
+def _own_core() -> None:
+    """Share no core with others: the container's processes inherit the domain."""
+    try:
+        prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PR_SCHED_CORE_SCOPE_THREAD_GROUP)
+    except OSError as error:
+        log.warning(f"SCHED_CORE: no core scheduling: {error.strerror}")
 
 
 def _raise_oom_score() -> None:

@@ -9,8 +9,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from orlop.api import events_pb2 as events
 from orlop.api import shim_v2_pb2 as api
-from orlop.api.runc_options_pb2 import Options as RuncOptions
-from orlop.api.runc_options_pb2 import ProcessDetails
 from orlop.errdefs import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -19,7 +17,7 @@ from orlop.errdefs import (
     OrlopError,
 )
 from orlop.rpc.ttrpc.server import Call
-from orlop.shim import bundle, log, metrics, rootfs
+from orlop.shim import bundle, log, messages, metrics, rootfs
 from orlop.shim.containers import STOPPED, Container, Exec, Process
 from orlop.shim.events import Publisher
 from orlop.shim.io.streams import Streams
@@ -30,9 +28,9 @@ from orlop.shim.runtime.select import RuntimeFor, runtime_for
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from orlop.api.runc_options_pb2 import Options as RuncOptions
     from orlop.shim.runtime.helper import EarlyHelper
 
-OPTIONS_TYPE = "containerd.runc.v1.Options"
 VERSION = "0.1.0"
 
 _METHODS = {
@@ -129,7 +127,9 @@ class TaskService:
             raise AlreadyExistsError(f"container {request.id}: already exists")
         if request.checkpoint or request.parent_checkpoint:
             raise InvalidArgumentError("checkpoint: restoring is not supported")
-        options = _runc_options(request)
+        options = messages.runc_options(request.options)
+        if options.shim_cgroup:
+            metrics.join_group(options.shim_cgroup)
         self._creating.add(request.id)
         self._reaper.starting()  # until init is watched
         try:
@@ -146,27 +146,13 @@ class TaskService:
 
     def _created(self, container: Container, request: api.CreateTaskRequest) -> None:
         try:
-            self._publisher.publish(
-                events.TaskCreate(
-                    container_id=request.id,
-                    bundle=request.bundle,
-                    rootfs=request.rootfs,
-                    io=events.TaskIO(
-                        stdin=request.stdin,
-                        stdout=request.stdout,
-                        stderr=request.stderr,
-                        terminal=request.terminal,
-                    ),
-                    checkpoint=request.checkpoint,
-                    pid=container.init.pid,
-                )
-            )
+            self._publisher.publish(messages.created(request, container.init.pid))
             self._watch_memory(container)
             container.watch_init()
         finally:
             self._reaper.started()
 
-    async def _create(self, request: api.CreateTaskRequest, options: RuncOptions) -> Container:
+    async def _create(self, request: api.CreateTaskRequest, options: "RuncOptions") -> Container:
         shared_pids = bundle.shares_pids(request.bundle)
         streams = Streams(
             self._loop,
@@ -233,15 +219,7 @@ class TaskService:
         watch = self._ooms.get(container.id)
         if watch is not None:
             watch.check()  # the event of memory comes before that of the exit it caused
-        assert process.exit is not None
-        event = events.TaskExit(
-            container_id=container.id,
-            id=process.exec_id or container.id,
-            pid=process.pid,
-            exit_status=process.exit.status,
-        )
-        event.exited_at.FromNanoseconds(process.exit.at)
-        self._publisher.publish(event)
+        self._publisher.publish(messages.exited(container, process))
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
         """Run init's program, or an exec."""
@@ -253,6 +231,8 @@ class TaskService:
                 self._publisher.publish(events.TaskStart(container_id=container.id, pid=process.pid))
                 container.started()
             else:
+                if not process.streams.opened:
+                    await process.streams.open(container.id, self._namespace)
                 await container.start_exec(process)
                 self._publisher.publish(
                     events.TaskExecStarted(container_id=container.id, exec_id=process.exec_id, pid=process.pid)
@@ -265,7 +245,7 @@ class TaskService:
         container = self._container(request.id)
         if request.exec_id:
             process = await container.delete_exec(request.exec_id)
-            return _delete_response(process)
+            return messages.delete_response(process)
         process = container.init
         await container.delete()
         rootfs.unmount_all(f"{container.bundle}/rootfs")
@@ -275,15 +255,11 @@ class TaskService:
         if watch is not None:
             watch.close()
         if self.containers.pop(request.id, None) is not None:
-            event = events.TaskDelete(container_id=container.id, pid=process.pid, id=container.id)
-            if process.exit is not None:
-                event.exit_status = process.exit.status
-                event.exited_at.FromNanoseconds(process.exit.at)
-            self._publisher.publish(event)
-        return _delete_response(process)
+            self._publisher.publish(messages.deleted(container))
+        return messages.delete_response(process)
 
     async def exec(self, request: api.ExecProcessRequest) -> Empty:
-        """Add an exec, with its streams open; it does not run yet."""
+        """Add an exec; it does not run yet. Clients can attach to it; FIFOs and files are opened at its start."""
         container = self._container(request.id)
         if not request.exec_id:
             raise InvalidArgumentError("exec_id must not be empty")
@@ -300,34 +276,19 @@ class TaskService:
         )
         process = Exec(request.exec_id, streams, request.spec.value)
         container.execs[request.exec_id] = process
-        try:
-            await streams.open(request.id, self._namespace)
-        except BaseException:
-            del container.execs[request.exec_id]
-            raise
+        if streams.attachable:
+            try:
+                await streams.open(request.id, self._namespace)
+            except BaseException:
+                del container.execs[request.exec_id]
+                raise
         self._publisher.publish(events.TaskExecAdded(container_id=container.id, exec_id=request.exec_id))
         return Empty()
 
     async def state(self, request: api.StateRequest) -> api.StateResponse:
         """Where a process stands."""
         container = self._container(request.id)
-        process = container.process(request.exec_id)
-        stdin, stdout, stderr = process.streams.uris
-        response = api.StateResponse(
-            id=request.id,
-            bundle=container.bundle,
-            pid=process.pid,
-            status=process.status,  # type: ignore[arg-type]
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            terminal=process.streams.terminal,
-            exec_id=request.exec_id,
-        )
-        if process.exit is not None:
-            response.exit_status = process.exit.status
-            response.exited_at.FromNanoseconds(process.exit.at)
-        return response
+        return messages.state_response(container, container.process(request.exec_id))
 
     async def wait(self, request: api.WaitRequest) -> api.WaitResponse:
         """Answer when a process has exited."""
@@ -357,15 +318,7 @@ class TaskService:
     async def pids(self, request: api.PidsRequest) -> api.PidsResponse:
         """Every process in the container; those of execs carry the exec's id."""
         container = self._container(request.id)
-        names = {process.pid: name for name, process in container.execs.items() if process.pid}
-        response = api.PidsResponse()
-        for pid in await container.runtime.pids():
-            info = response.processes.add(pid=pid)
-            if pid in names:
-                details = ProcessDetails(exec_id=names[pid])
-                info.info.type_url = details.DESCRIPTOR.full_name
-                info.info.value = details.SerializeToString()
-        return response
+        return messages.pids_response(container, await container.runtime.pids())
 
     async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
         """Set a terminal's size."""
@@ -406,7 +359,8 @@ class TaskService:
 
     async def checkpoint(self, request: api.CheckpointTaskRequest) -> Empty:
         """Write the container to disk."""
-        await self._container(request.id).runtime.checkpoint(request.path, request.options)
+        container = self._container(request.id)
+        await container.runtime.checkpoint(request.path, messages.checkpoint_options(request.options))
         self._publisher.publish(events.TaskCheckpointed(container_id=request.id, checkpoint=request.path))
         return Empty()
 
@@ -421,17 +375,3 @@ class TaskService:
         if not self.containers and not self._creating:
             self._on_shutdown()
         return Empty()
-
-
-def _delete_response(process: Process) -> api.DeleteResponse:
-    response = api.DeleteResponse(pid=process.pid)
-    if process.exit is not None:
-        response.exit_status = process.exit.status
-        response.exited_at.FromNanoseconds(process.exit.at)
-    return response
-
-
-def _runc_options(request: api.CreateTaskRequest) -> RuncOptions:
-    if request.options.type_url.rpartition("/")[2] == OPTIONS_TYPE:
-        return RuncOptions.FromString(request.options.value)
-    return RuncOptions()  # options of other runtimes mean nothing here

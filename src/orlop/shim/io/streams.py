@@ -37,6 +37,7 @@ class Streams:
         self.uris = (stdin, stdout, stderr)
         self.child: tuple[int, int, int] = (-1, -1, -1)
         self.drained: Future[None] = Future()
+        self.opened = False
         self._loop = loop
         self._owner = owner
         self._input = parse_input(stdin)
@@ -61,6 +62,11 @@ class Streams:
         self._exited = False
         self._input_over = False
 
+    @property
+    def attachable(self) -> bool:
+        """Whether clients can attach, which they may want to do before the process is started."""
+        return any(isinstance(each, Attach | JsonFile) for each in (self._input, self._stdout, self._stderr))
+
     async def open(self, container_id: str, namespace: str) -> None:
         """Open logs, sockets, FIFOs and pipes: from now on clients can attach.
 
@@ -78,6 +84,7 @@ class Streams:
         except BaseException:
             self.close()
             raise
+        self.opened = True
 
     def _open_sinks(self) -> None:
         if isinstance(self._input, Fifo) and not stat.S_ISFIFO(os.stat(self._input.path).st_mode):

@@ -9,7 +9,7 @@ collects its exit itself: a runtime never waits for one.
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from orlop.api.runc_options_pb2 import CheckpointOptions
 
 
 class Options(NamedTuple):
@@ -61,5 +61,5 @@ class Runtime(Protocol):
     async def delete(self, force: bool) -> None:
         """Remove the container's state and cgroups; with `force` kill it first. Fine when it is gone already."""
 
-    async def checkpoint(self, path: str, options: "Message | None") -> None:
-        """Write the container's state to `path` with CRIU."""
+    async def checkpoint(self, path: str, options: "CheckpointOptions") -> None:
+        """Write the container's state to the directory `path` with CRIU; it goes on unless `options` say exit."""

@@ -10,7 +10,6 @@ from orlop.errdefs import (
     FailedPreconditionError,
     InternalError,
     NotFoundError,
-    NotImplementedByUsError,
     OrlopError,
 )
 from orlop.shim.loop import Loop
@@ -19,7 +18,7 @@ from orlop.shim.runtime import Options, Started
 from orlop.shim.spawn import spawn
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from orlop.api.runc_options_pb2 import CheckpointOptions
 
 _CONSOLE_TIMEOUT = 10.0
 
@@ -100,9 +99,25 @@ class BinaryRuntime:
         except NotFoundError:
             return
 
-    async def checkpoint(self, path: str, options: "Message | None") -> None:
-        """Not offered: CRIU is out of scope."""
-        raise NotImplementedByUsError("checkpoint is not supported")
+    async def checkpoint(self, path: str, options: "CheckpointOptions") -> None:
+        """`checkpoint --image-path …`."""
+        flags = ["--image-path", path, "--work-path", options.work_path or f"{self._bundle}/criu-work"]
+        for name, wanted in (
+            ("--leave-running", not options.exit),
+            ("--tcp-established", options.open_tcp),
+            ("--ext-unix-sk", options.external_unix_sockets),
+            ("--shell-job", options.terminal),
+            ("--file-locks", options.file_locks),
+        ):
+            if wanted:
+                flags.append(name)
+        for namespace in options.empty_namespaces:
+            flags += ["--empty-ns", namespace]
+        if options.cgroups_mode:
+            flags += ["--manage-cgroups-mode", options.cgroups_mode]
+        if options.parent_path:
+            flags += ["--parent-path", options.parent_path]
+        await self._run("checkpoint", *flags)
 
     async def _process(
         self,

@@ -13,7 +13,7 @@ runtime's failures by their text, and a NOT_FOUND would speak of the task.
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orlop.errdefs import InternalError, NotFoundError, NotImplementedByUsError, OrlopError
+from orlop.errdefs import InternalError, NotFoundError, OrlopError
 from orlop.libcontainer import starting
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.libcontainer.removal import remove_ended
@@ -26,8 +26,7 @@ from orlop.shim.runtime.helper import Answer, Creation, EarlyHelper, Facts, crea
 if TYPE_CHECKING:
     import _socket
 
-    from google.protobuf.message import Message
-
+    from orlop.api.runc_options_pb2 import CheckpointOptions
     from orlop.libcontainer import Container
 
 T = TypeVar("T")
@@ -207,9 +206,28 @@ class InProcessRuntime:
             log.debug(f"{directory} is not removed the short way: {error}")
         return False
 
-    async def checkpoint(self, path: str, options: "Message | None") -> None:
-        """Not offered: CRIU is out of scope."""
-        raise NotImplementedByUsError("checkpoint is not supported")
+    async def checkpoint(self, path: str, options: "CheckpointOptions") -> None:
+        """Container.checkpoint."""
+
+        def work() -> Answer:
+            from orlop.libcontainer import CheckpointOptions
+
+            wanted = CheckpointOptions(
+                image_path=path,
+                work_path=options.work_path or f"{self._bundle}/criu-work",
+                parent_path=options.parent_path,
+                leave_running=not options.exit,
+                tcp_established=options.open_tcp,
+                ext_unix_sk=options.external_unix_sockets,
+                shell_job=options.terminal,
+                file_locks=options.file_locks,
+                empty_ns=list(options.empty_namespaces),
+                manage_cgroups_mode=options.cgroups_mode,
+            )
+            self._load().checkpoint(wanted)
+            return {}, None
+
+        await self._run(work)
 
     def _load(self) -> "Container":
         from orlop.libcontainer import Container
