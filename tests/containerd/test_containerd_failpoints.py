@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import images
-from support.containerd import CTR, Daemon, Result, run
+from support import images, sandbox_shim
+from support.containerd import CTR, Daemon, Result, mounts_below, processes_about, run, wait_until
 from support.containerd_state import TASKS, assert_settled, report_of, shims
 
+from orlop.api.types_pb2 import Mount, Sandbox
 from orlop.containerd import failpoints
 from orlop.containerd.client import Client
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
@@ -311,6 +312,53 @@ def restart_task(site: Site) -> None:
     site.ctr("tasks", "start", "-d", "x").ok()
 
 
+def activate_mount(site: Site) -> None:
+    tmpfs = Mount(type="tmpfs", source="tmpfs")
+    with contextlib.suppress(OrlopError):
+        site.call(lambda client: client.mounts.activate("m", [tmpfs], temporary=True))
+
+
+def deactivate_mount(site: Site) -> None:
+    with contextlib.suppress(OrlopError):
+        site.call(lambda client: client.mounts.deactivate("m"))
+
+
+def mount_again(site: Site) -> None:
+    deactivate_mount(site)
+    assert mounts_below(site.daemon.state) == []
+    activate_mount(site)
+    assert len(mounts_below(site.daemon.state)) == 1
+    site.call(lambda client: client.mounts.deactivate("m"))
+
+
+def live_in_sandbox(site: Site) -> None:
+    runtime = Sandbox.Runtime(name=sandbox_shim.install(site.daemon.base))
+
+    async def work(client: Client) -> None:
+        sandbox = Sandbox(sandbox_id="s", runtime=runtime)
+        await client.sandboxes.create_record(sandbox)
+        await client.sandboxes.create(sandbox)
+        await client.sandboxes.shutdown("s")
+        await client.sandboxes.delete_record("s")
+
+    with contextlib.suppress(OrlopError):
+        site.call(work)
+
+
+def sandbox_again(site: Site) -> None:
+    async def work(client: Client) -> None:
+        with contextlib.suppress(NotFoundError):
+            await client.sandboxes.shutdown("s")
+        with contextlib.suppress(NotFoundError):
+            await client.sandboxes.delete_record("s")
+
+    site.call(work)
+    live_in_sandbox(site)
+    shim = f"{site.daemon.state}/io.containerd.sandbox.controller.v1.shim"
+    assert os.listdir(f"{shim}/{site.daemon.namespace}") == []
+    wait_until(lambda: not list(processes_about(shim)))
+
+
 IMPORT = Scenario(nothing, import_layers, import_again)
 CREATE_TASK = Scenario(prepare_container, start_task, start_task_again)
 DELETE_TASK = Scenario(end_task, delete_task, delete_task_again)
@@ -331,6 +379,9 @@ SCENARIOS = {
     "lease.delete.": Scenario(create_lease, delete_lease, lease_again),
     "container.create.": Scenario(nothing, create_container, create_container_again),
     "container.delete.": Scenario(prepare_container, remove_container, remove_container_again),
+    "sandbox.": Scenario(nothing, live_in_sandbox, sandbox_again),
+    "mount.activate.": Scenario(nothing, activate_mount, mount_again),
+    "mount.deactivate.": Scenario(activate_mount, deactivate_mount, mount_again),
     "task.create.": CREATE_TASK,
     "task.start.": CREATE_TASK,
     "task.exec.": EXEC,

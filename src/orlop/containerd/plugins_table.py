@@ -47,7 +47,10 @@ GC = "io.containerd.gc.v1"
 GRPC = "io.containerd.grpc.v1"
 LEASE = "io.containerd.lease.v1"
 METADATA = "io.containerd.metadata.v1"
+MOUNT_MANAGER = "io.containerd.mount-manager.v1"
 RUNTIME = "io.containerd.runtime.v2"
+SANDBOX_CONTROLLER = "io.containerd.sandbox.controller.v1"
+SANDBOX_STORE = "io.containerd.sandbox.store.v1"
 SHIM = "io.containerd.shim.v1"
 SNAPSHOTTER = "io.containerd.snapshotter.v1"
 STREAMING = "io.containerd.streaming.v1"
@@ -63,6 +66,9 @@ _FIXED = (
     Plugin(DIFF, "walking", (METADATA,), platform=True),
     Plugin(SHIM, "manager", (EVENT, METADATA)),
     Plugin(RUNTIME, "task", (EVENT, METADATA, SHIM), platform=True),
+    Plugin(MOUNT_MANAGER, "local", (METADATA,)),
+    Plugin(SANDBOX_STORE, "local", (METADATA,)),
+    Plugin(SANDBOX_CONTROLLER, "shim", (SHIM, EVENT)),
     Plugin(STREAMING, "manager", (METADATA,)),
     Plugin(TRANSFER, "local", (LEASE, METADATA, DIFF)),
     Plugin(GRPC, "containers", (METADATA, EVENT)),
@@ -73,7 +79,10 @@ _FIXED = (
     Plugin(GRPC, "images", (METADATA, GC)),
     Plugin(GRPC, "introspection"),
     Plugin(GRPC, "leases", (LEASE,)),
+    Plugin(GRPC, "mounts", (MOUNT_MANAGER,)),
     Plugin(GRPC, "namespaces", (METADATA,)),
+    Plugin(GRPC, "sandbox-controllers", (SANDBOX_CONTROLLER, EVENT)),
+    Plugin(GRPC, "sandboxes", (SANDBOX_STORE,)),
     Plugin(GRPC, "snapshots", (METADATA,)),
     Plugin(GRPC, "streaming", (STREAMING,)),
     Plugin(GRPC, "tasks", (RUNTIME,)),

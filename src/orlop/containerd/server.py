@@ -13,27 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from orlop.api.containers_pb2_grpc import add_ContainersServicer_to_server
-from orlop.api.events_service_pb2_grpc import add_EventsServicer_to_server
-from orlop.api.health_pb2_grpc import add_HealthServicer_to_server
-from orlop.api.introspection_pb2_grpc import add_IntrospectionServicer_to_server
-from orlop.api.streaming_pb2_grpc import add_StreamingServicer_to_server
-from orlop.api.tasks_pb2_grpc import add_TasksServicer_to_server
-from orlop.api.transfer_pb2_grpc import add_TransferServicer_to_server
-from orlop.api.version_pb2_grpc import add_VersionServicer_to_server
+from orlop.containerd.core.sandboxes import SHIM_CONTROLLER
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
 from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
 from orlop.containerd.plugins.runtime.former import note_zygote
 from orlop.containerd.plugins.runtime.manager import TaskManager, Timeouts
+from orlop.containerd.plugins.runtime.starter import ShimStarter
 from orlop.containerd.plugins.runtime.zygote import Zygote
+from orlop.containerd.plugins.sandboxes import ShimSandboxes
 from orlop.containerd.plugins.streams import StreamManager
 from orlop.containerd.plugins_table import table
+from orlop.containerd.registration import Services, register
 from orlop.containerd.services.containers import ContainersService
 from orlop.containerd.services.events import EventsService, ttrpc_service
 from orlop.containerd.services.health import HealthService
 from orlop.containerd.services.introspection import IntrospectionService
+from orlop.containerd.services.sandboxes import SandboxControllerService
 from orlop.containerd.services.streaming import StreamingService
 from orlop.containerd.services.tasks import TasksService
 from orlop.containerd.services.transfer import TransferService
@@ -104,16 +101,14 @@ class Daemon:
             lambda namespace, id: containers.get(namespace, id).runtime.name,
             Timeouts(config.load_timeout, config.cleanup_timeout, config.shutdown_timeout),
         )
-        health = HealthService(())
-        streams = StreamManager()
-        transfer = TransferService(config.address, streams, config.snapshotter)
+        starter = ShimStarter(self._environment(), None, config.cleanup_timeout)
+        sandboxes = ShimSandboxes(config.root, config.state, starter)
         try:
             await manager.load()
+            await sandboxes.load()
             failpoint("start.after_load")
-            tasks = TasksService(manager, containers)
-            server = self._grpc_server(exchange, storage, containers, tasks, health)
-            add_StreamingServicer_to_server(StreamingService(streams), server)
-            add_TransferServicer_to_server(transfer, server)
+            services = self._services(exchange, storage, containers, manager, sandboxes)
+            server = self._grpc_server(services, storage)
             await server.start()
             self._set_socket_mode()
             notify("READY=1")
@@ -121,16 +116,40 @@ class Daemon:
             await self._stop.wait()
             notify("STOPPING=1")
             log.info("stopping")
-            health.stop()
+            services.health.stop()
             exchange.close()
-            tasks.stop()
+            services.tasks.stop()
             await server.stop(GRACE)
-            await transfer.close()
+            await services.transfer.close()
         finally:
             await manager.close()
+            await sandboxes.close()
             await ttrpc.close()
             for path in (config.address, config.ttrpc):
                 unlink(path)
+
+    def _services(
+        self,
+        exchange: Exchange,
+        storage: Storage,
+        containers: MetadataContainers,
+        manager: TaskManager,
+        sandboxes: ShimSandboxes,
+    ) -> Services:
+        config = self._config
+        streams = StreamManager()
+        plugins = table(config.root, storage.snapshotters)
+        return Services(
+            ContainersService(containers, exchange),
+            EventsService(exchange),
+            TasksService(manager, containers),
+            SandboxControllerService({SHIM_CONTROLLER: sandboxes}, exchange),
+            StreamingService(streams),
+            TransferService(config.address, streams, config.snapshotter),
+            VersionService(API_VERSION, self._revision),
+            HealthService(()),
+            IntrospectionService(daemon_uuid(config.root), plugins, runtime_info),
+        )
 
     def _environment(self) -> Environment:
         config = self._config
@@ -139,14 +158,7 @@ class Daemon:
             config.address, config.ttrpc, config.socket_dir, self._version, config.level, config.shim_env
         )
 
-    def _grpc_server(
-        self,
-        exchange: Exchange,
-        storage: Storage,
-        containers: MetadataContainers,
-        tasks: TasksService,
-        health: HealthService,
-    ) -> grpc.aio.Server:
+    def _grpc_server(self, services: Services, storage: Storage) -> grpc.aio.Server:
         config = self._config
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor(_report)],
@@ -156,15 +168,7 @@ class Daemon:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        plugins = table(config.root, storage.snapshotters)
-        add_ContainersServicer_to_server(ContainersService(containers, exchange), server)
-        add_EventsServicer_to_server(EventsService(exchange), server)
-        add_TasksServicer_to_server(tasks, server)
-        add_VersionServicer_to_server(VersionService(API_VERSION, self._revision), server)
-        add_HealthServicer_to_server(health, server)
-        add_IntrospectionServicer_to_server(
-            IntrospectionService(daemon_uuid(config.root), plugins, runtime_info), server
-        )
+        register(server, services)
         for add, servicer in storage.services():
             add(servicer, server)
         remove_stale(config.address)

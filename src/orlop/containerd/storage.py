@@ -13,25 +13,32 @@ from orlop.api import (
     diff_pb2_grpc,
     images_pb2_grpc,
     leases_pb2_grpc,
+    mounts_pb2_grpc,
     namespaces_pb2_grpc,
+    sandbox_pb2_grpc,
     snapshots_pb2_grpc,
 )
+from orlop.containerd.metadata.activations import MetadataActivations
 from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.metadata.db import Database
 from orlop.containerd.metadata.gc import GarbageCollector
 from orlop.containerd.metadata.images import MetadataImages
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
+from orlop.containerd.metadata.sandboxes import MetadataSandboxes
 from orlop.containerd.metadata.snapshots import MetadataSnapshots
 from orlop.containerd.plugins.content_local import LocalContent
 from orlop.containerd.plugins.differ import LayerDiffer
+from orlop.containerd.plugins.mount_manager import LocalMounts
 from orlop.containerd.plugins.snapshots_native import NativeDriver
 from orlop.containerd.plugins.snapshots_overlay import OverlayDriver
 from orlop.containerd.services.content import ContentService
 from orlop.containerd.services.diff import DiffService
 from orlop.containerd.services.images import ImagesService
 from orlop.containerd.services.leases import LeasesService
+from orlop.containerd.services.mounts import MountsService
 from orlop.containerd.services.namespaces import NamespacesService
+from orlop.containerd.services.sandboxes import SandboxStoreService
 from orlop.containerd.services.snapshots import SnapshotsService
 from orlop.errdefs import InvalidArgumentError
 
@@ -63,6 +70,8 @@ class Storage:
         namespaces: MetadataNamespaces,
         differ: LayerDiffer,
         gc: GarbageCollector,
+        mounts: LocalMounts,
+        sandboxes: MetadataSandboxes,
         workers: Sequence[ThreadPoolExecutor],
         default_snapshotter: str,
     ) -> None:
@@ -74,6 +83,8 @@ class Storage:
         self.namespaces = namespaces
         self.differ = differ
         self.gc = gc
+        self.mounts = mounts
+        self.sandboxes = sandboxes
         self.default_snapshotter = default_snapshotter
         self._workers = workers
 
@@ -93,6 +104,8 @@ class Storage:
             (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self.differ)),
             (leases_pb2_grpc.add_LeasesServicer_to_server, LeasesService(self.leases, self.gc)),
             (namespaces_pb2_grpc.add_NamespacesServicer_to_server, NamespacesService(self.namespaces)),
+            (mounts_pb2_grpc.add_MountsServicer_to_server, MountsService(self.mounts)),
+            (sandbox_pb2_grpc.add_StoreServicer_to_server, SandboxStoreService(self.sandboxes)),
         ]
 
     def close(self) -> None:
@@ -138,7 +151,11 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
                 f'snapshotter "{default_snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
         differ = LayerDiffer(content, differ_workers)
+        mounts = LocalMounts(state, MetadataActivations(db, namespaces), workers)
+        gc.add_sweeper(mounts.release_abandoned)
+        sandboxes = MetadataSandboxes(db, namespaces)
         content.settle()
+        mounts.settle()
         for snapshotter in snapshotters.values():
             snapshotter.settle()
     except BaseException:
@@ -147,4 +164,17 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
         db.close()
         raise
     pools = (workers, differ_workers)
-    return Storage(db, content, images, snapshotters, leases, namespaces, differ, gc, pools, default_snapshotter)
+    return Storage(
+        db,
+        content,
+        images,
+        snapshotters,
+        leases,
+        namespaces,
+        differ,
+        gc,
+        mounts,
+        sandboxes,
+        pools,
+        default_snapshotter,
+    )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orlop.containerd.client.content import Content
     from orlop.containerd.client.events import Events
     from orlop.containerd.client.images import Images, Leases
+    from orlop.containerd.client.mounts import Mounts
+    from orlop.containerd.client.sandboxes import Sandboxes
     from orlop.containerd.client.snapshots import Diff, Snapshots
     from orlop.containerd.client.system import System
     from orlop.containerd.client.tasks import Tasks
@@ -161,6 +163,20 @@ class Client:
         from orlop.containerd.client.system import System
 
         return self._patient(System(self._channel, self._metadata))
+
+    @cached_property
+    def sandboxes(self) -> Sandboxes:
+        """Records of sandboxes, and the sandboxes that run."""
+        from orlop.containerd.client.sandboxes import Sandboxes
+
+        return self._patient(Sandboxes(self._channel, self._metadata))
+
+    @cached_property
+    def mounts(self) -> Mounts:
+        """Mounts that the daemon makes (containerd 2.2 and newer)."""
+        from orlop.containerd.client.mounts import Mounts
+
+        return self._patient(Mounts(self._channel, self._metadata))
 
     @cached_property
     def transfer(self) -> Transfer:

@@ -12,6 +12,7 @@ from orlop.containerd.core.namespaces import validate_identifier
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import pack, unpack
 from orlop.containerd.metadata.gc import Holder
+from orlop.containerd.metadata.records import apply_to_maps
 from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -156,21 +157,9 @@ def _check_immutable(stored: Container, wanted: Container) -> None:
 
 def _apply(stored: Container, wanted: Container, path: str) -> None:
     """Copy one field of the field mask."""
-    kind, _, key = path.partition(".")
-    if key and kind == "labels":
-        stored.labels[key] = wanted.labels.get(key, "")
-    elif key and kind == "extensions":
-        if key in wanted.extensions:
-            stored.extensions[key].CopyFrom(wanted.extensions[key])
-        else:
-            stored.extensions.pop(key, None)
-    elif path == "labels":
-        stored.labels.clear()
-        stored.labels.update(wanted.labels)
-    elif path == "extensions":
-        stored.ClearField("extensions")
-        stored.extensions.MergeFrom(wanted.extensions)
-    elif path == "spec":
+    if apply_to_maps(stored, wanted, path):
+        return
+    if path == "spec":
         stored.spec.CopyFrom(wanted.spec)
     elif path == "image":
         stored.image = wanted.image

@@ -79,6 +79,7 @@ class GarbageCollector:
         self._content: MetadataContent | None = None
         self._snapshotters: dict[str, MetadataSnapshots] = {}
         self._sources: list[Callable[[], Iterable[Holder]]] = []
+        self._sweepers: list[Callable[[], None]] = []
         self._workers: Executor | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._mutations = 0
@@ -100,6 +101,10 @@ class GarbageCollector:
     def add_holders(self, source: Callable[[], Iterable[Holder]]) -> None:
         """A function that gives the roots of another module; it is called inside each collection."""
         self._sources.append(source)
+
+    def add_sweeper(self, sweeper: Callable[[], None]) -> None:
+        """A function that removes what another module keeps under leases; it is called after each collection."""
+        self._sweepers.append(sweeper)
 
     def deleted(self) -> None:
         """Something was deleted: collect soon."""
@@ -166,6 +171,8 @@ class GarbageCollector:
         failpoint("gc.after_record")
         self._delete_files(garbage, graph)
         failpoint("gc.after_files")
+        for sweep in self._sweepers:
+            sweep()
         self._publish(garbage)
         end = time.monotonic()
         self._next = end + (end - start) / SHARE_OF_TIME

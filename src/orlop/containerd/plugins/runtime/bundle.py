@@ -26,6 +26,7 @@ from orlop.errdefs import AlreadyExistsError, DataLossError, InternalError, NotI
 from orlop.unix.mount import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 
 TASK_DIRECTORY = "io.containerd.runtime.v2.task"
+SANDBOX_DIRECTORY = "io.containerd.sandbox.controller.v1.shim"
 
 
 class Bootstrap(NamedTuple):
@@ -150,13 +151,13 @@ class Bundle(NamedTuple):
             _remove_tree(path)
 
 
-def bundle_at(state: str, root: str, namespace: str, id: str) -> Bundle:
-    """The bundle of a task, existing or not."""
+def bundle_at(state: str, root: str, namespace: str, id: str, directory: str = TASK_DIRECTORY) -> Bundle:
+    """The bundle of a task, or of what else has a shim in a `directory` of its own, existing or not."""
     return Bundle(
         namespace,
         id,
-        os.path.join(state, TASK_DIRECTORY, namespace, id),
-        os.path.join(root, TASK_DIRECTORY, namespace, id),
+        os.path.join(state, directory, namespace, id),
+        os.path.join(root, directory, namespace, id),
     )
 
 

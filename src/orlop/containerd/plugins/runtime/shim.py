@@ -109,10 +109,16 @@ class Shim:
 
         Raises what the shim answers, UnavailableError when it is gone, DeadlineExceededError (`timeout`, seconds).
         """
+        return await self.request(self._service, method, timeout=timeout, id=self.id, **fields)
+
+    async def request(
+        self, service: ServiceDescriptor, method: str, *, timeout: float | None = None, **fields: Any
+    ) -> Any:
+        """Call `method` of any service of the shim. Raises as `call`."""
         if self._client is None:
             raise UnavailableError(f"the shim of {self.id} is gone")
-        request = methods.method_of(self._service, method).request(id=self.id, **fields)
-        return await self._client.call(self._service, method, request, timeout=timeout, metadata=self._metadata)
+        message = methods.method_of(service, method).request(**fields)
+        return await self._client.call(service, method, message, timeout=timeout, metadata=self._metadata)
 
     async def wait(self, exec_id: str) -> tuple[int, Timestamp]:
         """Wait for the end of a process: its exit status and time. A shim that dies takes its processes along."""
