@@ -17,8 +17,8 @@ from orlop.cli.ports import parse_ports
 from orlop.cli.streams import _DetachKeys, parse_detach_keys
 from orlop.cli.table import render
 from orlop.cli.timestamps import api_time
-from orlop.cli.units import ago, binary_size, human_size, parse_duration, parse_size, parse_time
-from orlop.engine.durations import human_duration
+from orlop.cli.units import ago, binary_size, human_size, parse_size, parse_time
+from orlop.engine.durations import human_duration, parse_duration
 
 
 def body(*argv: str) -> dict[str, object]:

@@ -4,7 +4,8 @@
 from collections.abc import Callable
 
 from orlop.cli.errors import UsageError
-from orlop.cli.units import parse_duration, parse_size
+from orlop.cli.units import parse_size
+from orlop.engine.durations import parse_duration
 
 Value = str | int | float | bool | list[str] | None
 

@@ -4,7 +4,8 @@
 import time
 
 from orlop.cli.errors import ExitError
-from orlop.cli.units import NANOSECONDS, parse_duration, parse_time
+from orlop.cli.units import NANOSECONDS, parse_time
+from orlop.engine.durations import parse_duration
 
 
 def api_time(text: str) -> str | None:

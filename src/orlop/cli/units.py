@@ -6,7 +6,6 @@ import time
 from orlop.engine.durations import human_duration
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4, "p": 1024**5}
-_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 NANOSECONDS = 10**9
 
 
@@ -25,30 +24,6 @@ def parse_size(text: str) -> int:
         return int(float(number) * _SIZE_UNITS[unit])
     except ValueError:
         raise ValueError(f"invalid size: '{text}'") from None
-
-
-def parse_duration(text: str) -> int:
-    """Nanoseconds from `1h30m`, `10s`, `1.5s`, `100ms`. Raises ValueError."""
-    rest, total = text, 0.0
-    if rest in ("", "0"):
-        if rest:
-            return 0
-        raise ValueError(f'time: invalid duration "{text}"')
-    while rest:
-        number = ""
-        while rest and (rest[0].isdigit() or rest[0] == "."):
-            number, rest = number + rest[0], rest[1:]
-        unit = ""
-        while rest and not (rest[0].isdigit() or rest[0] == "."):
-            unit, rest = unit + rest[0], rest[1:]
-        if not number or number == ".":
-            raise ValueError(f'time: invalid duration "{text}"')
-        if not unit:
-            raise ValueError(f'time: missing unit in duration "{text}"')
-        if unit not in _DURATION_UNITS:
-            raise ValueError(f'time: unknown unit "{unit}" in duration "{text}"')
-        total += float(number) * _DURATION_UNITS[unit]
-    return int(total)
 
 
 def human_size(size: float) -> str:

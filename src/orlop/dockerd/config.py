@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from orlop.dockerd.api import version as api_version
+from orlop.engine.durations import parse_duration
 from orlop.errdefs import InvalidArgumentError
 
 
@@ -108,6 +109,10 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
+    image_store_max_size: int | str = 0
+    """Not in Docker: over it, images go that were used least recently; 0: none goes."""
+    image_store_min_age: str = "24h"
+    """Not in Docker: what was used within it stays, whatever the size."""
     proxies: Proxies = msgspec.field(default_factory=Proxies)
     # TLS
     tls: bool | None = None
@@ -122,6 +127,15 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     def shm_size(self) -> int:
         """`default-shm-size` in bytes."""
         return parse_size(self.default_shm_size, "default-shm-size")
+
+    @property
+    def image_policy(self) -> tuple[int, int]:
+        """How large the image store may be, in bytes, and how old what goes has to be, in nanoseconds."""
+        size = parse_size(self.image_store_max_size, "image-store-max-size")
+        try:
+            return size, parse_duration(self.image_store_min_age)
+        except ValueError as error:
+            raise InvalidArgumentError(f"invalid image-store-min-age: {error}") from None
 
     @property
     def lowest_api_version(self) -> api_version.Version:

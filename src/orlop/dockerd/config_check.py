@@ -110,6 +110,8 @@ def _check_defaults(config: Config) -> None:
         raise InvalidArgumentError(
             f'invalid default cgroup namespace ({config.default_cgroupns_mode}): use "host" or "private"'
         )
+    if min(config.image_policy) < 0:
+        raise InvalidArgumentError("image-store-max-size, image-store-min-age: must not be negative")
     if config.shm_size < 0:
         raise InvalidArgumentError("default-shm-size: must not be negative")
     for option in config.exec_opts:

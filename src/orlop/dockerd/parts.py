@@ -19,6 +19,7 @@ from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.containers.unhealthy import Unhealthy
 from orlop.dockerd.events import Events
+from orlop.dockerd.images.keeper import ImageKeeper
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.logging.watcher import Watcher
@@ -56,6 +57,7 @@ class Services(NamedTuple):
     networks: NetworkService
     registries: RegistryConfig
     images: ImageService
+    keeper: ImageKeeper
 
 
 class Life(NamedTuple):

@@ -24,6 +24,8 @@ _KEPT = (
     "default-runtime",
     "default-shm-size",
     "default-stop-timeout",
+    "image-store-max-size",
+    "image-store-min-age",
     "insecure-registries",
     "labels",
     "live-restore",

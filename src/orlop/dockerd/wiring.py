@@ -67,8 +67,10 @@ from orlop.dockerd.containers.wait import Wait
 from orlop.dockerd.disk_usage import DiskUsage
 from orlop.dockerd.events import Events
 from orlop.dockerd.flags import Options
+from orlop.dockerd.images.keeper import ImageKeeper, Policy
 from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
+from orlop.dockerd.images.uses import LastUses
 from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.logging.watcher import Watcher
 from orlop.dockerd.network.service import NetworkService
@@ -110,6 +112,7 @@ class Parts(NamedTuple):
         async with asyncio.TaskGroup() as group:
             group.create_task(monitor.run(lambda: self.life.reconcile.again(monitor.catch_up)))
             group.create_task(self.services.images.store.watch())
+            group.create_task(self.services.keeper.run(self.base.events))
 
     async def settled(self) -> None:
         """Wait until what is recorded agrees with what runs; not for long, as containerd may be away."""
@@ -224,7 +227,21 @@ def _services(base: Base) -> Services:
         max_concurrent_downloads=config.max_concurrent_downloads,
         max_concurrent_uploads=config.max_concurrent_uploads,
     )
-    return Services(volume_connection, volume_service, netd, networks, registries, images)
+
+    def image_of(container_id: str) -> str | None:
+        container = base.registry.find(container_id)
+        return container.record.image_id if container is not None else None
+
+    keeper = ImageKeeper(
+        images.store,
+        images.sizes,
+        uses,
+        images.remove,
+        LastUses(base.connection),
+        lambda: Policy(*config.image_policy),
+        image_of,
+    )
+    return Services(volume_connection, volume_service, netd, networks, registries, images, keeper)
 
 
 def _life(base: Base, services: Services) -> Life:
