@@ -46,8 +46,11 @@ def validate_spec(spec: Spec, bundle: str) -> None:
     rootfs = os.path.join(bundle, spec.root.path)
     if not os.path.isdir(rootfs):
         raise InvalidArgumentError(f"invalid rootfs: stat {rootfs}: no such file or directory")
-    if os.path.realpath(rootfs) == "/":
+    resolved = os.path.realpath(rootfs)
+    if resolved == "/":
         raise InvalidArgumentError("invalid rootfs: the root of the host")
+    if resolved != os.path.normpath(os.path.join(os.path.realpath(bundle), spec.root.path)):
+        raise InvalidArgumentError(f"invalid rootfs: {rootfs}: not an absolute path, or a symlink")
     validate_process(spec.process)
     _validate_namespaces(spec.linux)
     _validate_net_devices(spec.linux)

@@ -9,6 +9,9 @@ from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Spec, decode_spec
 from orlop.runc.main import Call
 
+_CHUNK = 1 << 20
+_LARGEST_DOCUMENT = 64 << 20
+
 
 def load_bundle(call: Call) -> tuple[str, Spec]:
     """The bundle directory of --bundle (or the current one) and its config.json."""
@@ -17,17 +20,26 @@ def load_bundle(call: Call) -> tuple[str, Spec]:
     name = call.flags.text("config") or "config.json"
     path = os.path.join(bundle, name)
     try:
-        with open(path, "rb", buffering=0) as file:
-            raw = file.read()
+        spec = decode_spec(read_document(path))
     except FileNotFoundError:
         raise NotFoundError(f"JSON specification file {name} not found in {bundle}") from None
-    spec = decode_spec(raw)
     _pass_listen_fds(spec)
     if os.environ.get("NOTIFY_SOCKET") and call.command in ("create", "run"):
         from orlop.runc.notify import pass_socket
 
         pass_socket(spec, call.root, call.arguments[0])
     return bundle, spec
+
+
+def read_document(path: str) -> bytes:
+    """What a JSON file holds; `-` is standard input. Raises InvalidArgumentError when it is without end."""
+    with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-") as file:
+        raw = bytearray()
+        while chunk := file.read(_CHUNK):
+            raw += chunk
+            if len(raw) > _LARGEST_DOCUMENT:
+                raise InvalidArgumentError(f"{path} is larger than {_LARGEST_DOCUMENT >> 20} MiB")
+    return bytes(raw)
 
 
 def create_options(call: Call) -> CreateOptions:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """pause, resume, update."""
 
-import sys
-
 from orlop.codec import decode
 from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import Container
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import CPU, BlockIO, Memory, Pids, Resources
+from orlop.runc.common import read_document
 from orlop.runc.main import Call
 from orlop.runc.parse import Flags
 
@@ -41,13 +40,7 @@ def update(call: Call) -> int:
     set_warning_sink(call.log.warning)
     container = Container.load(call.root, call.arguments[0])
     source = call.flags.text("resources")
-    if source == "-":
-        resources = decode(sys.stdin.buffer.read(), Resources)
-    elif source:
-        with open(source, "rb") as file:
-            resources = decode(file.read(), Resources)
-    else:
-        resources = resources_of(call.flags)
+    resources = decode(read_document(source), Resources) if source else resources_of(call.flags)
     if call.flags.has("kernel-memory") or call.flags.has("kernel-memory-tcp"):
         call.log.warning("Kernel memory settings are ignored and will be removed")
     container.update(resources, call.flags.text("l3-cache-schema"), call.flags.text("mem-bw-schema"))

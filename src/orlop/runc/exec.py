@@ -8,7 +8,7 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import Container, ExecOptions
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Capabilities, Process
-from orlop.runc.common import check_terminal, listen_fds
+from orlop.runc.common import check_terminal, listen_fds, read_document
 from orlop.runc.main import Call
 
 
@@ -54,8 +54,7 @@ def exec(call: Call) -> int:
 def _process(call: Call, container: Container) -> Process:
     flags = call.flags
     if path := flags.text("process"):
-        with open(path, "rb") as file:
-            return decode(file.read(), Process)
+        return decode(read_document(path), Process)
     process = container.record.spec.process
     assert process is not None
     process.args = call.arguments[1:]

@@ -6,6 +6,7 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import Container
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Mount
+from orlop.runc.common import read_document
 from orlop.runc.main import Call
 
 
@@ -15,8 +16,7 @@ def mounts(call: Call) -> int:
     action, container_id, path = call.arguments
     if action not in ("add", "remove"):
         raise InvalidArgumentError(f'mounts {action}: expected "add" or "remove"')
-    with open(path, "rb") as file:
-        entries = decode(file.read(), list[Mount])
+    entries = decode(read_document(path), list[Mount])
     container = Container.load(call.root, container_id)
     if action == "add":
         container.add_mounts(entries)
