@@ -34,7 +34,7 @@ def _devices(socket: RouteSocket) -> dict[int, tuple[str, bool, list[str]]]:
         link.ifindex: (
             link.name,
             link.up,
-            sorted(str(address) for index, address, _ in addresses if index == link.ifindex),
+            sorted(str(address) for index, address in addresses if index == link.ifindex),
         )
         for link in socket.links()
         if not link.kind

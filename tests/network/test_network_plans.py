@@ -2,14 +2,15 @@
 """What the network service computes without touching the kernel: addresses, ports, rules, files."""
 
 import sqlite3
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from orlop.dockerd.network import bridge, files, firewall, ipam, ports
-from orlop.dockerd.network.firewall import BridgeRules, Firewall
+from orlop.dockerd.network import default_bridge, files, firewall, ipam, ports
+from orlop.dockerd.network.firewall import BridgeRules, Firewall, SubnetRules
 from orlop.dockerd.network.store import NetworkStore, init_schema
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, PortMapping
+from orlop.dockerd.network.types import Endpoint, Network, PortMapping
 from orlop.engine.types import PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError, ResourceExhaustedError
 
@@ -39,21 +40,17 @@ def test_addresses_are_the_lowest_free_ones() -> None:
 
 
 def test_bridge_subnet_order_of_preference() -> None:
-    recorded = Network(
-        id="1", name="bridge", driver="bridge", created="", subnet="172.19.0.0/16", gateway="172.19.0.1"
-    )
-    there = (IPv4Address("10.9.0.1"), IPv4Network("10.9.0.0/16"))
-    bip = NetworkConfig(bip="192.168.5.1/24")
-    assert bridge.choose_subnet(bip, recorded, [there], []) == (
-        IPv4Address("192.168.5.1"),
-        IPv4Network("192.168.5.0/24"),
-    )
-    assert bridge.choose_subnet(NetworkConfig(), recorded, [there], []) == there
-    assert bridge.choose_subnet(NetworkConfig(), recorded, [], [])[1] == IPv4Network("172.19.0.0/16")
-    taken = [IPv4Network("172.19.0.0/24"), IPv4Network("172.17.0.0/16")]
-    assert bridge.choose_subnet(NetworkConfig(), recorded, [], taken)[0] == IPv4Address("172.18.0.1")
+    there = IPv4Interface("10.9.0.1/16")
+
+    def chosen(bip: str = "", existing: Sequence[IPv4Interface] = (), taken: Sequence[IPv4Network] = ()) -> str:
+        return str(default_bridge.choose(bip, "172.19.0.0/16", "172.19.0.1", existing, taken, ipam.DEFAULT_POOLS))
+
+    assert chosen("192.168.5.1/24", [there]) == "192.168.5.1/24"
+    assert chosen(existing=[there]) == "10.9.0.1/16"
+    assert chosen() == "172.19.0.1/16"
+    assert chosen(taken=[IPv4Network("172.19.0.0/24"), IPv4Network("172.17.0.0/16")]) == "172.18.0.1/16"
     with pytest.raises(InvalidArgumentError, match=r"invalid bip: '192\.168\.5\.1': the prefix length is missing"):
-        bridge.choose_subnet(NetworkConfig(bip="192.168.5.1"), None, [], [])
+        chosen("192.168.5.1")
 
 
 def test_port_plan_puts_fixed_ports_first() -> None:
@@ -131,9 +128,10 @@ def test_firewall_elements() -> None:
 
 
 def test_firewall_base_rules() -> None:
-    quiet = BridgeRules("br1", "10.0.0.0/24", icc=False, masquerade=False)
-    text = Firewall("t", userland_proxy=True).install([BridgeRules("br0", "10.1.0.0/24", True, True), quiet], [])
-    assert text.startswith("add table ip t\ndelete table ip t\ntable ip t {\n")
+    quiet = BridgeRules("br1", False, SubnetRules("10.0.0.0/24", masquerade=False))
+    loud = BridgeRules("br0", True, SubnetRules("10.1.0.0/24"))
+    text = Firewall("t", userland_proxy=True).install([loud, quiet], [])
+    assert text.startswith("add table ip t\ndelete table ip t\ntable ip t {\n") and "table ip6 t {" not in text
     assert 'add element ip t bridges { "br1" }' in text
     assert '"br0" . "br0"' in text and '"br1" . "br1"' not in text
     assert "masqueraded { 10.1.0.0/24 }" in text and "10.0.0.0/24" not in text

@@ -24,7 +24,7 @@ from support.networks import (
 )
 
 from orlop.dockerd.network import SandboxRequest, creation, ipam, options
-from orlop.dockerd.network import bridge as bridge_module
+from orlop.dockerd.network.drivers.bridge import BridgeDriver
 from orlop.dockerd.network.firewall import RESOLVER_PORT
 from orlop.dockerd.network.gateway import choose, in_order
 from orlop.dockerd.network.types import Endpoint, Network
@@ -84,7 +84,6 @@ def links() -> set[str]:
         (wanted("host"), PermissionDeniedError, "operation is not permitted on predefined host network "),
         (wanted(driver="null"), PermissionDeniedError, 'only one instance of "null" network is allowed'),
         (wanted(driver="weave"), NotFoundError, 'plugin "weave" not found'),
-        (wanted(driver="macvlan"), NotImplementedByUsError, "network driver macvlan is not supported"),
         (wanted(scope="swarm"), NotImplementedByUsError, "not a swarm manager"),
         (wanted(config_from={"Network": "x"}), NotImplementedByUsError, "configuration-only"),
         (wanted(enable_ipv4=False), InvalidArgumentError, "IPv4 or IPv6 must be enabled"),
@@ -109,7 +108,15 @@ def links() -> set[str]:
         (wanted(options={f"{BRIDGE}.enable_icc": "maybe"}), InvalidArgumentError, "enable_icc value: 'maybe'"),
         (wanted(options={f"{BRIDGE}.name": "x" * 16}), InvalidArgumentError, "is no interface name"),
         (wanted(options={f"{BRIDGE}.host_binding_ipv4": "x"}), InvalidArgumentError, "host_binding_ipv4"),
-        (wanted(options={f"{BRIDGE}.gateway_mode_ipv4": "routed"}), NotImplementedByUsError, "routed"),
+        (wanted(options={f"{BRIDGE}.gateway_mode_ipv4": "rooted"}), InvalidArgumentError, "unknown gateway mode"),
+        (wanted(options={f"{BRIDGE}.gateway_mode_ipv6": "isolated"}), InvalidArgumentError, "internal network"),
+        (
+            wanted(options={f"{BRIDGE}.enable_ic": "true"}),
+            InvalidArgumentError,
+            f'unknown option "{BRIDGE}.enable_ic" of network driver bridge: did you mean "{BRIDGE}.enable_icc"?',
+        ),
+        (wanted(options={f"{BRIDGE}.trusted_host_interfaces": "eth0:a/b"}), InvalidArgumentError, "'a/b'"),
+        (wanted(options={"com.docker.network.host_ipv4": "::1"}), InvalidArgumentError, "not an ipv4 address"),
         (wanted(options={options.MTU: "10"}), InvalidArgumentError, "driver.mtu value: '10'"),
     ],
 )
@@ -121,11 +128,12 @@ def test_bad_networks(request_: NetworkCreateRequest, error: type[OrlopError], m
 
 def test_subnets_and_gateways() -> None:
     first = creation.plan(wanted(subnet="10.0.0.0/24", ipam={"ip_range": "10.0.0.128/25"}), "a" * 64, "")
-    creation.settle(first, [], [], ipam.DEFAULT_POOLS)
+    pools = ipam.parse_pools([])
+    creation.settle(first, [], [], pools)
     assert (first.gateway, first.bridge) == ("10.0.0.128", "br-aaaaaaaaaaaa")
     second = creation.plan(wanted("x", "10.0.0.0/16"), "b" * 64, "")
     with pytest.raises(PermissionDeniedError, match="Pool overlaps with other one on this address space"):
-        creation.settle(second, [first], [], ipam.DEFAULT_POOLS)
+        creation.settle(second, [first], [], pools)
     third = creation.plan(wanted("x"), "c" * 64, "")
     pools = ipam.parse_pools([("10.0.0.0/23", 24)])
     creation.settle(third, [first], [], pools)
@@ -139,8 +147,9 @@ def test_subnets_and_gateways() -> None:
 
 def test_which_network_has_the_default_route() -> None:
     def pair(name: str, priority: int = 0, internal: bool = False, driver: str = "bridge") -> Any:
-        network = Network(id=name, name=name, driver=driver, created="", internal=internal)
+        network = Network(id=name, name=name, driver=driver, created="", internal=internal, gateway="10.0.0.1")
         endpoint = Endpoint(id=name, network_id=name, container_id="c", container_name="c", sandbox_id="s")
+        endpoint.address = "10.0.0.2"
         endpoint.gw_priority = priority
         return network, endpoint
 
@@ -168,7 +177,10 @@ async def test_a_network_comes_and_goes(host: Host) -> None:
     assert host.service.used_networks() == {made["Id"]}
     await host.service.release("one")
     await host.service.remove_network(made["Id"][:10])
-    assert bridge not in links() and bridge not in command("nft", "list", "table", "ip", "orlop")
+    assert bridge not in command("nft", "list", "table", "ip", "orlop")
+    again = await create(host)  # waits until the kernel has freed the bridge and its subnet
+    assert bridge not in links() and again["IPAM"]["Config"][0]["Subnet"] == "172.18.0.0/16"
+    await host.service.remove_network("front")
     with pytest.raises(NotFoundError, match="network front not found"):
         await host.service.remove_network("front")
     with pytest.raises(PermissionDeniedError, match="bridge is a pre-defined network and cannot be removed"):
@@ -325,10 +337,10 @@ async def test_a_broken_network_does_not_stop_the_daemon(host: Host, caplog: pyt
     bridge = f"br-{made['Id'][:12]}"
     ip(f"link del {bridge}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bridge_module, "_set_up", _refusing(bridge_module._set_up, bridge))
+        patch.setattr(BridgeDriver, "set_up", _refusing(BridgeDriver.set_up, bridge))
         await host.restart()
     assert "network front: cannot set up bridge" in caplog.text
-    with pytest.raises(UnavailableError, match="network front has no bridge"):
+    with pytest.raises(UnavailableError, match="network front is not set up"):
         await host.connect("one", mode="front")
     assert host.pins() == [] and (await host.connect("two")).netns_path
     await host.restart()
@@ -336,10 +348,10 @@ async def test_a_broken_network_does_not_stop_the_daemon(host: Host, caplog: pyt
 
 
 def _refusing(original: Any, name: str) -> Any:
-    def set_up(kernel: Any, network: Network, config: Any) -> Any:
+    def set_up(self: Any, kernel: Any, network: Network, config: Any) -> Any:
         if network.bridge == name:
             raise OSError(17, "File exists", f"create bridge {name}")
-        return original(kernel, network, config)
+        return original(self, kernel, network, config)
 
     return set_up
 

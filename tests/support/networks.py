@@ -121,6 +121,38 @@ def echo(address: str, port: int, data: bytes = b"hello", netns: str = "") -> by
         return answer
 
 
+_ECHO_SERVER = """
+import socketserver, socket, sys
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(4096):
+            self.request.sendall(data)
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address, address_family, daemon_threads = True, socket.AF_INET6, True
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+servers = [Server(("::", int(port)), Echo) for port in sys.argv[1:]]
+print("listening", flush=True)
+import threading
+for server in servers[1:]:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+servers[0].serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def echoing(netns: str, *ports: int) -> Iterator[None]:
+    """A TCP echo server in a namespace, of both families."""
+    argv = ["nsenter", f"--net={netns}", "/usr/bin/python3", "-S", "-c", _ECHO_SERVER, *map(str, ports)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout and server.stdout.readline()
+            yield
+        finally:
+            server.kill()
+
+
 _UDP_SERVER = """
 import socket
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -86,8 +86,11 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     # network
     bridge: str = ""
     bip: str = ""
+    bip6: str = ""
     fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
     default_gateway: str = ""
+    default_gateway_v6: str = ""
     mtu: int = 1500
     icc: bool = True
     iptables: bool = True
@@ -103,6 +106,10 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     dns_search: list[str] = []
     host_gateway_ips: list[str] = []
     default_address_pools: list[AddressPool] = []
+    default_network_opts: dict[str, dict[str, str]] = {}
+    allow_direct_routing: bool = False
+    bridge_accept_fwmark: str = ""
+    host_firewall: bool = False
     # images
     insecure_registries: list[str] = []
     registry_mirrors: list[str] = []

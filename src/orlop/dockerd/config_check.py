@@ -132,6 +132,8 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_network(config: Config) -> None:
+    if config.host_firewall and not config.userland_proxy:
+        raise InvalidArgumentError("host-firewall: needs userland-proxy, which carries what the firewall lets in")
     for address in (*config.dns, *config.host_gateway_ips):
         try:
             ipaddress.ip_address(address)

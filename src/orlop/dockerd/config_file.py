@@ -36,18 +36,12 @@ _WITHOUT_EFFECT = frozenset(
 """Keys of Docker's daemon.json for what this daemon does not do (swarm, build), or that have no effect there."""
 _UNFINISHED = frozenset(
     {
-        "allow-direct-routing",
         "authorization-plugins",
-        "bip6",
-        "bridge-accept-fwmark",
         "cdi-spec-dirs",
         "cpu-rt-period",
         "cpu-rt-runtime",
         "cri-containerd",
-        "default-gateway-v6",
-        "default-network-opts",
         "firewall-backend",
-        "fixed-cidr-v6",
         "ip-forward-no-drop",
         "metrics-addr",
         "nri-opts",

@@ -56,8 +56,11 @@ _FLAGS = (
     Flag("live-restore", "live-restore", "bool", "", "Accepted; containers always outlive the daemon"),
     Flag("bridge", "bridge", "text", "b", "Attach containers to a network bridge"),
     Flag("bip", "bip", "text", "", "IPv4 address for the default bridge"),
+    Flag("bip6", "bip6", "text", "", "IPv6 address for the default bridge"),
     Flag("fixed-cidr", "fixed-cidr", "text", "", "IPv4 subnet for the default bridge network"),
+    Flag("fixed-cidr-v6", "fixed-cidr-v6", "text", "", "IPv6 subnet for the default bridge network"),
     Flag("default-gateway", "default-gateway", "text"),
+    Flag("default-gateway-v6", "default-gateway-v6", "text"),
     Flag("mtu", "mtu", "int"),
     Flag("icc", "icc", "bool", "", "Enable inter-container communication for the default bridge network"),
     Flag("iptables", "iptables", "bool", "", "Enable the firewall rules"),
@@ -66,12 +69,16 @@ _FLAGS = (
     Flag("ip-masq", "ip-masq", "bool"),
     Flag("ipv6", "ipv6", "bool"),
     Flag("ip", "ip", "text", "", "Host IP for port publishing from the default bridge network"),
+    Flag("host-firewall", "host-firewall", "bool", "", "Let the machine's own firewall judge published ports"),
+    Flag("allow-direct-routing", "allow-direct-routing", "bool"),
+    Flag("bridge-accept-fwmark", "bridge-accept-fwmark", "text", "", "Accept packets with this MARK or MARK/MASK"),
     Flag("userland-proxy", "userland-proxy", "bool"),
     Flag("userland-proxy-path", "userland-proxy-path", "text"),
     Flag("dns", "dns", "list"),
     Flag("dns-opt", "dns-opts", "list"),
     Flag("dns-search", "dns-search", "list"),
     Flag("host-gateway-ip", "host-gateway-ips", "list"),
+    Flag("default-network-opt", "default-network-opts", "network-option", "", "DRIVER=OPTION=VALUE"),
     Flag("default-address-pool", "default-address-pools", "pool", "", "base=CIDR,size=BITS"),
     Flag("http-proxy", "http-proxy", "text", "", "HTTP proxy URL to use for outgoing traffic"),
     Flag("https-proxy", "https-proxy", "text", "", "HTTPS proxy URL to use for outgoing traffic"),
@@ -88,19 +95,13 @@ _FLAGS = (
     Flag("tlskey", "tlskey", "text"),
     Flag("feature", "features", "feature", "", "Enable feature in the daemon: NAME[=BOOL]"),
     # What Docker's has and this daemon does not do: refused where it would matter, else passed over.
-    Flag("allow-direct-routing", "allow-direct-routing", "bool"),
     Flag("authorization-plugin", "authorization-plugins", "list"),
-    Flag("bip6", "bip6", "text"),
-    Flag("bridge-accept-fwmark", "bridge-accept-fwmark", "text"),
     Flag("cdi-spec-dir", "cdi-spec-dirs", "list"),
     Flag("containerd-plugins-namespace", "containerd-plugins-namespace", "text"),
     Flag("cpu-rt-period", "cpu-rt-period", "int"),
     Flag("cpu-rt-runtime", "cpu-rt-runtime", "int"),
     Flag("cri-containerd", "cri-containerd", "bool"),
-    Flag("default-gateway-v6", "default-gateway-v6", "text"),
-    Flag("default-network-opt", "default-network-opts", "list"),
     Flag("firewall-backend", "firewall-backend", "text"),
-    Flag("fixed-cidr-v6", "fixed-cidr-v6", "text"),
     Flag("ip-forward-no-drop", "ip-forward-no-drop", "bool"),
     Flag("metrics-addr", "metrics-addr", "text"),
     Flag("network-control-plane-mtu", "network-control-plane-mtu", "int"),
@@ -112,7 +113,7 @@ _FLAGS = (
     Flag("swarm-default-advertise-addr", "swarm-default-advertise-addr", "text"),
     Flag("userns-remap", "userns-remap", "text"),
 )
-_LISTS = frozenset({"list", "map", "ulimit", "runtime", "pool", "feature"})
+_LISTS = frozenset({"list", "map", "ulimit", "runtime", "pool", "feature", "network-option"})
 
 
 class Options(NamedTuple):
@@ -196,6 +197,17 @@ def _read_pools(name: str, values: list[str]) -> list[dict[str, Any]]:
     return pools
 
 
+def _read_network_options(name: str, values: list[str]) -> dict[str, dict[str, str]]:
+    result: dict[str, dict[str, str]] = {}
+    for value in values:
+        driver, _, option = value.partition("=")
+        key, equals, setting = option.partition("=")
+        if not equals or not key:
+            raise InvalidArgumentError(f"invalid argument {option!r} for --{name}: not DRIVER=OPTION=VALUE")
+        result.setdefault(driver, {})[key] = setting
+    return result
+
+
 def _read_features(name: str, values: list[str]) -> dict[str, bool]:
     return {key: _read_bool(name, value or "true") for key, _, value in (value.partition("=") for value in values)}
 
@@ -210,4 +222,5 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "ulimit": _read_ulimits,
     "pool": _read_pools,
     "feature": _read_features,
+    "network-option": _read_network_options,
 }

@@ -33,7 +33,9 @@ def bind(port: HeldPort) -> socket.socket:
     try:
         held = socket.socket(family, kind, _IPPROTO_SCTP if port.protocol == "sctp" else 0)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, port.host) from None
+        missing = error.errno == errno.EPROTONOSUPPORT and port.protocol == "sctp"
+        why = "the kernel has no SCTP: load its module sctp" if missing else error.strerror
+        raise OSError(error.errno, why, port.host) from None
     try:
         held.setblocking(False)
         if family == socket.AF_INET6:

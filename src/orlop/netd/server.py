@@ -229,7 +229,7 @@ class PortError(Exception):
     """A port cannot be had: its place in the request and the reason."""
 
     def __init__(self, index: int, cause: OSError) -> None:
-        super().__init__(f"{cause.filename}: {(cause.strerror or 'unknown error').lower()}")
+        super().__init__(f"{cause.filename}: {_lower_first(cause.strerror or 'unknown error')}")
         self.index = index
         self.errno = cause.errno
 
@@ -239,3 +239,8 @@ def _allowed(connection: socket.socket) -> bool:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(raw)
     return uid in (0, os.geteuid())
+
+
+def _lower_first(text: str) -> str:
+    """A sentence as part of another one."""
+    return text[:1].lower() + text[1:]

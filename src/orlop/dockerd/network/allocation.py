@@ -4,9 +4,9 @@
 import os
 import secrets
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import ip_address, ip_network
 
-from orlop.dockerd.network import bridge, ipam, options, requests
+from orlop.dockerd.network import drivers, ipam, options, requests
 from orlop.dockerd.network.types import Endpoint, Network, SandboxRequest
 from orlop.engine.types import EndpointSettings
 from orlop.errdefs import PermissionDeniedError
@@ -26,8 +26,10 @@ def endpoint(
     sandbox_id: str,
     number: int,
     used: Collection[str],
+    names: Collection[str] = (),
 ) -> Endpoint:
-    """The endpoint of a container's network `number`; `used` are the addresses that others have.
+    """The endpoint of a container's network `number`; `used` are the addresses that others have, `names` those of
+    the container's other interfaces.
 
     Raises PermissionDeniedError if the address it asks for is taken, ResourceExhaustedError if all are.
     """
@@ -40,17 +42,29 @@ def endpoint(
         exposed=request.exposed_ports,
         gw_priority=asked.gw_priority,
     )
-    if network.driver != "bridge":
+    driver = drivers.of(network)
+    if not driver.has_interfaces:
         return made
-    made.address = _address(network, asked, used)
-    made.address6 = _address6(network, asked, used)
-    made.mac = asked.mac_address or ipam.mac_of(IPv4Address(made.address))
-    made.veth = bridge.veth_name(made.id)
-    made.interface = f"{options.parse(network.options).interface_prefix}{number}"
+    made.address = _address(network, 4, asked, used)
+    made.address6 = _address(network, 6, asked, used)
+    if driver.picks_mac:
+        made.mac = asked.mac_address or ipam.mac_of(ip_address(made.address or made.address6))
+    made.veth = driver.host_interface(made.id)
+    if asked.ipam_config is not None:
+        made.link_local = [str(ip_address(each)) for each in asked.ipam_config.link_local_ips]
+    name, made.sysctls = options.endpoint(asked.driver_opts or {})
+    made.interface = name or free_name(driver.interface_prefix(network), number, names)
     if network.served:
         made.names = requests.endpoint_names(request, asked)
         made.aliases = requests.endpoint_aliases(request, asked, primary=number == 0)
     return made
+
+
+def free_name(prefix: str, number: int, taken: Collection[str]) -> str:
+    """The first name from `prefix` and `number` on that is not taken."""
+    while f"{prefix}{number}" in taken:
+        number += 1
+    return f"{prefix}{number}"
 
 
 def wished_addresses(asked: EndpointSettings) -> list[str]:
@@ -58,32 +72,24 @@ def wished_addresses(asked: EndpointSettings) -> list[str]:
     wish = asked.ipam_config
     if wish is None:
         return []
-    six = str(IPv6Address(wish.ipv6_address)) if wish.ipv6_address else ""
-    return [address for address in (wish.ipv4_address, six) if address]
+    return [str(ip_address(address)) for address in (wish.ipv4_address, wish.ipv6_address) if address]
 
 
-def _address6(network: Network, asked: EndpointSettings, used: Collection[str]) -> str:
-    if not network.subnet6:
+def _address(network: Network, version: int, asked: EndpointSettings, used: Collection[str]) -> str:
+    text, ip_range, gateway = (
+        (network.subnet, network.ip_range, network.gateway)
+        if version == 4
+        else (network.subnet6, network.ip_range6, network.gateway6)
+    )
+    if not text:
         return ""
-    subnet = IPv6Network(network.subnet6)
-    reserved = {network.gateway6, str(subnet.network_address)}
+    subnet = ip_network(text)
+    reserved = {gateway, *network.aux_addresses.values()}
     for wish in wished_addresses(asked):
-        if ":" in wish:
-            if wish in used or wish in reserved:
+        if (":" in wish) == (version == 6):
+            ends = {str(subnet.network_address)} | ({str(subnet.broadcast_address)} if version == 4 else set())
+            if wish in used or wish in reserved or wish in ends:
                 raise PermissionDeniedError("Address already in use")
             return wish
-    within = IPv6Network(network.ip_range6) if network.ip_range6 else None
-    return str(ipam.next_address6(subnet, within, {*used, *reserved}))
-
-
-def _address(network: Network, asked: EndpointSettings, used: Collection[str]) -> str:
-    reserved = {network.gateway, *network.aux_addresses.values()}
-    wish = asked.ipam_config.ipv4_address if asked.ipam_config else ""
-    if wish:
-        subnet = IPv4Network(network.subnet)
-        ends = (str(subnet.network_address), str(subnet.broadcast_address))
-        if wish in used or wish in reserved or wish in ends:
-            raise PermissionDeniedError("Address already in use")
-        return wish
-    within = IPv4Network(network.ip_range) if network.ip_range else None
-    return str(ipam.next_address(IPv4Network(network.subnet), within, {*used, *reserved}))
+    within = ip_network(ip_range) if ip_range else None
+    return str(ipam.next_address(subnet, within, {*used, *reserved}))

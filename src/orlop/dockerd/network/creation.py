@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request for a network means, checked: its record, but for a subnet that is yet to be chosen (pure)."""
 
-from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 
-from orlop.dockerd.network import ipam, options
+from orlop.dockerd.network import drivers, ipam, options
+from orlop.dockerd.network.ipam import Subnet
 from orlop.dockerd.network.types import PREDEFINED, Network
 from orlop.engine.types import IPAMConfig, NetworkCreateRequest
 from orlop.errdefs import (
@@ -14,27 +15,27 @@ from orlop.errdefs import (
     PermissionDeniedError,
 )
 
-Subnet = IPv4Network | IPv6Network
-
 _SWARM = "This node is not a swarm manager"
-_NOT_OURS = ("macvlan", "ipvlan", "overlay")
 
 
 def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Network:
-    """The network's record; `subnet` is empty where the request leaves it to us.
+    """The network's record; the subnets of the families that it has are empty where the request leaves them to us.
 
     Raises InvalidArgumentError naming the field, PermissionDeniedError, NotFoundError and NotImplementedByUsError
     in Docker's words.
     """
     _check_kind(request)
-    bridge = options.parse(request.options).bridge or f"br-{network_id[:12]}"
-    four, six = _ipam(request, network_id)
-    return Network(
+    name = request.driver or "bridge"
+    driver = drivers.get(name)
+    options.check_names(request.options, driver.options, f"network driver {name}")
+    four, six = _ipam(request, name)
+    network = Network(
         id=network_id,
         name=request.name,
-        driver="bridge",
+        driver=name,
         created=created,
-        bridge=bridge,
+        enable_ipv4=request.enable_ipv4 is not False,
+        enable_ipv6=bool(request.enable_ipv6),
         subnet=four.subnet,
         gateway=four.gateway,
         ip_range=four.ip_range,
@@ -49,41 +50,39 @@ def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Networ
         labels=request.labels,
         ready=False,
     )
+    driver.plan(network, request)
+    return network
 
 
-def settle(network: Network, others: Iterable[Network], taken: Iterable[IPv4Network], pools: ipam.Pools) -> None:
-    """Give a network its subnet and gateway where it has none; `taken` is what routes and interfaces use.
+def settle(
+    network: Network, others: Iterable[Network], taken: Iterable[Subnet], pools: Mapping[int, ipam.Pools]
+) -> None:
+    """Give a network its subnets and gateways where it has none; `taken` is what routes and interfaces use.
 
     Raises PermissionDeniedError if what it asks for belongs to another network of ours, InvalidArgumentError when
     the pools are used up.
     """
-    known = list(others)
-    ours = [IPv4Network(other.subnet) for other in known if other.subnet]
-    if not network.subnet:
-        network.subnet = str(ipam.next_subnet([*ours, *taken], pools))
-    subnet = IPv4Network(network.subnet)
-    if any(subnet.overlaps(other) for other in ours):
-        raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
-    for other in known:
-        if other.bridge == network.bridge:
-            raise PermissionDeniedError(
-                f"cannot create network {network.id} ({network.bridge}): conflicts with network {other.id} "
-                f"({other.bridge}): networks have same bridge name"
-            )
-    if not network.gateway:
-        within = IPv4Network(network.ip_range) if network.ip_range else None
-        network.gateway = str(ipam.next_address(subnet, within, set(network.aux_addresses.values())))
-    if network.subnet6:
-        _settle6(network, known)
+    known, occupied = list(others), list(taken)
+    ours = [ip_network(text) for other in known for text in (other.subnet, other.subnet6) if text]
+    if network.enable_ipv4 and not network.subnet:
+        network.subnet = str(ipam.next_subnet([*ours, *occupied], pools[4]))
+    if network.enable_ipv6 and not network.subnet6:
+        free = ipam.next_subnet([*ours, *occupied], pools[6]) if pools[6] else ipam.unique_subnet(network.id)
+        network.subnet6 = str(free)
+    for text in (network.subnet, network.subnet6):
+        if text and any(ipam.overlaps(ip_network(text), other) for other in ours):
+            raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
+    driver = drivers.of(network)
+    driver.settle(network, known)
+    network.gateway = network.gateway or _gateway(network, 4, network.subnet, network.ip_range)
+    network.gateway6 = network.gateway6 or _gateway(network, 6, network.subnet6, network.ip_range6)
 
 
-def _settle6(network: Network, others: list[Network]) -> None:
-    subnet = IPv6Network(network.subnet6)
-    if any(subnet.overlaps(IPv6Network(other.subnet6)) for other in others if other.subnet6):
-        raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
-    if not network.gateway6:
-        within = IPv6Network(network.ip_range6) if network.ip_range6 else None
-        network.gateway6 = str(ipam.next_address6(subnet, within, set(network.aux_addresses.values())))
+def _gateway(network: Network, version: int, subnet: str, ip_range: str) -> str:
+    if not subnet or not drivers.of(network).chooses_gateway(network, version):
+        return ""
+    within = ip_network(ip_range) if ip_range else None
+    return str(ipam.next_address(ip_network(subnet), within, set(network.aux_addresses.values())))
 
 
 def _check_kind(request: NetworkCreateRequest) -> None:
@@ -94,26 +93,22 @@ def _check_kind(request: NetworkCreateRequest) -> None:
     if any(not sign.isprintable() or sign in '/"' for sign in request.name):
         raise InvalidArgumentError(f"invalid name: {request.name!r} has signs that no name may have")
     driver = request.driver or "bridge"
-    if driver in ("host", "null"):
-        raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
-    if request.ingress or request.scope not in ("", "local") or driver == "overlay":
+    if request.ingress or request.scope not in ("", "local"):
         raise NotImplementedByUsError(f"{_SWARM}: networks of a swarm are not supported")
-    if driver in _NOT_OURS:
-        raise NotImplementedByUsError(f"network driver {driver} is not supported")
-    if driver != "bridge":
+    if not drivers.exists(driver):
         raise NotFoundError(f'plugin "{driver}" not found')
+    if not drivers.get(driver).creatable:
+        raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
     if request.config_only or request.config_from.get("Network"):
         raise NotImplementedByUsError("configuration-only networks are not supported")
-    if request.enable_ipv4 is False:
-        if request.enable_ipv6:
-            raise NotImplementedByUsError("networks without IPv4 are not supported")
+    if request.enable_ipv4 is False and not request.enable_ipv6:
         raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
     if request.ipam.driver not in ("", "default"):
         raise NotFoundError(f'plugin "{request.ipam.driver}" not found')
 
 
-def _ipam(request: NetworkCreateRequest, network_id: str) -> tuple[IPAMConfig, IPAMConfig]:
-    """The settings for IPv4 (its subnet empty: to be chosen) and for IPv6 (empty: the network has none)."""
+def _ipam(request: NetworkCreateRequest, driver: str) -> tuple[IPAMConfig, IPAMConfig]:
+    """The settings for IPv4 and for IPv6; an empty subnet is to be chosen, if the network has the family."""
     errors: list[str] = []
     found: dict[int, IPAMConfig] = {}
     for config in request.ipam.config:
@@ -122,16 +117,15 @@ def _ipam(request: NetworkCreateRequest, network_id: str) -> tuple[IPAMConfig, I
         subnet = _subnet(config, errors)
         if subnet is None or (subnet.version == 6 and not request.enable_ipv6):
             continue  # as Docker: what belongs to IPv6 is passed over where that is off
+        if subnet.version == 4 and request.enable_ipv4 is False:
+            continue
         if subnet.version in found:
-            raise PermissionDeniedError("bridge driver doesn't support multiple subnets")
+            raise PermissionDeniedError(f"{driver} driver doesn't support multiple subnets")
         found[subnet.version] = _checked(config, subnet, errors)
     if errors:
         text = errors[0] if len(errors) == 1 else "".join(f"\n* {error}" for error in errors)[1:]
         raise InvalidArgumentError(f"invalid network config:\n{text}")
-    six = found.get(6)
-    if six is None:
-        six = IPAMConfig(subnet=str(ipam.unique_subnet(network_id)) if request.enable_ipv6 else "")
-    return found.get(4, IPAMConfig()), six
+    return found.get(4, IPAMConfig()), found.get(6, IPAMConfig())
 
 
 def _checked(config: IPAMConfig, subnet: Subnet, errors: list[str]) -> IPAMConfig:

@@ -2,34 +2,31 @@
 """Networks and endpoints in the Engine API's words (pure functions)."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 
-from orlop.dockerd.network import options
+from orlop.dockerd.network import drivers, options
 from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
 from orlop.engine.types import EndpointSettings
 
 
 def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
     """A network as GET /networks/{id} tells it, with the containers of `endpoints`."""
-    config: list[Description] = []
-    if record.subnet:
-        shown: Description = {"Subnet": record.subnet, "Gateway": record.gateway}
-        if record.ip_range:
-            shown["IPRange"] = record.ip_range
-        if record.aux_addresses:
-            shown["AuxiliaryAddresses"] = dict(record.aux_addresses)
-        config.append(shown)
-    if record.subnet6:
-        config.append({"Subnet": record.subnet6, "Gateway": record.gateway6})
-        if record.ip_range6:
-            config[-1]["IPRange"] = record.ip_range6
+    families = (
+        (4, record.subnet, record.gateway, record.ip_range),
+        (6, record.subnet6, record.gateway6, record.ip_range6),
+    )
+    config = []
+    for version, subnet, gateway, ip_range in families:
+        if subnet:
+            aux = {name: text for name, text in record.aux_addresses.items() if (":" in text) == (version == 6)}
+            shown = {"Subnet": subnet, "IPRange": ip_range, "Gateway": gateway, "AuxiliaryAddresses": aux}
+            config.append({key: value for key, value in shown.items() if value})
     return {
         "Name": record.name,
         "Id": record.id,
         "Created": record.created,
         "Scope": "local",
         "Driver": record.driver,
-        "EnableIPv4": True,
+        "EnableIPv4": record.enable_ipv4,
         "EnableIPv6": bool(record.subnet6),
         "IPAM": {"Driver": "default", "Options": dict(record.ipam_options) or None, "Config": config},
         "Internal": record.internal,
@@ -42,8 +39,8 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
                 "Name": endpoint.container_name,
                 "EndpointID": endpoint.id,
                 "MacAddress": endpoint.mac,
-                "IPv4Address": f"{endpoint.address}/{_prefix(record)}" if endpoint.address else "",
-                "IPv6Address": f"{endpoint.address6}/{_prefix6(record)}" if endpoint.address6 else "",
+                "IPv4Address": f"{endpoint.address}/{_prefix(record.subnet)}" if endpoint.address else "",
+                "IPv6Address": f"{endpoint.address6}/{_prefix(record.subnet6)}" if endpoint.address6 else "",
             }
             for endpoint in endpoints
             if endpoint.network_id == record.id and endpoint.ready and not endpoint.placeholder
@@ -68,6 +65,8 @@ def bridge_options(config: NetworkConfig) -> dict[str, str]:
 def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettings | None) -> EndpointSettings:
     """What a container got: what it asked for, filled in."""
     wish = asked or EndpointSettings()
+    routes = drivers.of(record).default_routes(record, endpoint)
+    gateways = {route.family: str(route.gateway) for route in routes if route.gateway is not None}
     return EndpointSettings(
         ipam_config=wish.ipam_config,
         links=wish.links,
@@ -77,22 +76,18 @@ def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettin
         mac_address=endpoint.mac,
         network_id=record.id,
         endpoint_id=endpoint.id,
-        gateway=record.gateway if endpoint.address and not record.internal else "",
+        gateway=gateways.get(4, ""),
         ip_address=endpoint.address,
-        ip_prefix_len=_prefix(record) if endpoint.address else 0,
-        ipv6_gateway=record.gateway6 if endpoint.address6 and not record.internal else "",
+        ip_prefix_len=_prefix(record.subnet) if endpoint.address else 0,
+        ipv6_gateway=gateways.get(6, ""),
         global_ipv6_address=endpoint.address6,
-        global_ipv6_prefix_len=_prefix6(record) if endpoint.address6 else 0,
+        global_ipv6_prefix_len=_prefix(record.subnet6) if endpoint.address6 else 0,
         dns_names=endpoint.names or None,
     )
 
 
-def _prefix(record: Network) -> int:
-    return IPv4Network(record.subnet).prefixlen
-
-
-def _prefix6(record: Network) -> int:
-    return IPv6Network(record.subnet6).prefixlen
+def _prefix(subnet: str) -> int:
+    return int(subnet.rpartition("/")[2])
 
 
 def _boolean(value: bool) -> str:

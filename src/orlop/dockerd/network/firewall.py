@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The firewall as plans: nftables command texts for the base rules and for each published port.
 
-Everything is in one table of our own, installed once. A bridge is an element of its sets and a published port an
-element of its maps, so that a container costs at most one small transaction and containers without ports none.
-A second table is for networks with IPv6: it keeps them apart and masquerades; their ports are orlop-netd's.
+Everything is in one table of our own for each family, installed once. A bridge is an element of its sets and a
+published port an element of its maps, so that a container costs at most one small transaction and containers
+without ports none. The table for IPv6 exists as long as there are networks with IPv6.
 
 - `prerouting` and `output` redirect published ports. Traffic from containers to the host's own addresses is left
   to orlop-netd's proxy, and so is loopback traffic, unless there is no proxy.
 - `forward` lets into a bridge: answers, the bridge's own containers, and redirected connections; the rest is
-  dropped: neither other bridges nor the host's neighbours reach ports that are not published (CVE-2025-54410).
-  Nothing leaves an internal network.
+  dropped: neither other bridges nor the host's neighbours reach ports that are not published (CVE-2025-54410),
+  unless the network's gateway mode or its trusted interfaces say so. Nothing leaves an internal network.
 - Ports published on 127.0.0.1 are never redirected for packets from outside (CVE-2025-54388).
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from orlop.dockerd.network.types import PortMapping
+from orlop.errdefs import InvalidArgumentError
 
 _TABLE = """\
-add table ip {table}
-delete table ip {table}
-table ip {table} {{
+add table {family} {table}
+delete table {family} {table}
+table {family} {table} {{
     set bridges {{
         type ifname
     }}
@@ -32,27 +34,42 @@ table ip {table} {{
     set internal {{
         type ifname
     }}
+    set routed {{
+        type ifname
+    }}
+    set unprotected {{
+        type ifname
+    }}
+    set trusted {{
+        type ifname . ifname
+    }}
+    set reachable {{
+        type {address} . inet_proto . inet_service
+    }}
+    set targets {{
+        type {address} . inet_proto . inet_service
+    }}
     set masqueraded {{
-        type ipv4_addr
+        type {address}
+        flags interval
+    }}
+    map sources {{
+        type {address} : {address}
         flags interval
     }}
     map published {{
-        type inet_proto . inet_service : ipv4_addr . inet_service
+        type inet_proto . inet_service : {address} . inet_service
     }}
     map published_at {{
-        type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+        type {address} . inet_proto . inet_service : {address} . inet_service
     }}
     chain publish {{
-        dnat ip to ip daddr . meta l4proto . th dport map @published_at
-        dnat ip to meta l4proto . th dport map @published
+        dnat {family} to {family} daddr . meta l4proto . th dport map @published_at
+        dnat {family} to meta l4proto . th dport map @published
     }}
-    chain guard {{
-        type filter hook prerouting priority raw; policy accept;
-        iifname @bridges ip daddr 127.0.0.0/8 drop
-    }}
-    chain prerouting {{
+{guard}    chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
-        {from_bridges}ip daddr != 127.0.0.0/8 fib daddr type local jump publish
+        {from_bridges}{local_wire}{family} daddr != {loopback} fib daddr type local jump publish
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
@@ -60,7 +77,8 @@ table ip {table} {{
     }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        oifname != @bridges ip saddr @masqueraded masquerade
+        oifname != @bridges snat {family} to {family} saddr map @sources
+        oifname != @bridges {family} saddr @masqueraded masquerade
 {hairpin}    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
@@ -75,148 +93,204 @@ table ip {table} {{
         ct state established,related accept
         iifname . oifname @peers accept
         ct status dnat accept
+        oifname @internal drop
+{mark}        {family} daddr . meta l4proto . th dport @reachable accept
+        oifname @routed meta l4proto {{ icmp, ipv6-icmp }} accept
+        iifname . oifname @trusted {family} daddr . meta l4proto . th dport @targets accept
+{direct}        iifname != @bridges oifname @unprotected accept
         drop
     }}
 }}
 """
 
-_TABLE6 = """\
-add table ip6 {table}
-delete table ip6 {table}
-table ip6 {table} {{
-    set bridges {{
-        type ifname
+_GUARD = """\
+    chain guard {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname @bridges ip daddr 127.0.0.0/8 drop
     }}
-    set peers {{
-        type ifname . ifname
-    }}
-    set internal {{
-        type ifname
-    }}
-    set masqueraded {{
-        type ipv6_addr
-        flags interval
-    }}
-    chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname != @bridges ip6 saddr @masqueraded masquerade
-    }}
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        iifname @internal jump from_internal
-        oifname @bridges jump into_bridge
-    }}
-    chain from_internal {{
-        iifname . oifname @peers accept
-        drop
-    }}
-    chain into_bridge {{
-        ct state established,related accept
-        iifname . oifname @peers accept
-        drop
-    }}
-}}
 """
 
 _HAIRPIN = """\
-        oifname @bridges ip saddr 127.0.0.0/8 ct status dnat masquerade
-        oifname @bridges ip saddr @masqueraded ct status dnat masquerade
+        oifname @bridges {family} saddr {loopback} ct status dnat masquerade
+        oifname @bridges {family} saddr @masqueraded ct status dnat masquerade
 """
+
+_DIRECT = "        iifname != @bridges {family} daddr . meta l4proto . th dport @targets accept\n"
+
+_WORDS = {
+    4: {"family": "ip", "address": "ipv4_addr", "loopback": "127.0.0.0/8", "local_wire": ""},
+    # A container could not answer an address that means something on one wire only: the proxy can.
+    6: {"family": "ip6", "address": "ipv6_addr", "loopback": "::1", "local_wire": "ip6 saddr != fe80::/10 "},
+}
+
+
+class SubnetRules(NamedTuple):
+    """What happens to one family of a bridge: its subnet, and how the world outside sees its containers.
+
+    `mode` is nat, nat-unprotected, routed or isolated. `source` is the address of the host that stands for its
+    containers; empty: whichever leads outside.
+    """
+
+    subnet: str
+    mode: str = "nat"
+    masquerade: bool = True
+    source: str = ""
 
 
 class BridgeRules(NamedTuple):
-    """A bridge in the firewall: may its containers talk to each other, and what happens to what leaves it."""
+    """A bridge in the firewall: may its containers talk to each other, and what happens to what leaves it.
+
+    `trusted` are interfaces of the host from which containers' own addresses are reached at published ports.
+    """
 
     name: str
-    subnet: str
     icc: bool
-    masquerade: bool
+    four: SubnetRules | None
+    six: SubnetRules | None = None
     internal: bool = False
-    subnet6: str = ""
+    trusted: tuple[str, ...] = ()
+
+    def of(self, version: int) -> SubnetRules | None:
+        """The part of one family, 4 or 6; None if the network does without."""
+        return self.four if version == 4 else self.six
 
 
 class Firewall(NamedTuple):
-    """What shapes the plans: the table's name, and whether orlop-netd's proxy carries loopback traffic."""
+    """What shapes the plans.
+
+    `table` is its name; `userland_proxy`: orlop-netd's proxy carries loopback traffic; `redirect` off: it carries
+    everything, so that the host's own rules for what comes in judge published ports; `direct`: containers' own
+    addresses are reached at published ports from everywhere; `mark`: an nftables expression for the marks whose
+    packets may enter; `families` that we have tables for.
+    """
 
     table: str
     userland_proxy: bool
+    redirect: bool = True
+    direct: bool = False
+    mark: str = ""
+    families: tuple[int, ...] = (4, 6)
 
     def install(self, bridges: Iterable[BridgeRules], ports: Iterable[PortMapping]) -> str:
-        """Replace our table, in one transaction, by one with these bridges and published ports."""
-        text = _TABLE.format(
-            table=self.table,
-            from_bridges="iifname != @bridges " if self.userland_proxy else "",
-            not_loopback="ip daddr != 127.0.0.0/8 " if self.userland_proxy else "",
-            hairpin="" if self.userland_proxy else _HAIRPIN,
-        )
-        known = list(bridges)
-        six = [bridge for bridge in known if bridge.subnet6]
-        if six:
-            text += _TABLE6.format(table=self.table)
-            text += "".join(self._add("ip6", bridge) for bridge in six)
-        return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(ports)
+        """Replace our tables, in one transaction, by those for these bridges and published ports."""
+        known, mapped = list(bridges), list(ports)
+        text = ""
+        for version in self.families:
+            if version == 4 or any(bridge.of(version) for bridge in known):
+                text += self._base(version)
+            else:
+                text += self.remove(version)
+        return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(mapped)
 
-    def remove(self) -> str:
-        """Take our table away; no error if there is none."""
-        return f"add table ip {self.table}\ndelete table ip {self.table}\n"
-
-    def remove6(self) -> str:
-        """Take the table for IPv6 away; no error if there is none."""
-        return f"add table ip6 {self.table}\ndelete table ip6 {self.table}\n"
+    def remove(self, version: int) -> str:
+        """Take the table of one family away; no error if there is none."""
+        family = _WORDS[version]["family"]
+        return f"add table {family} {self.table}\ndelete table {family} {self.table}\n"
 
     def publish(self, ports: Iterable[PortMapping]) -> str:
-        """Redirect published ports; empty if none of them is redirected."""
-        lines = [
-            f"add element ip {self.table} {key} : {port.address} . {port.port} }}\n"
-            for key, port in self._keys(ports)
-        ]
-        return "".join(lines)
+        """Redirect published ports and let in what is for them; empty if nothing of that is to be done."""
+        return "".join(f"add element {element}{value} }}\n" for element, value in self._ports(ports))
 
     def unpublish(self, ports: Iterable[PortMapping]) -> str:
         """Undo `publish`."""
         # Adding first makes the deletion succeed also where the element is missing: it is all or nothing.
-        lines = []
-        for key, port in self._keys(ports):
-            lines.append(f"add element ip {self.table} {key} : {port.address} . {port.port} }}\n")
-            lines.append(f"delete element ip {self.table} {key} }}\n")
-        return "".join(lines)
+        return "".join(
+            f"add element {element}{value} }}\ndelete element {element} }}\n"
+            for element, value in self._ports(ports)
+        )
 
     def add_bridge(self, bridge: BridgeRules) -> str:
-        """Cover one more bridge; one with IPv6 needs `install`."""
-        return self._add("ip", bridge)
+        """Cover one more bridge; the first one with IPv6 needs `install`."""
+        return "".join(f"add element {element}{value} }}\n" for element, value in self._bridge(bridge))
 
     def remove_bridge(self, bridge: BridgeRules) -> str:
         """Undo `add_bridge`."""
         return self.add_bridge(bridge) + "".join(
-            f"delete element ip {self.table} {element}\n" for element in _elements("ip", bridge)
+            f"delete element {element} }}\n" for element, _ in self._bridge(bridge)
         )
 
-    def _add(self, family: str, bridge: BridgeRules) -> str:
-        return "".join(f"add element {family} {self.table} {element}\n" for element in _elements(family, bridge))
+    def _base(self, version: int) -> str:
+        words = {**_WORDS[version], "table": self.table}
+        loopback = "{family} daddr != {loopback} ".format(**words)
+        return _TABLE.format(
+            **words,
+            guard=_GUARD.format() if version == 4 else "",
+            from_bridges="iifname != @bridges " if self.userland_proxy else "",
+            not_loopback=loopback if self.userland_proxy else "",
+            hairpin="" if self.userland_proxy else _HAIRPIN.format(**words),
+            mark=f"        meta mark {self.mark} accept\n" if self.mark else "",
+            direct=_DIRECT.format(**words) if self.direct else "",
+        )
 
-    def _keys(self, ports: Iterable[PortMapping]) -> list[tuple[str, PortMapping]]:
-        found = []
+    def _bridge(self, bridge: BridgeRules) -> Iterator[tuple[str, str]]:
+        for version in self.families:
+            subnet = bridge.of(version)
+            if subnet is not None:
+                place = f"{_WORDS[version]['family']} {self.table}"
+                yield from ((f"{place} {element}", value) for element, value in _elements(bridge, subnet))
+
+    def _ports(self, ports: Iterable[PortMapping]) -> Iterator[tuple[str, str]]:
+        """The elements for published ports, up to the brace that ends them: the keys, and the values of maps."""
         for port in ports:
+            target = ip_address(port.address)
+            if target.version not in self.families:
+                continue
+            place = f"{_WORDS[target.version]['family']} {self.table}"
+            reached = f"{{ {port.address} . {port.protocol} . {port.port}"
+            if port.routed:
+                yield f"{place} reachable {reached}", ""
+                continue
+            if port.direct or self.direct:
+                yield f"{place} targets {reached}", ""
             host = ip_address(port.host_ip)
-            if host.version != 4 or (host.is_loopback and self.userland_proxy):
+            if not self.redirect or host.version != target.version or (host.is_loopback and self.userland_proxy):
                 continue  # the proxy's
+            value = f" : {port.address} . {port.port}"
             if host.is_unspecified:
-                found.append((f"published {{ {port.protocol} . {port.host_port}", port))
+                yield f"{place} published {{ {port.protocol} . {port.host_port}", value
             else:
-                found.append((f"published_at {{ {host} . {port.protocol} . {port.host_port}", port))
-        return found
+                yield f"{place} published_at {{ {host} . {port.protocol} . {port.host_port}", value
 
 
-def _elements(family: str, bridge: BridgeRules) -> list[str]:
-    """A bridge's elements of the table's sets; the first makes the others count, so it comes last."""
-    found = []
+def _elements(bridge: BridgeRules, subnet: SubnetRules) -> Iterator[tuple[str, str]]:
+    """A bridge's elements of a table's sets; the last makes the others count."""
+    name = f'{{ "{bridge.name}"'
     if bridge.icc:
-        found.append(f'peers {{ "{bridge.name}" . "{bridge.name}" }}')
-    if bridge.masquerade and not bridge.internal:
-        found.append(f"masqueraded {{ {bridge.subnet6 if family == 'ip6' else bridge.subnet} }}")
+        yield f'peers {name} . "{bridge.name}"', ""
     if bridge.internal:
-        found.append(f'internal {{ "{bridge.name}" }}')
-    return [*found, f'bridges {{ "{bridge.name}" }}']
+        yield f"internal {name}", ""
+    elif subnet.mode == "routed":
+        yield f"routed {name}", ""
+    else:
+        if subnet.mode == "nat-unprotected":
+            yield f"unprotected {name}", ""
+        if subnet.masquerade and subnet.source:
+            yield f"sources {{ {subnet.subnet}", f" : {subnet.source}"
+        elif subnet.masquerade:
+            yield f"masqueraded {{ {subnet.subnet}", ""
+    for interface in bridge.trusted:
+        yield f'trusted {{ "{interface}" . "{bridge.name}"', ""
+    yield f"bridges {name}", ""
+
+
+def parse_mark(text: str) -> str:
+    """`bridge-accept-fwmark` ("0x10" or "0x10/0xf0") as an expression of nftables; empty stays empty.
+
+    Raises InvalidArgumentError.
+    """
+    if not text:
+        return ""
+    numbers = [_number(part) for part in text.split("/")]
+    if len(numbers) > 2 or None in numbers:
+        raise InvalidArgumentError(f"invalid bridge-accept-fwmark: {text!r} is no MARK or MARK/MASK of 32 bits")
+    return str(numbers[0]) if len(numbers) == 1 else f"and {numbers[1]} == {numbers[0]}"
+
+
+def _number(text: str) -> int | None:
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}", text) is None:
+        return None
+    number = int(text, 0 if text[:2].lower() == "0x" else 10)
+    return number if number < 1 << 32 else None
 
 
 RESOLVER_PORT = 61153

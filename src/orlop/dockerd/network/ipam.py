@@ -3,9 +3,23 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 
 from orlop.errdefs import InvalidArgumentError, ResourceExhaustedError
+
+Address = IPv4Address | IPv6Address
+Subnet = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+_ADDRESS: dict[int, type[IPv4Address] | type[IPv6Address]] = {4: IPv4Address, 6: IPv6Address}
 
 DEFAULT_POOLS: tuple[tuple[IPv4Network, int], ...] = (
     (IPv4Network("172.17.0.0/16"), 16),
@@ -19,17 +33,25 @@ DEFAULT_POOLS: tuple[tuple[IPv4Network, int], ...] = (
 """Docker's local pools: base and the prefix length of the networks cut from it (moby, libnetwork/ipamutils)."""
 
 
-Pools = Sequence[tuple[IPv4Network, int]]
+Pools = Sequence[tuple[Subnet, int]]
 
 
-def next_subnet(taken: Iterable[IPv4Network], pools: Pools = DEFAULT_POOLS) -> IPv4Network:
-    """The first network of the pools that overlaps none of `taken`. Raises InvalidArgumentError."""
+def next_subnet(taken: Iterable[Subnet], pools: Pools = DEFAULT_POOLS) -> Subnet:
+    """The first network of the pools, all of one family, that overlaps none of `taken`.
+
+    Raises InvalidArgumentError.
+    """
     occupied = list(taken)
     for base, size in pools:
         for subnet in base.subnets(new_prefix=size):
-            if not any(subnet.overlaps(other) for other in occupied):
+            if not any(overlaps(subnet, other) for other in occupied):
                 return subnet
     raise InvalidArgumentError("all predefined address pools have been fully subnetted")
+
+
+def overlaps(one: Subnet, other: Subnet) -> bool:
+    """Whether two networks have addresses in common."""
+    return one.version == other.version and one.overlaps(other)
 
 
 def unique_subnet(network_id: str) -> IPv6Network:
@@ -38,61 +60,56 @@ def unique_subnet(network_id: str) -> IPv6Network:
     return IPv6Network((b"\xfd" + drawn[:7] + bytes(8), 64))
 
 
-def next_address6(subnet: IPv6Network, ip_range: IPv6Network | None, used: Collection[str]) -> IPv6Address:
-    """As `next_address`; the network's own address is the routers' (RFC 4291, 2.6.1) and never given."""
-    pool = ip_range or subnet
-    for number in range(int(pool.network_address), int(pool.broadcast_address) + 1):
-        address = IPv6Address(number)
-        if address != subnet.network_address and str(address) not in used:
-            return address
-    raise ResourceExhaustedError(f"no available IPv6 addresses on this network's address pools: {subnet}")
+def next_address(subnet: Subnet, within: Subnet | None, used: Collection[str]) -> Address:
+    """The lowest address of `within` (default: all of `subnet`) that is not in `used`.
 
-
-def next_address(subnet: IPv4Network, ip_range: IPv4Network | None, used: Collection[str]) -> IPv4Address:
-    """The lowest address of `ip_range` (default: all of `subnet`) that is not in `used`.
-
-    The network's own and the broadcast address are never given; the gateway has to be in `used`.
-    Raises ResourceExhaustedError.
+    The network's own address, which is IPv6's address of any router, and IPv4's broadcast address are never given;
+    the gateway has to be in `used`. Raises ResourceExhaustedError.
     """
-    pool = ip_range or subnet
-    reserved = (subnet.network_address, subnet.broadcast_address)
+    pool = within or subnet
+    reserved = {subnet.network_address} | ({subnet.broadcast_address} if subnet.version == 4 else set())
     for number in range(int(pool.network_address), int(pool.broadcast_address) + 1):
-        address = IPv4Address(number)
+        address = _ADDRESS[subnet.version](number)
         if address not in reserved and str(address) not in used:
             return address
-    raise ResourceExhaustedError(f"no available IPv4 addresses on this network's address pools: {subnet}")
+    raise ResourceExhaustedError(
+        f"no available IPv{subnet.version} addresses on this network's address pools: {subnet}"
+    )
 
 
-def parse_pools(pools: Iterable[tuple[str, int]]) -> Pools:
-    """`default-address-pools` of the configuration; Docker's where it has none. Raises InvalidArgumentError."""
-    found = []
+def parse_pools(pools: Iterable[tuple[str, int]]) -> dict[int, Pools]:
+    """`default-address-pools` of the configuration by family; Docker's for IPv4 where it has none.
+
+    Raises InvalidArgumentError.
+    """
+    found: dict[int, list[tuple[Subnet, int]]] = {4: [], 6: []}
     for base, size in pools:
         try:
-            network = IPv4Network(base)
+            network = ip_network(base)
         except ValueError as error:
             raise InvalidArgumentError(f"invalid default-address-pools: {base!r}: {error}") from None
-        if not network.prefixlen <= size <= 30:
+        if not network.prefixlen <= size <= network.max_prefixlen - 2:
             raise InvalidArgumentError(
                 f"invalid default-address-pools: networks of size {size} cannot be cut from {base}"
             )
-        found.append((network, size))
-    return found or DEFAULT_POOLS
+        found[network.version].append((network, size))
+    return {4: found[4] or DEFAULT_POOLS, 6: found[6]}
 
 
-def parse_interface(field: str, text: str) -> tuple[IPv4Address, IPv4Network]:
+def parse_interface(field: str, text: str) -> IPv4Interface | IPv6Interface:
     """An address with its prefix length ("172.17.0.1/16"). Raises InvalidArgumentError naming `field`."""
     try:
-        address, _, prefix = text.partition("/")
-        if not prefix:
+        if "/" not in text:
             raise ValueError("the prefix length is missing")
-        return IPv4Address(address), IPv4Network(text, strict=False)
+        return ip_interface(text)
     except ValueError as error:
         raise InvalidArgumentError(f"invalid {field}: {text!r}: {error}") from None
 
 
-def mac_of(address: IPv4Address) -> str:
-    """The MAC address Docker derives from an IPv4 address: 02:42 and its four bytes.
+def mac_of(address: Address) -> str:
+    """The MAC address Docker derives from an IPv4 address: 02:42 and its four bytes; likewise from an IPv6 one.
 
     A next container with the same address has the same MAC, so no neighbour's ARP entry goes stale.
     """
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed)
+    last = address.packed if address.version == 4 else sha256(address.packed).digest()[:4]
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + last)

@@ -5,7 +5,7 @@ import asyncio
 import errno
 import socket
 
-from orlop.dockerd.network.bridge import delete_link
+from orlop.dockerd.network import hostlinks
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.rtnetlink import RTMGRP_LINK, RouteSocket
 
@@ -84,6 +84,6 @@ class LeavingLinks:
             task.add_done_callback(self._tasks.discard)
 
     async def _delete(self, veth: str) -> None:
-        await self._thread.call(delete_link, veth)
+        await self._thread.call(hostlinks.delete, veth)
         self._addresses.pop(veth, None)
         self._stop_if_idle()

@@ -4,10 +4,17 @@
 import asyncio
 import secrets
 
-import msgspec
-
-from orlop.dockerd.network import describe, gateway, netns, options, requests, sandbox_files
-from orlop.dockerd.network.sandboxes import Pair
+from orlop.dockerd.network import (
+    allocation,
+    describe,
+    drivers,
+    gateway,
+    netns,
+    options,
+    requests,
+    sandbox_files,
+)
+from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.steps import Steps
 from orlop.dockerd.network.types import Attached, Detached, Endpoint, NetworkConfig, SandboxRequest, addresses_of
 from orlop.engine.types import EndpointSettings
@@ -30,7 +37,7 @@ class Membership:
         asked = requests.check(settings, network, "")
         mine = self._steps.networks.pairs(self._steps.ready_endpoints(request.container_id))
         requests.check_together([*(other for other, each in mine if not each.placeholder), network])
-        if network.driver == "null" and mine and mine[0][1].placeholder:
+        if not drivers.of(network).has_interfaces and mine and mine[0][1].placeholder:
             mine[0][1].placeholder = False
             self._steps.store.put_endpoint(mine[0][1])
             shown = describe.endpoint_settings(network, mine[0][1], asked)
@@ -48,7 +55,7 @@ class Membership:
         )
         added = (network, endpoint)
         try:
-            await self._plug(mine, added)
+            await self._plug(mine, added, options.endpoint(asked.driver_opts or {})[0])
             await self._settle_ports(mine, [*mine, added], request)
             await self._steps.resolvers.serve([each for _, each in [*mine, added]])
         except BaseException:
@@ -78,7 +85,7 @@ class Membership:
             raise InvalidArgumentError(
                 "cannot disconnect container from host network - container was created in host network mode"
             )
-        if network.driver == "null":  # no interface, no names: only what is shown changes
+        if not drivers.of(network).has_interfaces:  # no interface, no names: only what is shown changes
             leaving[1].placeholder = True
             self._steps.store.put_endpoint(leaving[1])
             return Detached(name=network.name, network_id=network.id, addresses=[], ports={})
@@ -94,18 +101,19 @@ class Membership:
             ports=self._steps.bindings(others),
         )
 
-    async def _plug(self, mine: list[Pair], added: Pair) -> None:
+    async def _plug(self, mine: list[Pair], added: Pair, wished_name: str) -> None:
         network, endpoint = added
         resolved = mine[0][1].resolved
         endpoint.resolved = resolved or network.served
-        prefix = options.parse(network.options).interface_prefix
-        endpoint.interface = await self._steps.thread.call(lambda _: netns.free_name(endpoint.netns, prefix))
-        default = gateway.choose([*mine, added])
+        if not wished_name:
+            prefix = drivers.of(network).interface_prefix(network)
+            taken = await self._steps.thread.call(lambda _: netns.names(endpoint.netns))
+            endpoint.interface = allocation.free_name(prefix, 0, taken)
         await self._steps.in_kernel(
             endpoint,
             self._steps.kernel.plug,
             added,
-            default=default is added,
+            gateway.routes([*mine, added]),
             resolver=endpoint.resolved and not resolved,
         )
         endpoint.ready = True
@@ -121,11 +129,12 @@ class Membership:
         endpoint.ready = False
         self._steps.store.put_endpoint(endpoint)  # the intent
         await self._steps.resolvers.leave(endpoint, [each for _, each in others])
-        if endpoint.veth:
-            default = gateway.choose(others)
-            moved = gateway.choose([*others, leaving]) is leaving
-            self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
-            await self._steps.in_kernel(endpoint, self._steps.kernel.unplug, endpoint, default if moved else None)
+        if drivers.of(leaving[0]).has_interfaces:
+            gone = {route.family for pair, route in gateway.routes([*others, leaving]) if pair is leaving}
+            routes = [each for each in gateway.routes(others) if each[1].family in gone]
+            if endpoint.veth:
+                self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
+            await self._steps.in_kernel(endpoint, self._steps.kernel.unplug, leaving, routes)
         self._steps.store.delete_endpoint(endpoint.id)
 
     async def _settle_ports(self, before: list[Pair], after: list[Pair], request: SandboxRequest | None) -> None:
@@ -146,7 +155,7 @@ class Membership:
             if request is not None:
                 await self._steps.publish(new, request)
         elif ports_:
-            endpoint.ports = [msgspec.structs.replace(port, address=endpoint.address) for port in ports_]
+            endpoint.ports = self._steps.moved(ports_, new)
             old[1].ports = []
             self._steps.store.put_endpoints([old[1], endpoint])
             await self._steps.publisher.move(endpoint.container_id, endpoint.ports)

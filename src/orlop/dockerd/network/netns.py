@@ -6,13 +6,13 @@ network service's own worker thread, which returns to its namespace before each 
 """
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple
 
 from orlop.dockerd.network import rtnetlink
+from orlop.dockerd.network.links import InterfacePlan, Route
 from orlop.dockerd.network.rtnetlink import RouteSocket
 from orlop.unix.mount import MS_BIND, mount, umount2
 from orlop.unix.nftables import Nftables, NftablesError
@@ -24,70 +24,67 @@ _LOOPBACK_INDEX = 1
 # No router advertisement may reconfigure a container, and an IPv4 network has no IPv6 addresses at all; interfaces
 # that arrive later start with these. The loopback interface keeps ::1.
 _IPV6_OFF = (("accept_ra", "0"), ("disable_ipv6", "1"))
-
-
-class InterfacePlan(NamedTuple):
-    """A container's interface: the veth pair between a bridge and the namespace, and its addresses."""
-
-    veth: str
-    bridge: int
-    mtu: int
-    name: str
-    mac: str
-    address: IPv4Address
-    network: IPv4Network
-    gateway: IPv4Address | None
-    hairpin: bool
-    isolated: bool
-    address6: IPv6Address | None = None
-    network6: IPv6Network | None = None
-    gateway6: IPv6Address | None = None
+# Addresses that are given out are nobody else's: they serve at once.
+_IPV6_ON = (("accept_dad", "0"), ("disable_ipv6", "0"))
 
 
 def create(path: str, interfaces: Sequence[InterfacePlan], host: RouteSocket, rules: str = "") -> None:
     """Make a namespace pinned at `path`, its loopback up, with `interfaces` in it and `rules` for nft(8).
 
-    `host` is a socket of the bridges' namespace. Raises OSError; then neither pin nor interface is left.
+    `host` is a socket of the host's namespace. Raises OSError; then neither pin nor interface is left.
     """
-    with contextlib.ExitStack() as undo:
-        with _returning_home():
-            unshare(CLONE_NEWNET)
+    with _returning_home():
+        unshare(CLONE_NEWNET)
+        with contextlib.ExitStack() as undo:
             _pin(path, undo)
             _set_ipv6_defaults()
-            with contextlib.closing(RouteSocket()) as inside:
-                inside.request(rtnetlink.link_up(_LOOPBACK_INDEX, "lo"))
-                for interface in interfaces:
-                    _furnish(interface, inside, host, undo)
+            inside = undo.enter_context(contextlib.closing(RouteSocket()))
+            inside.request(rtnetlink.link_up(_LOOPBACK_INDEX, "lo"))
+            for interface in interfaces:
+                _furnish(interface, inside, host, undo)
             _apply(rules)
-        undo.pop_all()
+            undo.pop_all()
+            inside.close()
 
 
 def attach(path: str, interface: InterfacePlan, host: RouteSocket, rules: str = "") -> None:
-    """Put one more interface into the namespace at `path`; its gateway, if it has one, becomes the default.
+    """Put one more interface into the namespace at `path`; it gets the default routes that it has in its plan.
 
     Raises OSError; then no interface is left.
     """
-    with contextlib.ExitStack() as undo:
-        with _entered(path), contextlib.closing(RouteSocket()) as inside:
-            _furnish(interface, inside, host, undo)
-            _apply(rules)
+    with _entered(path), contextlib.ExitStack() as undo:
+        inside = undo.enter_context(contextlib.closing(RouteSocket()))
+        _furnish(interface, inside, host, undo)
+        _apply(rules)
         undo.pop_all()
+        inside.close()
 
 
-def set_gateways(path: str, gateways: Sequence[rtnetlink.Address]) -> None:
-    """Lead the default routes of the namespace at `path` through other gateways. Raises OSError."""
+def detach(path: str, interface: InterfacePlan, host: RouteSocket) -> None:
+    """Take an interface out of the namespace at `path`; no error if it is not there. Raises OSError."""
     with _entered(path), contextlib.closing(RouteSocket()) as inside:
-        inside.request(*(rtnetlink.default_route(gateway, replace=True) for gateway in gateways))
+        try:
+            interface.link.remove(interface, host, inside)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
 
-def free_name(path: str, prefix: str) -> str:
-    """The first name `prefix`0, `prefix`1 … that no interface at `path` has. Raises OSError."""
+def set_routes(path: str, routes: Sequence[tuple[str, Route]]) -> None:
+    """Lead routes of the namespace at `path`, each with the name of its interface, elsewhere. Raises OSError."""
+    with _entered(path), contextlib.closing(RouteSocket()) as inside:
+        inside.request(
+            *(
+                rtnetlink.route(socket.if_nametoindex(name), each.destination, each.gateway)
+                for name, each in routes
+            )
+        )
+
+
+def names(path: str) -> set[str]:
+    """The names of the interfaces in the namespace at `path`. Raises OSError."""
     with _entered(path):
-        taken = {name for _, name in socket.if_nameindex()}
-    number = 0
-    while f"{prefix}{number}" in taken:
-        number += 1
-    return f"{prefix}{number}"
+        return {name for _, name in socket.if_nameindex()}
 
 
 def remove(path: str) -> None:
@@ -167,28 +164,26 @@ def _set_ipv6_defaults() -> None:
 def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: contextlib.ExitStack) -> None:
     netns = os.open(_THREAD_NETNS, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        veth = rtnetlink.veth_new(
-            plan.veth, bridge=plan.bridge, mtu=plan.mtu, peer=plan.name, peer_mac=plan.mac, netns_fd=netns
-        )
-        host.request(veth)
+        plan.link.create(plan, netns, host)
     finally:
         os.close(netns)
-    undo.callback(host.request, rtnetlink.link_delete(plan.veth))
+    undo.callback(plan.link.remove, plan, host, inside)
     index = socket.if_nametoindex(plan.name)
-    messages = [rtnetlink.link_up(index, plan.name), rtnetlink.address_add(index, plan.address, plan.network)]
-    if plan.gateway is not None:
-        messages.append(rtnetlink.default_route(plan.gateway, replace=True))
-    if plan.address6 is not None and plan.network6 is not None:
-        set_sysctl(f"net/ipv6/conf/{plan.name}/disable_ipv6", "0")
-        messages.append(rtnetlink.address_add(index, plan.address6, plan.network6))
-        if plan.gateway6 is not None:
-            messages.append(rtnetlink.default_route(plan.gateway6, replace=True))
+    messages = [rtnetlink.link_up(index, plan.name)]
+    if any(address.version == 6 for address in plan.addresses):
+        for key, value in _IPV6_ON:
+            set_sysctl(f"net/ipv6/conf/{plan.name}/{key}", value)
+    messages += [rtnetlink.address_add(index, address.ip, address.network) for address in plan.addresses]
+    messages += [rtnetlink.route(index, route.destination, route.gateway) for route in plan.routes]
     inside.request(*messages)
-    with contextlib.suppress(FileNotFoundError):  # usually nobody had the address before with another MAC
-        host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address))
-    if plan.address6 is not None:
-        with contextlib.suppress(FileNotFoundError):
-            host.request(rtnetlink.neighbour_delete(plan.bridge, plan.address6))
-    if plan.hairpin or plan.isolated:
-        port = next(link.ifindex for link in host.links() if link.name == plan.veth)
-        host.request(rtnetlink.port_set(port, hairpin=plan.hairpin, isolated=plan.isolated))
+    for key, value in plan.sysctls:
+        _set_endpoint_sysctl(key, value)
+    plan.link.connect(plan, host)
+
+
+def _set_endpoint_sysctl(key: str, value: str) -> None:
+    try:
+        with open(f"/proc/sys/net/{key}", "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"set net.{key.replace('/', '.')}={value}") from None

@@ -6,11 +6,12 @@ import datetime
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
-from orlop.dockerd.network import bridge, creation, describe, ipam
-from orlop.dockerd.network.bridge import BridgeState
+from orlop.dockerd.network import creation, default_bridge, drivers, hostlinks, ipam
+from orlop.dockerd.network.drivers.base import unavailable
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.removals import Removals
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
@@ -38,7 +39,8 @@ class Networks:
         self._rules = rules
         self._pools = ipam.parse_pools(config.address_pools)
         self._networks: dict[str, Network] = {}
-        self._bridges: dict[str, BridgeState] = {}
+        self._down: set[str] = set()
+        self._removals = Removals()
         self._changing = asyncio.Lock()
 
     def __iter__(self) -> Iterator[Network]:
@@ -59,13 +61,10 @@ class Networks:
             if endpoint.network_id in self._networks
         ]
 
-    def bridge(self, network_id: str) -> BridgeState:
-        """The bridge of a network. Raises UnavailableError if it could not be set up at the start."""
-        if network_id not in self._bridges:
-            raise UnavailableError(
-                f"network {self._networks[network_id].name} has no bridge: see the daemon's log"
-            )
-        return self._bridges[network_id]
+    def require_up(self, network: Network) -> None:
+        """Raise UnavailableError for a network that could not be set up at the start."""
+        if network.id in self._down:
+            raise UnavailableError(f"network {network.name} is not set up: see the daemon's log")
 
     def default_gateway(self) -> str:
         """The default bridge's own address; empty without one."""
@@ -101,23 +100,29 @@ class Networks:
         recorded = self._store.networks()
         for network in recorded:
             if not network.ready:
-                await self._thread.call(self._dismantle, network)
+                await self._thread.call(self._dismantle, network, recorded)
                 self._store.delete_network(network.id)
         await self._start_predefined({network.name: network for network in recorded if network.predefined})
         for network in recorded:
             if network.ready and not network.predefined:
                 self._networks[network.id] = network
                 try:
-                    self._bridges[network.id] = await self._thread.call(bridge.set_up, network, self._config)
+                    await self._thread.call(self._set_up, network)
                 except UnavailableError as error:  # its containers do without; the daemon does not
+                    self._down.add(network.id)
                     _log.error("network %s: %s", network.name, error)
 
     async def tidy(self) -> None:
         """Attach the endpoints' interfaces that lost their bridge, delete those that nobody knows."""
         live = self._store.endpoints()
-        for network_id, state in self._bridges.items():
-            known = {endpoint.veth for endpoint in live if endpoint.network_id == network_id}
-            await self._thread.call(bridge.attach_known, state, known)
+        for network in self:
+            if network.id not in self._down:
+                known = {endpoint.veth for endpoint in live if endpoint.network_id == network.id}
+                await self._thread.call(drivers.of(network).tidy, network, known)
+
+    async def close(self) -> None:
+        """Wait for what is being removed."""
+        await self._removals.settled()
 
     async def _start_predefined(self, recorded: dict[str, Network]) -> None:
         names = {"bridge": "bridge", "host": "host", "none": "null"}
@@ -133,33 +138,32 @@ class Networks:
             self._networks[network.id] = network
 
     async def _start_default(self, network: Network) -> None:
-        config = self._config
-        existing, taken = await self._thread.call(bridge.addresses, config.bridge)
-        taken += [IPv4Network(other.subnet) for other in self._store.networks() if _is_user(other)]
-        recorded = network if network.subnet else None
-        gateway, subnet = bridge.choose_subnet(config, recorded, existing, taken, self._pools)
-        network.bridge, network.ip_range = config.bridge, config.fixed_cidr
-        network.subnet, network.gateway = str(subnet), str(gateway)
-        network.options = describe.bridge_options(config)
-        self._bridges[network.id] = await self._thread.call(bridge.set_up, network, config)
+        existing, taken = await self._thread.call(hostlinks.addresses, self._config.bridge)
+        users = [other for other in self._store.networks() if other.ready and not other.predefined]
+        taken += [ip_network(text) for other in users for text in (other.subnet, other.subnet6) if text]
+        default_bridge.furnish(network, self._config, existing, taken, self._pools)
+        await self._thread.call(self._set_up, network)
 
     # -- made and removed
 
     async def create(self, request: NetworkCreateRequest) -> Network:
-        """Make a bridge network; everything is undone on error.
+        """Make a network; everything is undone on error.
 
-        Raises AlreadyExistsError (name), and as `creation` and `bridge.set_up`.
+        Raises AlreadyExistsError (name), UnavailableError (a step that the kernel refuses), and as `creation`.
         """
+        driver = request.driver or "bridge"
+        request.options = {**self._config.default_options.get(driver, {}), **request.options}
         network = creation.plan(request, secrets.token_hex(32), _now())
         async with self._changing:
             if any(other.name == network.name for other in self):
                 raise AlreadyExistsError(f"network with name {network.name} already exists")
-            _, taken = await self._thread.call(bridge.addresses, network.bridge)
+            await self._removals.settled()
+            _, taken = await self._thread.call(hostlinks.addresses, network.bridge)
             creation.settle(network, self, taken, self._pools)
-            network.own_bridge = not await self._thread.call(bridge.is_there, network.bridge)
+            await self._thread.call(drivers.of(network).adopt, network, list(self))
             self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
             try:
-                self._bridges[network.id] = await self._thread.call(self._build, network)
+                await self._thread.call(self._build, network)
                 network.ready = True
                 self._store.put_network(network)
             except BaseException:
@@ -186,25 +190,34 @@ class Networks:
         return network
 
     async def _take_away(self, network: Network) -> None:
-        await self._thread.call(self._dismantle, network)
-        self._bridges.pop(network.id, None)
-        self._store.delete_network(network.id)
+        await self._thread.call(self._withdraw_rules, network)
+        self._down.discard(network.id)
+        names = drivers.of(network).take_down(network, list(self))
+        self._removals.begin(names, lambda: self._store.delete_network(network.id))
 
-    def _build(self, kernel: Kernel, network: Network) -> BridgeState:
-        state = bridge.set_up(kernel, network, self._config)
-        if self._rules is not None:
-            self._rules.add_bridge(kernel, bridge.rules(network))
-        return state
+    # -- in the kernel's thread
 
-    def _dismantle(self, kernel: Kernel, network: Network) -> None:
-        if self._rules is not None:
-            self._rules.remove_bridge(kernel, bridge.rules(network))
-        if network.own_bridge:
-            bridge.delete_link(kernel, network.bridge)
+    def _build(self, kernel: Kernel, network: Network) -> None:
+        self._set_up(kernel, network)
+        rules = drivers.of(network).rules(network)
+        if self._rules is not None and rules is not None:
+            self._rules.add_bridge(kernel, rules)
 
+    def _set_up(self, kernel: Kernel, network: Network) -> None:
+        try:
+            drivers.of(network).set_up(kernel, network, self._config)
+        except OSError as error:
+            raise unavailable(network, error) from None
 
-def _is_user(network: Network) -> bool:
-    return network.ready and not network.predefined and bool(network.subnet)
+    def _withdraw_rules(self, kernel: Kernel, network: Network) -> None:
+        rules = drivers.of(network).rules(network)
+        if self._rules is not None and rules is not None:
+            self._rules.remove_bridge(kernel, rules)
+
+    def _dismantle(self, kernel: Kernel, network: Network, others: list[Network]) -> None:
+        self._withdraw_rules(kernel, network)
+        for name in drivers.of(network).take_down(network, [each for each in others if each.ready]):
+            hostlinks.delete(kernel, name)
 
 
 def _now() -> str:

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
+import msgspec
+
 from orlop.dockerd.network.types import PortMapping
 from orlop.engine.types import PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError
@@ -25,6 +27,67 @@ class PortRequest(NamedTuple):
     host_ips: tuple[str, ...]
     first: int
     last: int
+
+
+class Target(NamedTuple):
+    """Where published ports lead: a container's addresses (either may be empty), and how its network is reached.
+
+    `routed4`, `routed6`: at the container's own address instead of the host's; `direct`: there, too; `proxy`:
+    there is a proxy, which leads from IPv6 to a container that has IPv4 only.
+    """
+
+    address: str
+    address6: str = ""
+    routed4: bool = False
+    routed6: bool = False
+    direct: bool = False
+    proxy: bool = True
+
+    def of(self, host_ip: str) -> tuple[str, bool]:
+        """The address that a port at `host_ip` leads to (empty: it cannot), and whether it is routed."""
+        if ":" not in host_ip:
+            return self.address, self.routed4
+        if self.address6:
+            return self.address6, self.routed6
+        return (self.address if self.proxy and not self.routed4 else ""), False
+
+
+def mappings(request: PortRequest, target: Target, host_port: int) -> list[PortMapping]:
+    """What a request comes to at a host port: one mapping for each of its addresses that can lead to the target.
+
+    Raises InvalidArgumentError for an address that was asked for and cannot.
+    """
+    found = []
+    for ip in request.host_ips:
+        address, routed = target.of(ip)
+        if address:
+            found.append(
+                PortMapping(
+                    protocol=request.protocol,
+                    host_ip=ip,
+                    host_port=0 if routed else host_port,
+                    address=address,
+                    port=request.port,
+                    routed=routed,
+                    direct=target.direct,
+                )
+            )
+        elif len(request.host_ips) == 1:
+            other = "IPv6" if ":" not in ip else "IPv4"
+            why = " because the userland proxy is disabled" if ":" in ip and not target.proxy else ""
+            port = f"{request.port}/{request.protocol}"
+            raise InvalidArgumentError(f"cannot publish {port} at {ip}: the container has {other} only{why}")
+    return found
+
+
+def moved(mappings: Iterable[PortMapping], target: Target) -> list[PortMapping]:
+    """The same ports of the host, leading to another target; without those that cannot."""
+    found = []
+    for each in mappings:
+        address, routed = target.of(each.host_ip)
+        if address and routed == each.routed:
+            found.append(msgspec.structs.replace(each, address=address, direct=target.direct))
+    return found
 
 
 def parse_port(text: str) -> tuple[int, str]:
@@ -74,9 +137,14 @@ def inspect(exposed: Iterable[str], mappings: Iterable[PortMapping]) -> dict[str
         key = f"{mapping.port}/{mapping.protocol}"
         found[key] = [
             *(found.get(key) or []),
-            PortBinding(host_ip=mapping.host_ip, host_port=str(mapping.host_port)),
+            PortBinding(host_ip=mapping.host_ip, host_port="" if mapping.routed else str(mapping.host_port)),
         ]
     return dict(sorted(found.items()))
+
+
+def held(mappings: Iterable[PortMapping]) -> list[PortMapping]:
+    """Those of the mappings for which a port of the host is taken."""
+    return [mapping for mapping in mappings if not mapping.routed]
 
 
 class PortTable:
@@ -88,12 +156,12 @@ class PortTable:
 
     def take(self, mappings: Iterable[PortMapping]) -> None:
         """Enter ports that a container has."""
-        for mapping in mappings:
+        for mapping in held(mappings):
             self._taken.setdefault((mapping.protocol, mapping.host_port), set()).add(mapping.host_ip)
 
     def free(self, mappings: Iterable[PortMapping]) -> None:
         """Strike ports out again."""
-        for mapping in mappings:
+        for mapping in held(mappings):
             key = (mapping.protocol, mapping.host_port)
             addresses = self._taken.get(key, set())
             addresses.discard(mapping.host_ip)

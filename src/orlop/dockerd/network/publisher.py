@@ -7,7 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 
-from orlop.dockerd.network.ports import DEFAULT_EPHEMERAL, PortRequest, PortTable
+from orlop.dockerd.network import ports
+from orlop.dockerd.network.ports import DEFAULT_EPHEMERAL, PortRequest, PortTable, Target, held
 from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping
 from orlop.errdefs import InternalError, ResourceExhaustedError, UnavailableError
 from orlop.netd.client import NetdClient, PortUnavailableError
@@ -42,13 +43,13 @@ class Publisher:
     async def hold_live(self) -> None:
         """Have orlop-netd hold the ports of the live endpoints; one that is somebody else's by now is logged."""
         for endpoint in self._live():
-            for port in endpoint.ports:
+            for port in held(endpoint.ports):
                 try:
                     await self._netd.hold(endpoint.container_id, [self._held(port)])
                 except PortUnavailableError as error:
                     _log.error("port of container %s is lost: %s", endpoint.container_name, error)
 
-    async def publish(self, owner: str, address: str, requests: Iterable[PortRequest]) -> list[PortMapping]:
+    async def publish(self, owner: str, target: Target, requests: Iterable[PortRequest]) -> list[PortMapping]:
         """Get a host port for each request, held; none of them on error.
 
         Raises InternalError in Docker's words ("Bind for …: port is already allocated", "failed to bind host port
@@ -57,7 +58,7 @@ class Publisher:
         taken: list[PortMapping] = []
         try:
             for request in requests:
-                taken += await self._publish_one(owner, address, request)
+                taken += await self._publish_one(owner, target, request)
         except BaseException:
             self._table.free(taken)
             with contextlib.suppress(UnavailableError):  # it is dead: then it holds nothing
@@ -67,25 +68,27 @@ class Publisher:
 
     async def withdraw(self, owner: str, mappings: Iterable[PortMapping]) -> None:
         """Free ports; no error for those that are free."""
-        ports = list(mappings)
-        if ports:
+        known = list(mappings)
+        if held(known):
             await self._netd.release(owner)
-            self._table.free(ports)
+            self._table.free(known)
 
     async def move(self, owner: str, mappings: Iterable[PortMapping]) -> None:
         """Lead an owner's ports, all of them and the same ones as before, to another address."""
         await self._netd.release(owner)
-        await self._netd.hold(owner, [self._held(mapping) for mapping in mappings])
+        await self._netd.hold(owner, [self._held(mapping) for mapping in held(mappings)])
 
-    async def _publish_one(self, owner: str, address: str, request: PortRequest) -> list[PortMapping]:
+    async def _publish_one(self, owner: str, target: Target, request: PortRequest) -> list[PortMapping]:
+        planned = ports.mappings(request, target, request.first)
+        if not held(planned):  # no port of the host is needed
+            return planned
+        request = request._replace(host_ips=tuple(mapping.host_ip for mapping in held(planned)))
+        return [*await self._hold(owner, target, request), *(each for each in planned if each.routed)]
+
+    async def _hold(self, owner: str, target: Target, request: PortRequest) -> list[PortMapping]:
         tried = 0
         for host_port in self._table.candidates(request, ephemeral_range()):
-            mappings = [
-                PortMapping(
-                    protocol=request.protocol, host_ip=ip, host_port=host_port, address=address, port=request.port
-                )
-                for ip in request.host_ips
-            ]
+            mappings = ports.mappings(request, target, host_port)
             self._table.take(mappings)  # before the first await: nobody else may choose the same
             try:
                 await self._netd.hold(owner, [self._held(mapping) for mapping in mappings])

@@ -2,9 +2,10 @@
 """What a sandbox request means, checked (pure functions)."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import ip_address, ip_network
 
-from orlop.dockerd.network import files, ipam
+from orlop.dockerd.network import drivers, files, ipam, options
+from orlop.dockerd.network.ipam import Address
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.types import Network, Sandbox, SandboxRequest
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings
@@ -39,17 +40,17 @@ def check_together(networks: Sequence[Network]) -> None:
     """Raise InvalidArgumentError for networks that no container can be in at the same time."""
     if len(networks) < 2:
         return
-    drivers = {network.driver for network in networks}
-    if networks[0].driver == "host":
+    kinds = [drivers.of(network) for network in networks]
+    if not kinds[0].own_namespace:
         raise InvalidArgumentError(
             "container sharing network namespace with another container or host cannot be connected to any other "
             "network"
         )
-    if "host" in drivers:
+    if not all(kind.own_namespace for kind in kinds):
         raise InvalidArgumentError(
             "cannot connect container to host network - container must be created in host network mode"
         )
-    if "null" in drivers:
+    if not all(kind.has_interfaces for kind in kinds):
         raise InvalidArgumentError(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"
         )
@@ -73,16 +74,20 @@ def check(settings: EndpointSettings, network: Network, mac_address: str) -> End
     """
     wish = settings.ipam_config
     if not network.served:
-        if wish is not None and (wish.ipv4_address or wish.ipv6_address):
+        if wish is not None and (wish.ipv4_address or wish.ipv6_address or wish.link_local_ips):
             raise InvalidArgumentError("user specified IP address is supported on user defined networks only")
         if settings.aliases:
             raise InvalidArgumentError("network-scoped aliases are only supported for user-defined networks")
     elif wish is not None:
         _check_address(wish, network)
+    options.endpoint(settings.driver_opts or {})
     mac = "" if is_derived(settings) else settings.mac_address
     mac = (mac or mac_address).lower().replace("-", ":")
     if mac and not _is_mac(mac):
         raise InvalidArgumentError(f"invalid MAC address: {mac!r}")
+    driver = drivers.of(network)
+    if mac and driver.has_interfaces and not driver.picks_mac:
+        raise InvalidArgumentError(f"{network.driver} interfaces do not support custom mac address assignment")
     return EndpointSettings(
         ipam_config=wish,
         links=settings.links,
@@ -96,7 +101,7 @@ def check(settings: EndpointSettings, network: Network, mac_address: str) -> End
 def is_derived(settings: EndpointSettings) -> bool:
     """Whether the MAC address was not asked for, but follows from the address that an earlier run was given."""
     try:
-        return settings.mac_address == ipam.mac_of(IPv4Address(settings.ip_address))
+        return settings.mac_address == ipam.mac_of(ip_address(settings.ip_address or settings.global_ipv6_address))
     except ValueError:
         return False  # it was given none
 
@@ -152,27 +157,27 @@ def joined(request: SandboxRequest) -> Sandbox:
 
 def _check_address(wish: EndpointIPAMConfig, network: Network) -> None:
     errors = []
-    if wish.ipv4_address:
-        try:
-            address = IPv4Address(wish.ipv4_address)
-        except ValueError:
-            errors.append(f"invalid IPv4 address: {wish.ipv4_address}")
-        else:
-            if address not in IPv4Network(network.subnet):
-                errors.append(f"no configured subnet contains IP address {address}")
-    if wish.ipv6_address:
-        try:
-            address6 = IPv6Address(wish.ipv6_address)
-        except ValueError:
-            errors.append(f"invalid IPv6 address: {wish.ipv6_address}")
-        else:
-            if not network.subnet6 or address6 not in IPv6Network(network.subnet6):
-                errors.append(f"no configured subnet contains IP address {address6}")
-    if wish.link_local_ips:
-        errors.append("link-local addresses are not supported")
+    wishes_by_family = ((4, wish.ipv4_address, network.subnet), (6, wish.ipv6_address, network.subnet6))
+    for version, text, subnet in wishes_by_family:
+        address = _parsed(text)
+        if text and (address is None or address.version != version):
+            errors.append(f"invalid IPv{version} address: {text}")
+        elif address is not None and (not subnet or address not in ip_network(subnet)):
+            errors.append(f"no configured subnet contains IP address {address}")
+    for text in wish.link_local_ips:
+        address = _parsed(text)
+        if address is None or not address.is_link_local:
+            errors.append(f"invalid link-local IP address: {text}")
     if errors:
         text = errors[0] if len(errors) == 1 else "* " + "\n* ".join(errors)
         raise InvalidArgumentError(f"invalid endpoint settings:\n{text}")
+
+
+def _parsed(text: str) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def _is_mac(text: str) -> bool:

@@ -90,7 +90,7 @@ class Resolvers:
                 *(Upstream(address) for address in dns.upstreams),
                 *(Upstream(address, from_host=True) for address in dns.host_upstreams),
             ),
-            forward=any(leads_outside(network) for network, _ in pairs),
+            forward=any(leads_outside(*pair) for pair in pairs),
             qualified=dns.qualified,
         )
 

@@ -8,7 +8,7 @@ under one. Attribute numbers are from linux/if_link.h, linux/rtnetlink.h, linux/
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NamedTuple
 
 from orlop.dockerd.network import netlink
@@ -42,13 +42,18 @@ _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _NLMSGERR_ATTR_MSG = 1
 _IFINFO = struct.Struct("=BBHiII")
 _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-
+_INTERFACE: dict[int, type[IPv4Interface] | type[IPv6Interface]] = {
+    socket.AF_INET: IPv4Interface,
+    socket.AF_INET6: IPv6Interface,
+}
 
 Address = IPv4Address | IPv6Address
+Subnet = IPv4Network | IPv6Network
 
 
 class Message(NamedTuple):
@@ -116,7 +121,7 @@ def link_delete(name: str) -> Message:
     return Message(_RTM_DELLINK, 0, _ifinfo(0) + _text(_IFLA_IFNAME, name), f"delete interface {name}")
 
 
-def address_add(index: int, address: Address, network: IPv4Network | IPv6Network) -> Message:
+def address_add(index: int, address: Address, network: Subnet) -> Message:
     """Give an interface an address; no error if it has it."""
     # An IPv6 address of ours is nobody else's: usable at once, without asking the neighbours first.
     body = _IFADDR.pack(_family(address), network.prefixlen, _IFA_F_NODAD * (address.version == 6), 0, index)
@@ -126,12 +131,19 @@ def address_add(index: int, address: Address, network: IPv4Network | IPv6Network
     return Message(_RTM_NEWADDR, _REPLACE, body, f"add address {address}/{network.prefixlen}")
 
 
-def default_route(gateway: Address, *, replace: bool = False) -> Message:
-    """Send everything that no other route covers to `gateway`; with `replace` also where there is such a route."""
-    # no prefixes, main table, RTPROT_BOOT, universe scope, unicast
-    body = _RTMSG.pack(_family(gateway), 0, 0, 0, 254, 3, 0, 1, 0) + attribute(_RTA_GATEWAY, gateway.packed)
+def route(index: int, destination: Subnet, gateway: Address | None) -> Message:
+    """Lead to `destination` through the interface with that index, by `gateway` or directly, and nowhere else."""
+    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+    scope = _RT_SCOPE_UNIVERSE if gateway is not None or family == socket.AF_INET6 else _RT_SCOPE_LINK
+    # the main table, RTPROT_BOOT, unicast
+    body = _RTMSG.pack(family, destination.prefixlen, 0, 0, 254, 3, scope, 1, 0)
+    if destination.prefixlen:
+        body += attribute(_RTA_DST, destination.network_address.packed)
+    body += attribute(_RTA_OIF, struct.pack("=i", index))
+    if gateway is not None:
+        body += attribute(_RTA_GATEWAY, gateway.packed)
     return Message(
-        _RTM_NEWROUTE, _REPLACE if replace else _CREATE, body, f"add the default route through {gateway}"
+        _RTM_NEWROUTE, _REPLACE, body, f"add a route to {destination}{f' by {gateway}' if gateway else ''}"
     )
 
 
@@ -189,26 +201,26 @@ class RouteSocket:
         """All interfaces."""
         return [_link(payload) for payload in self._dump(_RTM_GETLINK, _ifinfo(0))]
 
-    def addresses(self) -> list[tuple[int, IPv4Address, IPv4Network]]:
-        """All IPv4 addresses: interface index, address, its network."""
+    def addresses(self) -> list[tuple[int, IPv4Interface | IPv6Interface]]:
+        """All addresses of both families with the index of their interface."""
         found = []
-        for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0)):
-            _, prefix, _, _, index = _IFADDR.unpack_from(payload)
+        for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0)):
+            family, prefix, _, _, index = _IFADDR.unpack_from(payload)
             fields = netlink.attributes(payload, _IFADDR.size)
             raw = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
-            if raw:
-                found.append((index, IPv4Address(raw), IPv4Network((raw, prefix), strict=False)))
+            if raw and family in _INTERFACE:
+                found.append((index, _INTERFACE[family]((raw, prefix))))
         return found
 
-    def routes(self) -> list[tuple[int, IPv4Network]]:
-        """The destinations of the main table's IPv4 routes with their interface, without the default route."""
+    def routes(self) -> list[tuple[int, Subnet]]:
+        """The destinations of the main table's routes with their interface, without the default routes."""
         found = []
-        for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
-            _, prefix, _, _, table, *_ = _RTMSG.unpack_from(payload)
+        for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
+            family, prefix, _, _, table, *_ = _RTMSG.unpack_from(payload)
             fields = netlink.attributes(payload, _RTMSG.size)
-            if table == 254 and prefix and _RTA_DST in fields:
+            if table == 254 and prefix and _RTA_DST in fields and family in _INTERFACE:
                 index = struct.unpack("=i", fields.get(_RTA_OIF, b"\0\0\0\0"))[0]
-                found.append((index, IPv4Network((fields[_RTA_DST], prefix), strict=False)))
+                found.append((index, _INTERFACE[family]((fields[_RTA_DST], prefix)).network))
         return found
 
     def deleted_links(self) -> list[str]:

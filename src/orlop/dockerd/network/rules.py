@@ -73,8 +73,8 @@ class Rules:
     def add_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
         """In the kernel's thread: cover one more bridge. Raises InternalError."""
         self._bridges.append(bridge)
-        if bridge.subnet6:
-            self._install(kernel)
+        if bridge.six and sum(1 for each in self._bridges if each.six) == 1:
+            self._install(kernel)  # the first one with IPv6
             return
         try:
             kernel.nft.run(self._plan.add_bridge(bridge))
@@ -89,10 +89,9 @@ class Rules:
             return
         self._bridges.remove(bridge)
         try:
-            if bridge.subnet6:
-                kernel.nft.run(self._plan.remove6())
-                self._install(kernel)
             kernel.nft.run(self._plan.remove_bridge(bridge))
+            if bridge.six and 6 in self._plan.families and not any(each.six for each in self._bridges):
+                kernel.nft.run(self._plan.remove(6))
             commands = firewall.foreign_withdraw(
                 kernel.nft.run_with_handles(firewall.FOREIGN_FORWARD), bridge.name
             )

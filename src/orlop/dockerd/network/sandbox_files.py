@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orlop.dockerd.network import files, requests
+from orlop.dockerd.network import drivers, files, requests
 from orlop.dockerd.network.types import DnsSettings, Network, NetworkConfig, SandboxRequest
 
 _RESOLV_CONF = "/etc/resolv.conf"
@@ -49,7 +49,7 @@ def compute(
     Raises InvalidArgumentError naming the setting.
     """
     host = files.parse_resolv_conf(_read(_RESOLV_CONF))
-    own = networks[0].driver != "host"
+    own = drivers.of(networks[0]).own_namespace
     embedded = any(network.served for network in networks)
     dns = request.dns or config.dns
     options = request.dns_options or config.dns_options

@@ -2,52 +2,57 @@
 """A sandbox in the kernel: what is made and taken away in the network service's own thread."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
 
-from orlop.dockerd.network import bridge, conntrack, firewall, netns
+from orlop.dockerd.network import conntrack, drivers, firewall, gateway, hostlinks, netns
+from orlop.dockerd.network.drivers.base import interface_plan
+from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import Kernel
-from orlop.dockerd.network.networks import Networks
-from orlop.dockerd.network.rtnetlink import Address
+from orlop.dockerd.network.links import InterfacePlan, Route
 from orlop.dockerd.network.rules import Rules
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, PortMapping
+from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping
 
-Pair = tuple[Network, Endpoint]
+RouteOf = tuple[Pair, Route]
 
 
 class SandboxKernel:
     """Methods run in the kernel's thread. They raise OSError naming the step, NftablesError for ports."""
 
-    def __init__(self, networks: Networks, config: NetworkConfig, rules: Rules | None) -> None:
-        self._networks = networks
+    def __init__(self, config: NetworkConfig, rules: Rules | None) -> None:
         self._config = config
         self._rules = rules
 
-    def build(self, kernel: Kernel, pairs: Sequence[Pair], default: Endpoint | None) -> None:
+    def build(self, kernel: Kernel, pairs: Sequence[Pair]) -> None:
         """A namespace with all its interfaces, and the redirection of its ports."""
         path = pairs[0][1].netns
         if not path:
             return
-        plans = [self._plan(*pair, default=pair[1] is default) for pair in pairs if pair[1].address]
+        routes = gateway.routes(pairs)
+        plans = [self._plan(pair, routes) for pair in pairs if drivers.of(pair[0]).has_interfaces]
         resolved = any(endpoint.resolved for _, endpoint in pairs)
         netns.create(path, plans, kernel.route, firewall.RESOLVER if resolved else "")
-        if default is not None and self._rules is not None:
-            self._rules.publish(kernel, default.ports)
+        ports = [port for _, endpoint in pairs for port in endpoint.ports]
+        if self._rules is not None:
+            self._rules.publish(kernel, ports)
 
-    def plug(self, kernel: Kernel, pair: Pair, *, default: bool, resolver: bool) -> None:
+    def plug(self, kernel: Kernel, pair: Pair, routes: Sequence[RouteOf], *, resolver: bool) -> None:
         """One more interface in a namespace that is in use; `resolver`: the first one that is served DNS."""
+        plan = self._plan(pair, routes)
+        netns.attach(pair[1].netns, plan, kernel.route, firewall.RESOLVER if resolver else "")
+
+    def unplug(self, kernel: Kernel, pair: Pair, routes: Sequence[RouteOf]) -> None:
+        """One interface less; `routes` are led elsewhere."""
         endpoint = pair[1]
-        plan = self._plan(*pair, default=default)
-        netns.attach(endpoint.netns, plan, kernel.route, firewall.RESOLVER if resolver else "")
+        if endpoint.veth:
+            hostlinks.delete(kernel, endpoint.veth)
+        else:
+            netns.detach(endpoint.netns, self._plan(pair, ()), kernel.route)
+        self.lead(kernel, routes)
 
-    def unplug(self, kernel: Kernel, endpoint: Endpoint, default: Pair | None) -> None:
-        """One interface less; `default` is who has the default route from now on."""
-        bridge.delete_link(kernel, endpoint.veth)
-        if default is not None:
-            netns.set_gateways(endpoint.netns, self._gateways(default[0]))
-
-    def lead(self, kernel: Kernel, default: Pair) -> None:
-        """Give an interface the default route."""
-        netns.set_gateways(default[1].netns, self._gateways(default[0]))
+    def lead(self, kernel: Kernel, routes: Sequence[RouteOf]) -> None:
+        """Have default routes lead through these endpoints, all of one namespace."""
+        if routes:
+            path = routes[0][0][1].netns
+            netns.set_routes(path, [(endpoint.interface, route) for (_, endpoint), route in routes])
 
     def redirect(self, kernel: Kernel, old: list[PortMapping], new: list[PortMapping]) -> None:
         """Lead published ports elsewhere."""
@@ -69,16 +74,17 @@ class SandboxKernel:
         if endpoint.netns and not pinned:
             netns.remove(endpoint.netns)
 
-    def _plan(self, network: Network, endpoint: Endpoint, *, default: bool) -> netns.InterfacePlan:
-        state = self._networks.bridge(network.id)
-        return bridge.interface_plan(network, state, endpoint, self._config, default=default)
+    def withdraw(self, kernel: Kernel, pair: Pair) -> None:
+        """Take an interface out of its namespace that must be gone before the namespace is."""
+        if netns.is_pinned(pair[1].netns):
+            netns.detach(pair[1].netns, self._plan(pair, ()), kernel.route)
 
-    def _gateways(self, network: Network) -> list[Address]:
-        chosen = self._config.default_gateway if network.predefined else ""
-        found: list[Address] = [IPv4Address(chosen or network.gateway)]
-        if network.gateway6:
-            found.append(IPv6Address(network.gateway6))
-        return found
+    def _plan(self, pair: Pair, routes: Sequence[RouteOf]) -> InterfacePlan:
+        network, endpoint = pair
+        driver = drivers.of(network)
+        mine = [route for (_, each), route in routes if each.id == endpoint.id]
+        link = driver.link(network, endpoint, self._config)
+        return interface_plan(network, endpoint, link, mine, driver.mtu(network))
 
 
 def _forget_flows(ports: Sequence[PortMapping]) -> None:

@@ -9,21 +9,24 @@ import sqlite3
 from collections.abc import Sequence
 
 from orlop.dockerd.network import (
-    bridge,
     describe,
+    drivers,
     gateway,
+    hostlinks,
     netns,
+    options,
     requests,
     sandbox_files,
 )
-from orlop.dockerd.network.firewall import Firewall
+from orlop.dockerd.network.firewall import Firewall, parse_mark
+from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.membership import Membership
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.rules import Rules
-from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
+from orlop.dockerd.network.sandboxes import SandboxKernel
 from orlop.dockerd.network.steps import Steps
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import (
@@ -40,7 +43,6 @@ from orlop.engine.types import EndpointSettings, NetworkCreateRequest
 from orlop.netd.client import NetdClient
 
 _log = logging.getLogger(__name__)
-_IPV6 = "/proc/sys/net/ipv6"
 
 
 class NetworkService:
@@ -64,11 +66,10 @@ class NetworkService:
         self._config = config
         self._directory = os.path.join(exec_root, "netns")
         self._thread = KernelThread()
-        table = "orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}"
-        plan = Firewall(table, config.userland_proxy)
-        self._rules = Rules(self._thread, plan) if config.iptables else None
+        plan = _firewall(config)
+        self._rules = Rules(self._thread, plan) if plan.families else None
         self._networks = Networks(self._store, self._thread, config, self._rules)
-        self._kernel = SandboxKernel(self._networks, config, self._rules)
+        self._kernel = SandboxKernel(config, self._rules)
         self._publisher = Publisher(netd, config, self._live_endpoints)
         self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
         self._steps = Steps(
@@ -97,8 +98,11 @@ class NetworkService:
         self._drop_unknown_pins()
         await self._networks.tidy()
         if self._rules is not None:
-            rules = [bridge.rules(each) for each in self._networks if each.bridge]
-            await self._rules.start(rules, [port for each in self._live_endpoints() for port in each.ports])
+            rules = [drivers.of(each).rules(each) for each in self._networks]
+            await self._rules.start(
+                [each for each in rules if each is not None],
+                [port for each in self._live_endpoints() for port in each.ports],
+            )
         await self._publisher.start()
         await self._resolvers.start()
 
@@ -108,6 +112,7 @@ class NetworkService:
         if self._rules is not None:
             await self._rules.close()
         await self._steps.leaving.close()
+        await self._networks.close()
         await self._thread.close()
 
     # -- sandboxes
@@ -127,12 +132,15 @@ class NetworkService:
         )
         await self.release(request.container_id)
         pairs: list[Pair] = []
+        names = {options.endpoint(asked.driver_opts or {})[0] for _, asked in wanted if asked.driver_opts}
         try:
             sandbox_id = secrets.token_hex(32)
             for number, (network, asked) in enumerate(wanted):
-                pairs.append(
-                    (network, await self._steps.allocate(request, network, asked, sandbox_id, number, files))
+                endpoint = await self._steps.allocate(
+                    request, network, asked, sandbox_id, number, files, names=names
                 )
+                names.add(endpoint.interface)
+                pairs.append((network, endpoint))
             await self._make(pairs, request)
             for _, endpoint in pairs:
                 endpoint.ready = True
@@ -214,12 +222,11 @@ class NetworkService:
             pinned = endpoint.netns in pins
             await self._thread.call(self._kernel.dismantle, endpoint, published=False, pinned=pinned)
             if endpoint.veth:
-                await self._thread.call(bridge.delete_link, endpoint.veth)
+                await self._thread.call(hostlinks.delete, endpoint.veth)
             self._store.delete_endpoint(endpoint.id)
             if pinned:  # it was being attached or detached
-                default = gateway.choose(self._networks.pairs(self._steps.ready_endpoints(endpoint.container_id)))
-                if default is not None:
-                    await self._thread.call(self._kernel.lead, default)
+                routes = gateway.routes(self._networks.pairs(self._steps.ready_endpoints(endpoint.container_id)))
+                await self._thread.call(self._kernel.lead, routes)
 
     def _is_live(self, endpoint: Endpoint) -> bool:
         known = endpoint.network_id in self._networks
@@ -247,7 +254,7 @@ class NetworkService:
         default = gateway.choose(pairs)
         if default is not None:
             await self._steps.publish(default, request)
-        await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs, default[1] if default else None)
+        await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs)
         await self._resolvers.serve([endpoint for _, endpoint in pairs])
 
     async def _undo(self, endpoints: Sequence[Endpoint]) -> None:
@@ -258,6 +265,10 @@ class NetworkService:
         for endpoint in endpoints:
             if endpoint.veth:
                 self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
+        for pair in self._networks.pairs(endpoints):
+            if drivers.of(pair[0]).has_interfaces and not pair[1].veth:  # whose going nobody would notice
+                await self._thread.call(self._kernel.withdraw, pair)
+        for endpoint in endpoints:
             await self._thread.call(self._kernel.dismantle, endpoint)
         for endpoint in endpoints:
             await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
@@ -293,3 +304,15 @@ class NetworkService:
             resolv_conf=files.resolv_conf,
             hosts=files.hosts(addresses),
         )
+
+
+def _firewall(config: NetworkConfig) -> Firewall:
+    families = ((4, config.iptables), (6, config.ip6tables and config.iptables))
+    return Firewall(
+        table="orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}",
+        userland_proxy=config.userland_proxy,
+        redirect=not config.host_firewall,
+        direct=config.allow_direct_routing,
+        mark=parse_mark(config.accept_mark),
+        families=tuple(version for version, wanted in families if wanted),
+    )

@@ -2,19 +2,27 @@
 """Steps that making a sandbox and changing a running one have in common."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from orlop.dockerd.network import allocation, options, ports
+from orlop.dockerd.network import allocation, drivers, options, ports
+from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.leaving import LeavingLinks
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.sandbox_files import Files
-from orlop.dockerd.network.sandboxes import Pair, SandboxKernel
+from orlop.dockerd.network.sandboxes import SandboxKernel
 from orlop.dockerd.network.store import NetworkStore
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest, addresses_of
+from orlop.dockerd.network.types import (
+    Endpoint,
+    Network,
+    NetworkConfig,
+    PortMapping,
+    SandboxRequest,
+    addresses_of,
+)
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
 from orlop.unix.nftables import NftablesError
@@ -61,16 +69,21 @@ class Steps:
         files: Files,
         *,
         netns_path: str = "",
+        names: Collection[str] = (),
     ) -> Endpoint:
-        """An endpoint, written down as intent: whatever happens now can be undone after a crash."""
+        """An endpoint, written down as intent: whatever happens now can be undone after a crash.
+
+        `names` are those of the container's other interfaces.
+        """
         await self.leaving.hurry(allocation.wished_addresses(asked))
         if network.id not in self.networks:  # it was removed meanwhile
             raise NotFoundError(f"network {network.name} not found")
+        self.networks.require_up(network)
         used = {each for other in self.store.endpoints_in(network.id) for each in addresses_of(other)}
         used |= self.leaving.addresses()
-        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used)
+        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names)
         endpoint.dns = files.dns
-        if network.driver != "host":
+        if drivers.of(network).own_namespace:
             endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
         self.store.put_endpoint(endpoint)
         return endpoint
@@ -78,12 +91,19 @@ class Steps:
     async def publish(self, pair: Pair, request: SandboxRequest) -> None:
         """Give an endpoint the ports that its container wants. Raises InternalError in Docker's words."""
         network, endpoint = pair
+        if not drivers.of(network).publishes:
+            return
+        target = self._target(network, endpoint)
         wanted = self._wanted_ports(request, network)
         if wanted:
             try:
-                endpoint.ports = await self.publisher.publish(endpoint.container_id, endpoint.address, wanted)
+                endpoint.ports = await self.publisher.publish(endpoint.container_id, target, wanted)
             except (InternalError, ResourceExhaustedError) as error:
                 raise _not_published(endpoint, error) from None
+
+    def moved(self, mappings: Sequence[PortMapping], pair: Pair) -> list[PortMapping]:
+        """Published ports as they are when another endpoint of their container has them."""
+        return ports.moved(mappings, self._target(*pair)) if drivers.of(pair[0]).publishes else []
 
     async def in_kernel(self, endpoint: Endpoint, function: Any, *arguments: Any, **options: Any) -> None:
         """Work in the kernel's thread. Raises InternalError in Docker's words."""
@@ -97,19 +117,30 @@ class Steps:
 
     def bindings(self, pairs: Sequence[Pair]) -> dict[str, list[PortBinding] | None]:
         """NetworkSettings.Ports."""
-        bridged = [endpoint for network, endpoint in pairs if network.driver == "bridge"]
+        bridged = [endpoint for network, endpoint in pairs if drivers.of(network).publishes]
         if not bridged:
             return {}
         return ports.inspect(bridged[0].exposed, [port for endpoint in bridged for port in endpoint.ports])
 
     def _wanted_ports(self, request: SandboxRequest, network: Network) -> list[ports.PortRequest]:
         default = options.parse(network.options).host_ip or self._config.default_host_ip
-        both = default == "0.0.0.0" and self._config.userland_proxy and os.path.exists(_IPV6)
+        both = default == "0.0.0.0" and os.path.exists(_IPV6)
         return ports.plan(
             request.port_bindings,
             request.exposed_ports,
             publish_all=request.publish_all,
             default_ips=(default, "::") if both else (default,),
+        )
+
+    def _target(self, network: Network, endpoint: Endpoint) -> ports.Target:
+        wanted = options.parse(network.options)
+        return ports.Target(
+            endpoint.address,
+            endpoint.address6,
+            routed4=wanted.mode4 == "routed",
+            routed6=wanted.mode6 == "routed",
+            direct=bool(wanted.trusted),
+            proxy=self._config.userland_proxy,
         )
 
 

@@ -20,9 +20,14 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     bip: str = ""
     fixed_cidr: str = ""
     default_gateway: str = ""
+    ipv6: bool = False
+    bip6: str = ""
+    fixed_cidr6: str = ""
+    default_gateway6: str = ""
     mtu: int = 1500
     icc: bool = True
     iptables: bool = True
+    ip6tables: bool = True
     ip_forward: bool = True
     ip_masq: bool = True
     userland_proxy: bool = True
@@ -31,6 +36,13 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     dns_search: list[str] = []
     dns_options: list[str] = []
     host_gateway_ip: str = ""
+    host_firewall: bool = False
+    """Published ports are the proxy's, so that the machine's own rules for what comes in judge them."""
+    allow_direct_routing: bool = False
+    accept_mark: str = ""
+    """Packets with this mark ("0x1/0xff") enter bridges whatever else is said."""
+    default_options: dict[str, dict[str, str]] = {}
+    """Options of new networks that do not say otherwise, by driver."""
     address_pools: list[tuple[str, int]] = []
     """Where networks without a subnet get one: ranges and the prefix length to cut; empty: Docker's own."""
 
@@ -103,10 +115,10 @@ class Detached(msgspec.Struct, kw_only=True):
 
 
 class Network(msgspec.Struct, kw_only=True):
-    """A network's record. `driver` is bridge, host or null; `subnet` and `gateway` as text, empty without IPAM.
-    Those with a 6 are empty without IPv6.
+    """A network's record. `subnet` and `gateway` as text, empty without IPv4; those with a 6 without IPv6.
 
-    `ready` is false while it is being made or removed; `own_bridge` if the bridge was made for it.
+    `bridge` is the interface of the host that its containers hang on: a bridge, or a macvlan's parent. `ready` is
+    false while the network is being made or removed; `own_bridge` if that interface was made for it.
     """
 
     id: str
@@ -114,6 +126,8 @@ class Network(msgspec.Struct, kw_only=True):
     driver: str
     created: str
     bridge: str = ""
+    enable_ipv4: bool = True
+    enable_ipv6: bool = False
     subnet: str = ""
     gateway: str = ""
     ip_range: str = ""
@@ -137,7 +151,7 @@ class Network(msgspec.Struct, kw_only=True):
     @property
     def served(self) -> bool:
         """Whether its containers get DNS: it is a user's."""
-        return self.driver == "bridge" and not self.predefined
+        return not self.predefined
 
 
 PREDEFINED = ("bridge", "host", "none")
@@ -153,13 +167,19 @@ class DnsSettings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PortMapping(msgspec.Struct, kw_only=True, frozen=True):
-    """One published port: packets for `host_ip`:`host_port` reach `address`:`port` of the container."""
+    """One published port: packets for `host_ip`:`host_port` reach `address`:`port` of the container.
+
+    `routed`: it is reached at the container's own address, and the host has no port for it (`host_port` is 0);
+    `direct`: there, too, from interfaces that the network trusts.
+    """
 
     protocol: str
     host_ip: str
     host_port: int
     address: str
     port: int
+    routed: bool = False
+    direct: bool = False
 
 
 def addresses_of(endpoint: "Endpoint") -> list[str]:
@@ -172,6 +192,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
 
     Several endpoints of a container share `sandbox_id`, `netns` and `dns`. `names` are what others in the network
     call it, `aliases` what it calls others. `ports` are published through the endpoint that has the default route.
+    `link_local` are more addresses, `sysctls` settings of the interface below /proc/sys/net.
     `resolved`: orlop-netd serves DNS in the namespace. A `placeholder` keeps the namespace of a running container
     that has left all its networks.
     """
@@ -186,6 +207,8 @@ class Endpoint(msgspec.Struct, kw_only=True):
     mac: str = ""
     veth: str = ""
     netns: str = ""
+    link_local: list[str] = []
+    sysctls: list[tuple[str, str]] = []
     ready: bool = False
     ports: list[PortMapping] = []
     exposed: list[str] = []

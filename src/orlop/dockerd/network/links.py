@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's interface as a plan, and the ways in which interfaces come into a namespace."""
+
+import contextlib
+from collections.abc import Sequence
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import NamedTuple, Protocol
+
+from orlop.dockerd.network import rtnetlink
+from orlop.dockerd.network.rtnetlink import Address, RouteSocket
+
+Interface = IPv4Interface | IPv6Interface
+
+
+class Route(NamedTuple):
+    """A route through a container's interface; without a `gateway` the destination is on the link itself."""
+
+    destination: IPv4Network | IPv6Network
+    gateway: Address | None = None
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return self.destination.version
+
+
+EVERYWHERE: dict[int, IPv4Network | IPv6Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+"""The destination of a default route, by family."""
+
+
+class Link(Protocol):
+    """How an interface is made. `host` is a socket of the host's namespace, `inside` one of the container's."""
+
+    def create(self, plan: "InterfacePlan", netns: int, host: RouteSocket) -> None:
+        """Make the interface in the namespace with descriptor `netns`. Raises OSError."""
+
+    def connect(self, plan: "InterfacePlan", host: RouteSocket) -> None:
+        """What is left to do once the interface has its addresses. Raises OSError."""
+
+    def remove(self, plan: "InterfacePlan", host: RouteSocket, inside: RouteSocket) -> None:
+        """Undo `create`. Raises OSError."""
+
+
+class InterfacePlan(NamedTuple):
+    """A container's interface: how it is made, its addresses and the routes that lead through it.
+
+    `mac` may be empty and `mtu` 0: what the kernel chooses. `sysctls` are pairs of a path below /proc/sys/net and
+    a value.
+    """
+
+    link: Link
+    name: str
+    mac: str
+    mtu: int
+    addresses: Sequence[Interface]
+    routes: Sequence[Route] = ()
+    sysctls: Sequence[tuple[str, str]] = ()
+
+
+class Veth(NamedTuple):
+    """A veth pair: `name` stays on the host, as a port of the bridge with index `bridge`."""
+
+    name: str
+    bridge: int
+    hairpin: bool = False
+    isolated: bool = False
+
+    def create(self, plan: InterfacePlan, netns: int, host: RouteSocket) -> None:
+        """Make both ends."""
+        pair = rtnetlink.veth_new(
+            self.name, bridge=self.bridge, mtu=plan.mtu, peer=plan.name, peer_mac=plan.mac, netns_fd=netns
+        )
+        host.request(pair)
+
+    def connect(self, plan: InterfacePlan, host: RouteSocket) -> None:
+        """Let the host forget who had the addresses before, and set up the bridge's port."""
+        for address in plan.addresses:
+            with contextlib.suppress(FileNotFoundError):  # usually nobody had it, with another MAC
+                host.request(rtnetlink.neighbour_delete(self.bridge, address.ip))
+        if self.hairpin or self.isolated:
+            port = next(link.ifindex for link in host.links() if link.name == self.name)
+            host.request(rtnetlink.port_set(port, hairpin=self.hairpin, isolated=self.isolated))
+
+    def remove(self, plan: InterfacePlan, host: RouteSocket, inside: RouteSocket) -> None:
+        """Delete both ends."""
+        host.request(rtnetlink.link_delete(self.name))
