@@ -15,7 +15,7 @@ from google.protobuf.any_pb2 import Any
 
 from orlop.api import events_pb2, types_pb2
 from orlop.api.bootstrap_pb2 import BootstrapResult
-from orlop.containerd import config, sockets
+from orlop.containerd import config, config_file, sockets
 from orlop.containerd.client import typeurl
 from orlop.containerd.plugins.exchange import Exchange, validate_topic
 from orlop.containerd.plugins.runtime import zygote as zygote_module
@@ -339,9 +339,9 @@ def test_config_file(tmp_path: Path) -> None:
         -500,
         90.0,
     )
-    path.write_text(config.dump(made))
+    path.write_text(config_file.dump(made))
     again = config.load(str(path), {})
-    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir, shim_env=[])
+    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,7 @@ class LocalStorage:
         self.storage = self._open()
 
     def _open(self) -> Storage:
-        return open_storage(
-            f"{self.base}/root", f"{self.base}/state", self.events, default_snapshotter="overlayfs"
-        )
+        return open_storage(f"{self.base}/root", f"{self.base}/state", self.events)
 
     def reopen(self) -> Storage:
         """Close it and open it again."""

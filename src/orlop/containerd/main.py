@@ -70,14 +70,15 @@ def _load(options: argparse.Namespace) -> Config:
 
 
 def _config_default(_options: argparse.Namespace) -> int:
-    from orlop.containerd.config import Config, dump
+    from orlop.containerd.config import Config
+    from orlop.containerd.config_file import dump
 
     sys.stdout.write(dump(Config()))
     return 0
 
 
 def _config_dump(options: argparse.Namespace) -> int:
-    from orlop.containerd.config import dump
+    from orlop.containerd.config_file import dump
 
     sys.stdout.write(dump(_load(options)))
     return 0
@@ -127,20 +128,26 @@ def _serve(options: argparse.Namespace) -> int:
 def _prepare(config: Config) -> int:
     from orlop.containerd.sockets import prepare_directories
 
-    _set_up_logging(config.level)
+    _set_up_logging(config.level, config.format)
     _set_oom_score(config.oom_score)
     return prepare_directories(config)
 
 
-def _set_up_logging(level: str) -> None:
+_LINE = 'time="%(asctime)sZ" level=%(levelname)s module=%(name)s msg="%(message)s"'
+
+
+def _set_up_logging(level: str, format: str) -> None:
     import logging
     import time
 
     logging.Formatter.converter = time.gmtime
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter('time="%(asctime)sZ" level=%(levelname)s module=%(name)s msg="%(message)s"', "%FT%T")
-    )
+    if format == "json":
+        from orlop.containerd.json_log import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter(_LINE, "%FT%T"))
     numbers = {"trace": 5, "warn": logging.WARNING, "fatal": logging.CRITICAL, "panic": logging.CRITICAL}
     root = logging.getLogger()
     root.addHandler(handler)

@@ -16,6 +16,7 @@ import grpc.aio
 from orlop.containerd.core.sandboxes import SHIM_CONTROLLER
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
+from orlop.containerd.metadata.gc import Pace
 from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.plugins.runtime.binary import Environment, runtime_info
 from orlop.containerd.plugins.runtime.former import note_zygote
@@ -36,12 +37,14 @@ from orlop.containerd.services.tasks import TasksService
 from orlop.containerd.services.transfer import TransferService
 from orlop.containerd.services.version import VersionService
 from orlop.containerd.sockets import listen, remove_stale, unlink
-from orlop.containerd.storage import Storage, open_storage
+from orlop.containerd.storage import Settings, Storage, open_storage
 from orlop.rpc.grpc import ErrorInterceptor
 from orlop.rpc.ttrpc.aio import Server as TtrpcServer
 
 if TYPE_CHECKING:
     from orlop.containerd.config import Config
+    from orlop.containerd.observe.endpoints import Endpoints
+    from orlop.containerd.observe.metrics import Metrics
 
 log = logging.getLogger("containerd")
 
@@ -76,7 +79,7 @@ class Daemon:
         config = self._config
         try:
             exchange = Exchange()
-            storage = open_storage(config.root, config.state, exchange, default_snapshotter=config.snapshotter)
+            storage = open_storage(config.root, config.state, exchange, storage_settings(config))
             try:
                 failpoint("start.after_storage")
                 await self._serve(exchange, storage)
@@ -103,12 +106,15 @@ class Daemon:
         )
         starter = ShimStarter(self._environment(), None, config.cleanup_timeout)
         sandboxes = ShimSandboxes(config.root, config.state, starter)
+        metrics = self._metrics(storage)
+        endpoints: Endpoints | None = None
         try:
             await manager.load()
             await sandboxes.load()
             failpoint("start.after_load")
             services = self._services(exchange, storage, containers, manager, sandboxes)
-            server = self._grpc_server(services, storage)
+            server = self._grpc_server(services, storage, metrics)
+            endpoints = await self._observe(metrics, exchange, manager)
             await server.start()
             self._set_socket_mode()
             notify("READY=1")
@@ -122,11 +128,42 @@ class Daemon:
             await server.stop(GRACE)
             await services.transfer.close()
         finally:
+            if endpoints is not None:
+                await endpoints.close()
             await manager.close()
             await sandboxes.close()
             await ttrpc.close()
             for path in (config.address, config.ttrpc):
                 unlink(path)
+
+    def _metrics(self, storage: Storage) -> Metrics | None:
+        if not self._config.metrics_address:
+            return None
+        from orlop.containerd.observe.metrics import Metrics
+
+        metrics = Metrics(self._version, self._revision, histogram=self._config.grpc_histogram)
+        storage.gc.observe(metrics.collected)
+        return metrics
+
+    async def _observe(
+        self, metrics: Metrics | None, exchange: Exchange, manager: TaskManager
+    ) -> Endpoints | None:
+        """Serve what is configured for looking at the daemon."""
+        config = self._config
+        if metrics is None and not config.debug_address:
+            return None
+        from orlop.containerd.observe.endpoints import Endpoints
+
+        endpoints = Endpoints()
+        try:
+            if metrics is not None:
+                await endpoints.serve_metrics(config.metrics_address, metrics, exchange, manager.all)
+            if config.debug_address:
+                await endpoints.serve_debug(config.debug_address, config.debug_uid, config.debug_gid)
+        except BaseException:
+            await endpoints.close()
+            raise
+        return endpoints
 
     def _services(
         self,
@@ -145,7 +182,7 @@ class Daemon:
             TasksService(manager, containers),
             SandboxControllerService({SHIM_CONTROLLER: sandboxes}, exchange),
             StreamingService(streams),
-            TransferService(config.address, streams, config.snapshotter),
+            TransferService(config.address, streams, config.snapshotter, config.downloads),
             VersionService(API_VERSION, self._revision),
             HealthService(()),
             IntrospectionService(daemon_uuid(config.root), plugins, runtime_info),
@@ -158,10 +195,11 @@ class Daemon:
             config.address, config.ttrpc, config.socket_dir, self._version, config.level, config.shim_env
         )
 
-    def _grpc_server(self, services: Services, storage: Storage) -> grpc.aio.Server:
+    def _grpc_server(self, services: Services, storage: Storage, metrics: Metrics | None) -> grpc.aio.Server:
         config = self._config
+        counting = [metrics.calls] if metrics is not None else []
         server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(_report)],
+            interceptors=[*counting, ErrorInterceptor(_report)],
             options=[
                 ("grpc.max_receive_message_length", config.max_receive),
                 ("grpc.max_send_message_length", config.max_send),
@@ -186,6 +224,12 @@ class Daemon:
             if config.uid or config.gid:
                 os.chown(path, config.uid, config.gid)
             os.chmod(path, 0o660 if config.gid else 0o600)
+
+
+def storage_settings(config: Config) -> Settings:
+    """What of the configuration concerns the storage."""
+    pace = Pace(config.gc_pause_threshold, config.gc_mutation_threshold, config.gc_schedule_delay)
+    return Settings(config.snapshotter, pace, config.gc_startup_delay)
 
 
 def daemon_uuid(root: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orlop.api import (
     content_pb2_grpc,
@@ -21,7 +21,7 @@ from orlop.api import (
 from orlop.containerd.metadata.activations import MetadataActivations
 from orlop.containerd.metadata.content import MetadataContent
 from orlop.containerd.metadata.db import Database
-from orlop.containerd.metadata.gc import GarbageCollector
+from orlop.containerd.metadata.gc import GarbageCollector, Pace
 from orlop.containerd.metadata.images import MetadataImages
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
@@ -48,9 +48,15 @@ if TYPE_CHECKING:
 CONTENT_DIRECTORY = "io.containerd.content.v1.content"
 SNAPSHOTTER_DIRECTORY = "io.containerd.snapshotter.v1.{name}"
 
-STARTUP_DELAY = 0.1  # seconds from the start of the services to the first collection
-
 Service = tuple[Callable[[Any, Any], None], object]
+
+
+class Settings(NamedTuple):
+    """What of a storage can be set. `startup_delay`: seconds from the services' start to the first collection."""
+
+    snapshotter: str = "overlayfs"
+    pace: Pace = Pace()
+    startup_delay: float = 0.1
 
 
 class Storage:
@@ -73,7 +79,7 @@ class Storage:
         mounts: LocalMounts,
         sandboxes: MetadataSandboxes,
         workers: Sequence[ThreadPoolExecutor],
-        default_snapshotter: str,
+        settings: Settings,
     ) -> None:
         self.db = db
         self.content = content
@@ -85,12 +91,12 @@ class Storage:
         self.gc = gc
         self.mounts = mounts
         self.sandboxes = sandboxes
-        self.default_snapshotter = default_snapshotter
+        self._settings = settings
         self._workers = workers
 
     def services(self) -> list[Service]:
         """Each service with the generated function that adds it to a server. Garbage is looked for soon after."""
-        self.gc.schedule(STARTUP_DELAY)
+        self.gc.schedule(self._settings.startup_delay)
         return [
             (content_pb2_grpc.add_ContentServicer_to_server, ContentService(self.content, self._workers[0])),
             (
@@ -99,7 +105,7 @@ class Storage:
             ),
             (
                 snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
-                SnapshotsService(self.snapshotters, self.default_snapshotter, self._workers[0]),
+                SnapshotsService(self.snapshotters, self._settings.snapshotter, self._workers[0]),
             ),
             (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self.differ)),
             (leases_pb2_grpc.add_LeasesServicer_to_server, LeasesService(self.leases, self.gc)),
@@ -117,13 +123,14 @@ class Storage:
         self.db.close()
 
 
-def open_storage(root: str, state: str, events: EventPublisher, *, default_snapshotter: str) -> Storage:
+def open_storage(root: str, state: str, events: EventPublisher, settings: Settings | None = None) -> Storage:
     """Open the storage below `root` (kept) and `state` (volatile), making what is missing, mode 0700.
 
     Settles what a crash left: half-made snapshots, blobs without a record, records without a blob. Call it in the
-    thread that will run the event loop. Raises InvalidArgumentError for an unknown `default_snapshotter`, and
+    thread that will run the event loop. Raises InvalidArgumentError for an unknown default snapshotter, and
     what `Database` raises.
     """
+    settings = settings or Settings()
     for directory in (root, state):
         os.makedirs(directory, mode=0o700, exist_ok=True)
     db = Database(os.path.join(root, "metadata.db"))
@@ -133,7 +140,7 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
     try:
         namespaces = MetadataNamespaces(db, events)
         leases = MetadataLeases(db, namespaces)
-        gc = GarbageCollector(db, events)
+        gc = GarbageCollector(db, events, settings.pace)
         gc.set_workers(workers)
         local = LocalContent(os.path.join(root, CONTENT_DIRECTORY))
         content = MetadataContent(db, local, namespaces, leases, gc, events)
@@ -146,9 +153,9 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
             driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers)
             for driver in drivers
         }
-        if default_snapshotter not in snapshotters:
+        if settings.snapshotter not in snapshotters:
             raise InvalidArgumentError(
-                f'snapshotter "{default_snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
+                f'snapshotter "{settings.snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
         differ = LayerDiffer(content, differ_workers)
         mounts = LocalMounts(state, MetadataActivations(db, namespaces), workers)
@@ -176,5 +183,5 @@ def open_storage(root: str, state: str, events: EventPublisher, *, default_snaps
         mounts,
         sandboxes,
         pools,
-        default_snapshotter,
+        settings,
     )

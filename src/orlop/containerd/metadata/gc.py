@@ -43,8 +43,15 @@ if TYPE_CHECKING:
     from orlop.containerd.metadata.content import MetadataContent
     from orlop.containerd.metadata.snapshots import MetadataSnapshots
 
-SHARE_OF_TIME = 0.02
-MUTATIONS_BEFORE_COLLECTION = 100
+
+class Pace(NamedTuple):
+    """How often it is collected: at most this share of the loop's time, and after so many changes; `delay` is the
+    seconds from what makes a collection due to the collection."""
+
+    share: float = 0.02
+    mutations: int = 100
+    delay: float = 0.0
+
 
 _PREFIX = "containerd.io/gc."
 _CONTENT, _SNAPSHOT, _IMAGE, _INGEST, _CONTAINER = "content", "snapshot", "image", "ingest", "container"
@@ -73,9 +80,11 @@ class Holder(NamedTuple):
 class GarbageCollector:
     """Finds and removes what nothing refers to. One a daemon; all methods belong to the event loop's thread."""
 
-    def __init__(self, db: Database, events: EventPublisher) -> None:
+    def __init__(self, db: Database, events: EventPublisher, pace: Pace | None = None) -> None:
         self._db = db
         self._events = events
+        self._pace = pace or Pace()
+        self._observers: list[Callable[[float], None]] = []
         self._content: MetadataContent | None = None
         self._snapshotters: dict[str, MetadataSnapshots] = {}
         self._sources: list[Callable[[], Iterable[Holder]]] = []
@@ -106,15 +115,19 @@ class GarbageCollector:
         """A function that removes what another module keeps under leases; it is called after each collection."""
         self._sweepers.append(sweeper)
 
+    def observe(self, observer: Callable[[float], None]) -> None:
+        """A function that is told how many seconds each collection took."""
+        self._observers.append(observer)
+
     def deleted(self) -> None:
         """Something was deleted: collect soon."""
-        self.schedule()
+        self.schedule(self._pace.delay)
 
     def mutated(self) -> None:
         """Something changed; many changes make a collection due."""
         self._mutations += 1
-        if self._mutations >= MUTATIONS_BEFORE_COLLECTION:
-            self.schedule()
+        if self._mutations >= self._pace.mutations > 0:
+            self.schedule(self._pace.delay)
 
     def schedule(self, delay: float = 0.0) -> None:
         """Collect after `delay` seconds, or later if the last collection was long.
@@ -175,7 +188,9 @@ class GarbageCollector:
             sweep()
         self._publish(garbage)
         end = time.monotonic()
-        self._next = end + (end - start) / SHARE_OF_TIME
+        for observe in self._observers:
+            observe(end - start)
+        self._next = end + (end - start) / self._pace.share
 
     def _holders(self) -> list[Holder]:
         return [holder for source in self._sources for holder in source()]

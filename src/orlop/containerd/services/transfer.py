@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class TransferService(TransferServicer):
     """Loads what transfers need (a registry client) at the first one."""
 
-    def __init__(self, address: str, streams: StreamManager, default_snapshotter: str) -> None:
+    def __init__(self, address: str, streams: StreamManager, default_snapshotter: str, downloads: int) -> None:
         self._address = address
         self._streams = streams
         self._snapshotter = default_snapshotter
+        self._downloads = downloads
         self._transfers: Transfers | None = None
 
     async def Transfer(self, request: TransferRequest, context: Any) -> Empty:
@@ -42,7 +43,7 @@ class TransferService(TransferServicer):
         if self._transfers is None:
             from orlop.containerd.plugins.transfer.manager import Transfers
 
-            self._transfers = Transfers(self._address, self._streams, self._snapshotter)
+            self._transfers = Transfers(self._address, self._streams, self._snapshotter, self._downloads)
         return self._transfers
 
     async def close(self) -> None:

@@ -79,6 +79,10 @@ class TaskManager:
         """As the contract says."""
         return [shim for shim in self._shims.values() if shim.namespace == namespace]
 
+    def all(self) -> Sequence[Shim]:
+        """The tasks of all namespaces."""
+        return [*self._shims.values()]
+
     async def create(self, namespace: str, id: str, options: CreateOptions) -> int:
         """As the contract says."""
         key = namespace, id

@@ -28,17 +28,17 @@ _TYPES = {
     message.DESCRIPTOR.full_name: message
     for message in (pb.OCIRegistry, pb.ImageStore, pb.ImageImportStream, pb.ImageExportStream)
 }
-DOWNLOADS = 3  # layers at a time in one namespace
 
 
 class Transfers:
     """The transfers of a daemon."""
 
-    def __init__(self, address: str, streams: StreamGetter, default_snapshotter: str) -> None:
-        """`address` is the daemon's own socket."""
+    def __init__(self, address: str, streams: StreamGetter, default_snapshotter: str, downloads: int) -> None:
+        """`address` is the daemon's own socket, `downloads` how many blobs come at a time in one namespace."""
         self._client = Client(address)
         self._streams = streams
         self._snapshotter = default_snapshotter
+        self._downloads = downloads
         self._shared: dict[str, registries.Shared] = {}
 
     async def close(self) -> None:
@@ -80,7 +80,7 @@ class Transfers:
 
     def _shared_in(self, namespace: str) -> registries.Shared:
         if namespace not in self._shared:
-            self._shared[namespace] = registries.Shared(Downloads(DOWNLOADS), KeyedLocks())
+            self._shared[namespace] = registries.Shared(Downloads(self._downloads), KeyedLocks())
         return self._shared[namespace]
 
 
