@@ -63,13 +63,16 @@ async def _stacks(_request: web.Request) -> web.Response:
     for ident, frame in sys._current_frames().items():
         text.write(f"thread {names.get(ident, ident)}\n{''.join(traceback.format_stack(frame))}\n")
     for task in asyncio.all_tasks():
-        text.write(f"{task!r}\n")
-        try:
-            task.print_stack(file=text)
-        except AttributeError:
-            pass  # a coroutine of compiled code (gRPC's) has no frames to show
-        text.write("\n")
+        text.write(f"{task!r}\n{_stack(task)}\n")
     return web.Response(text=text.getvalue())
+
+
+def _stack(task: asyncio.Task[object]) -> str:
+    try:
+        frames = task.get_stack()
+    except AttributeError:
+        return ""  # a coroutine of compiled code (gRPC's) has no frames to show
+    return "".join(f'  File "{one.f_code.co_filename}", line {one.f_lineno}\n' for one in frames)
 
 
 async def _heap(_request: web.Request) -> web.Response:
