@@ -133,9 +133,13 @@ def _logs(engines: list[Engine], options: argparse.Namespace) -> None:
     """A large log written by a container, read whole, and its tail."""
     lines = options.megabytes * 1024
     script = f"yes {_LOG_LINE} | head -n {lines}"
-    written = in_turn_once(
-        engines, lambda e: docker(e.host, "run", "--name", "log", "-d", "busybox", "sh", "-c", script) and _wait(e)
-    )
+    options = ("--name", "log", "-d", "--log-opt", "max-size=-1")
+
+    def write(engine: Engine) -> None:
+        docker(engine.host, "run", *options, "busybox", "sh", "-c", script)
+        _wait(engine)
+
+    written = in_turn_once(engines, write)
     row(f"write a log of {options.megabytes} MB", engines, written)
     whole = "/containers/log/logs?stdout=1&stderr=1"
     row("logs, whole (API)", engines, in_turn(engines, 2, lambda e: _read(e, whole, lines * 1032)))

@@ -323,6 +323,9 @@ def record(**config: Any) -> ContainerRecord:
     )
 
 
+_ROTATED = "max-size=100000000&max-file=5"
+
+
 def streams(container: ContainerRecord, socket: str = "/r/a.sock") -> Stdio:
     return container_stdio(container, socket, place(container, Path("/d")))
 
@@ -330,7 +333,7 @@ def streams(container: ContainerRecord, socket: str = "/r/a.sock") -> Stdio:
 def test_streams_of_our_shim() -> None:
     found = streams(record())
     assert (found.stdin, found.terminal) == ("", False)
-    assert found.stdout == found.stderr == "json-file:///d/c-json.log?attach=%2Fr%2Fa.sock"
+    assert found.stdout == found.stderr == f"json-file:///d/c-json.log?{_ROTATED}&attach=%2Fr%2Fa.sock"
     assert streams(record(open_stdin=True, stdin_once=True), "/a").stdin == "attach:///a?once=1"
     container = record(open_stdin=True, stdin_once=True, tty=True)
     container.host_config.log_config.config = {"max-size": "10k", "max-file": "3"}
@@ -363,7 +366,7 @@ def test_streams_of_our_shim() -> None:
         (LogConfig(type="local", config={"nosuch": "1"}), "unknown log opt 'nosuch' for log driver local"),
         (LogConfig(type="local", config={"max-file": "1"}), "compression cannot be enabled when max file count"),
         (
-            LogConfig(type="json-file", config={"compress": "true"}),
+            LogConfig(type="json-file", config={"compress": "true", "max-size": "1m"}),
             "compress cannot be true when max-file",
         ),
         (LogConfig(type="json-file", config={"env-regex": "("}), "error parsing regexp"),

@@ -202,9 +202,13 @@ class Stack:
     def _stop_netd(self) -> None:
         for pid, command in processes_about(self.base):
             if "orlop.netd.main" in command:
-                descriptor = os.pidfd_open(pid)
                 try:
-                    signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+                    descriptor = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue  # it has gone with the one before
+                try:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
                     containerd.wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))  # type: ignore[misc]
                 finally:
                     os.close(descriptor)

@@ -22,6 +22,7 @@ from orlop.dockerd.events import Events
 from orlop.dockerd.images.keeper import ImageKeeper
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.logging.forward import Forwarding
+from orlop.dockerd.logging.kept import KeptLogs
 from orlop.dockerd.logging.watcher import Watcher
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.reconcile import Reconcile
@@ -46,6 +47,7 @@ class Base(NamedTuple):
     runtimes: Runtimes
     watcher: Watcher
     forwarding: Forwarding
+    kept_logs: KeptLogs
 
 
 class Services(NamedTuple):

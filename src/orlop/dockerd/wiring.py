@@ -72,6 +72,7 @@ from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.images.uses import LastUses
 from orlop.dockerd.logging.forward import Forwarding
+from orlop.dockerd.logging.kept import KeptLogs
 from orlop.dockerd.logging.watcher import Watcher
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.network.types import NetworkConfig
@@ -113,6 +114,7 @@ class Parts(NamedTuple):
             group.create_task(monitor.run(lambda: self.life.reconcile.again(monitor.catch_up)))
             group.create_task(self.services.images.store.watch())
             group.create_task(self.services.keeper.run(self.base.events))
+            group.create_task(self.base.kept_logs.run())
 
     async def settled(self) -> None:
         """Wait until what is recorded agrees with what runs; not for long, as containerd may be away."""
@@ -189,6 +191,7 @@ def _base(config: Config) -> Base:
         ),
         watcher,
         Forwarding(paths, watcher),
+        KeptLogs(paths.data_root / "kept-logs"),
     )
 
 
@@ -252,7 +255,7 @@ def _life(base: Base, services: Services) -> Life:
     stop = Stop(registry, kill, config)
     unhealthy = Unhealthy(stop)
     health = HealthMonitor(registry, client, streams, base.host, on_unhealthy=unhealthy.found)
-    remove = Remove(registry, client, services.volumes, stop, paths, base.forwarding)
+    remove = Remove(registry, client, services.volumes, stop, paths, base.forwarding, base.kept_logs)
     start = Start(
         registry,
         client,
@@ -300,7 +303,7 @@ def _life(base: Base, services: Services) -> Life:
 
 def _containers(base: Base, services: Services, life: Life) -> ContainerUseCases:
     registry, client = base.registry, base.client
-    logs = Logs(registry, base.paths, base.watcher)
+    logs = Logs(registry, base.paths, base.watcher, base.kept_logs)
     inspect = Inspect(registry, client, base.paths)
     images = services.images.store
     return ContainerUseCases(

@@ -2,7 +2,9 @@
 """The output of a container so far, and as it goes on."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_plus
 
@@ -14,10 +16,11 @@ from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.logging.about import attributes_and_tag
 from orlop.dockerd.logging.forms import Entry
+from orlop.dockerd.logging.kept import KeptLogs
 from orlop.dockerd.logging.options import readable
 from orlop.dockerd.logging.place import place
 from orlop.dockerd.logging.watcher import Watcher
-from orlop.errdefs import ConflictError, InvalidArgumentError, NotImplementedByUsError
+from orlop.errdefs import ConflictError, InvalidArgumentError, NotFoundError, NotImplementedByUsError
 from orlop.rpc import stdcopy
 
 _CHUNK = 64 * 1024
@@ -35,41 +38,50 @@ class LogsRequest(NamedTuple):
     timestamps: bool = False
     details: bool = False
     tail: int = -1
+    previous: bool = False
+    """Not in Docker: what the run before the latest has written, or the container of that name before this one."""
 
 
 class Logs:
     """The use case."""
 
-    def __init__(self, registry: Registry, paths: Paths, watcher: Watcher) -> None:
+    def __init__(self, registry: Registry, paths: Paths, watcher: Watcher, kept: KeptLogs) -> None:
         self._registry = registry
         self._paths = paths
         self._watcher = watcher
+        self._kept = kept
 
     def check(self, reference: str, request: LogsRequest) -> bool:
         """Whether the container has a terminal. Raises NotFoundError and what the request lacks."""
-        container = self._registry.get(reference)
         if not (request.stdout or request.stderr):
             raise InvalidArgumentError("Bad parameters: you must choose at least one stream")
-        if not readable(container.record.host_config.log_config):
+        if request.previous and request.follow:
+            raise InvalidArgumentError("Bad parameters: what an earlier run has written cannot be followed")
+        record = self._source(reference, request).record
+        if not readable(record.host_config.log_config):
             raise NotImplementedByUsError("configured logging driver does not support reading")
-        if container.record.state.dead or container.record.state.removing:
+        if record.state.dead or record.state.removing:
             raise ConflictError("can not get logs from container which is dead or marked for removal")
-        return container.record.config.tty
+        return record.config.tty
 
     async def __call__(self, reference: str, request: LogsRequest) -> AsyncIterator[bytes]:
         """The bytes to send: stdcopy frames, or plain text where the container has a terminal."""
-        container = self._registry.get(reference)
-        form = _Form(container.record, request)
-        log = place(container.record, self._paths.data(container.id))
+        record, directory, container, request = self._source(reference, request)
+        form = _Form(record, request)
+        log = place(record, directory)
         if log is None:
             return
         reader = LogReader(log.path, log.form, self._watcher)
-        reader.open(request.tail)
+        # The lines of the latest run stand behind those of the one before.
+        reader.open(-1 if request.previous else request.tail)
         try:
-            for chunk in _chunks(form, reader):
+            entries = reader.read()
+            if request.previous and request.tail >= 0:
+                entries = iter(deque(form.wanted(entries), request.tail))
+            for chunk in _chunks(form, entries):
                 yield chunk
                 await asyncio.sleep(0)  # a long log must not hold up everybody else
-            if request.follow and not form.past_until:
+            if request.follow and container is not None and not form.past_until:
                 async for entry in reader.follow(lambda: _ended(container)):
                     if data := form.render(entry):
                         yield data
@@ -78,6 +90,33 @@ class Logs:
         finally:
             reader.close()
 
+    def _source(self, reference: str, request: LogsRequest) -> "_Source":
+        try:
+            container = self._registry.get(reference)
+        except NotFoundError:
+            if (kept := self._kept.find(reference)) is None:
+                raise
+            return _Source(kept.kept.record, kept.directory, None, request._replace(previous=False))
+        record = container.record
+        if not request.previous:
+            return _Source(record, self._paths.data(record.id), container, request)
+        if record.previous_start:
+            since = max(request.since, record.previous_start)
+            until = min(request.until or record.state.started_at, record.state.started_at - 1)
+            return _Source(record, self._paths.data(record.id), None, request._replace(since=since, until=until))
+        if (kept := self._kept.find(record.name)) is None:
+            raise NotFoundError(f"container {record.name} has had no earlier run, nor is a log of its name kept")
+        return _Source(kept.kept.record, kept.directory, None, request._replace(previous=False))
+
+
+class _Source(NamedTuple):
+    """Whose log it is, where it lies, the container if that is still there, and the request in its terms."""
+
+    record: ContainerRecord
+    directory: Path
+    container: Container | None
+    request: LogsRequest
+
 
 def _ended(container: Container) -> "asyncio.Future[ExitInfo] | None":
     if not container.record.state.running:
@@ -85,9 +124,9 @@ def _ended(container: Container) -> "asyncio.Future[ExitInfo] | None":
     return container.on_stop()
 
 
-def _chunks(form: "_Form", reader: LogReader) -> Iterator[bytes]:
+def _chunks(form: "_Form", entries: Iterator[Entry]) -> Iterator[bytes]:
     pending = bytearray()
-    for entry in reader.read():
+    for entry in entries:
         pending += form.render(entry)
         if form.past_until:
             break
@@ -107,6 +146,14 @@ class _Form:
         self._prefix = _details(record) if request.details else ""
         self._wanted = {name for name in _STREAMS if getattr(request, name)}
         self.past_until = False
+
+    def wanted(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Those of the wanted streams and time."""
+        for entry in entries:
+            if self._request.until and entry.time > self._request.until:
+                return
+            if entry.stream in self._wanted and entry.time >= self._request.since:
+                yield entry
 
     def render(self, entry: Entry) -> bytes:
         """One entry's bytes; empty if it is not wanted."""

@@ -118,4 +118,6 @@ class ContainerRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     attach_socket: str = ""
     """Where our shim serves attached clients; empty with a foreign shim."""
     log_path: str = ""
+    previous_start: int = 0
+    """When the run before the latest began, nanoseconds since 1970; 0: there was none."""
     platform: str = "linux"

@@ -13,6 +13,7 @@ from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.start import delete_record
 from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.logging.forward import Forwarding
+from orlop.dockerd.logging.kept import KeptLogs
 from orlop.errdefs import ConflictError, NotFoundError, OrlopError
 
 log = logging.getLogger("orlop.dockerd.remove")
@@ -29,6 +30,7 @@ class Remove:
         stop: Stop,
         paths: Paths,
         forwarding: Forwarding,
+        kept_logs: KeptLogs,
     ) -> None:
         self._registry = registry
         self._client = client
@@ -36,6 +38,7 @@ class Remove:
         self._stop = stop
         self._paths = paths
         self._forwarding = forwarding
+        self._kept_logs = kept_logs
 
     async def __call__(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove by a user's wish; `force` kills it first, `volumes` removes its anonymous volumes.
@@ -78,6 +81,7 @@ class Remove:
                 await delete_record(self._client, container)
                 await self._remove_snapshot(container)
                 await self._forwarding.finish(container)
+                self._kept_logs.keep(container.record, self._paths.data(container.id))
                 self._remove_files(container)
                 if volumes:
                     await self._remove_volumes(container)

@@ -250,6 +250,7 @@ class Start:
         state = record.state
         state.running, state.restarting, state.paused = True, False, False
         state.pid, state.exit_code = pid, 0
+        record.previous_start = state.started_at
         state.started_at, state.finished_at = started_at, 0
         self._registry.save(container)
         self._registry.publish(container, "start")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from orlop.dockerd.config import parse_size
+from orlop.engine.durations import parse_duration
 from orlop.engine.types import LogConfig
 from orlop.errdefs import InvalidArgumentError
 
@@ -17,6 +18,11 @@ _MODES = frozenset({"mode", "max-buffer-size"})
 _CACHE = frozenset({"cache-disabled", *(f"cache-{name}" for name in COMMON | _ROTATION)})
 """Options of the copy that `docker logs` reads where the driver sends the log away."""
 
+_OURS = frozenset({"keep"})
+"""Not in Docker: how long the log outlives its container."""
+
+_JSON_SIZE, _JSON_FILES = 100_000_000, 5
+"""Docker's json-file grows without limit unless told otherwise, and fills disks; `max-size=-1` does so here."""
 _LOCAL_SIZE, _LOCAL_FILES = 20_000_000, 5
 
 
@@ -31,6 +37,8 @@ class Rotation(NamedTuple):
 def check_log_config(config: LogConfig) -> None:
     """Raise InvalidArgumentError for a log driver or an option of it that is not there."""
     options = config.config
+    if keep_for(config) and not readable(config):
+        raise InvalidArgumentError(f"log opt 'keep': with the log driver {config.type} there is no log to be kept")
     if config.type == "none":
         return
     mode = options.get("mode", "")
@@ -44,7 +52,7 @@ def check_log_config(config: LogConfig) -> None:
         boolean(options["cache-disabled"], "cache-disabled")
     if config.type not in _CHECKS:
         raise InvalidArgumentError(f"logger: no log driver named '{config.type}' is registered")
-    own = {key: value for key, value in options.items() if key not in _MODES | _CACHE}
+    own = {key: value for key, value in options.items() if key not in _MODES | _CACHE | _OURS}
     known, check = _CHECKS[config.type]
     for key in own:
         if key not in known | COMMON:
@@ -75,6 +83,15 @@ def readable(config: LogConfig) -> bool:
     if config.type == "none":
         return False
     return not (sends_away(config) and cache_disabled(config))
+
+
+def keep_for(config: LogConfig) -> int:
+    """Nanoseconds for which the log outlives its container. Raises InvalidArgumentError."""
+    text = config.config.get("keep", "0")
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise InvalidArgumentError(f"invalid value for keep: {text}: expected a duration such as 72h") from None
 
 
 def cache_disabled(config: LogConfig) -> bool:
@@ -110,6 +127,9 @@ def human_size(text: str, name: str) -> int:
 
 
 def _json_rotation(options: Options) -> Rotation:
+    if not options.keys() & {"max-size", "max-file"}:
+        compress = "compress" in options and boolean(options["compress"], "compress")
+        return Rotation(_JSON_SIZE, _JSON_FILES, compress)
     size = 0
     if options.get("max-size", "-1") != "-1":
         size = human_size(options["max-size"], "max-size")

@@ -217,6 +217,7 @@ class ContainerRoutes:
             timestamps=request.flag("timestamps"),
             details=request.flag("details"),
             tail=_tail(request),
+            previous=request.flag("previous"),
         )
         tty = self._use.logs.check(request.params["id"], wanted)
         kind = RAW_STREAM if tty or request.version < (1, 42) else MULTIPLEXED_STREAM
