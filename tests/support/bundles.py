@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from support.pace import PACE
+
 BUSYBOX = "/bin/busybox"
 COMMANDS = {
     "orlop-runc": os.path.join(os.path.dirname(sys.executable), "orlop-runc"),
@@ -158,7 +160,7 @@ class Runtime:
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 stdout=out,
                 stderr=err,
-                timeout=30,
+                timeout=30 * PACE,
                 check=False,
                 **options,
             )
@@ -228,7 +230,7 @@ def _mounts() -> list[str]:
 
 def eventually(condition: Callable[[], bool], message: str, timeout: float = 10) -> None:
     """Wait for what another process brings about and gives no event for."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PACE
     while not condition():
         assert time.monotonic() < deadline, message
         time.sleep(0.01)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.networks import NEIGHBOUR_ADDRESS, Neighbour, fresh_netns, run
+from support.pace import PACE
 from support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Cli:
     ) -> subprocess.CompletedProcess[str]:
         streams = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
         return subprocess.run(
-            [self.program, *arguments], capture_output=True, text=True, timeout=timeout, check=False,
+            [self.program, *arguments], capture_output=True, text=True, timeout=timeout * PACE, check=False,
             env=self._stack.environment(), **streams,
         )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
@@ -108,7 +109,7 @@ class Stack:
 
     def pid(self, component: str) -> int:
         """Process id of a component, as soon as it runs."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PACE
         while True:
             row = next(row for row in self._status_rows() if row[0] == component)
             if row[1] in ("running", "listening"):
@@ -216,6 +217,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def _command(*argv: str, env: dict[str, str] | None = None) -> str:
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=60)
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=60 * PACE)
     assert result.returncode == 0, f"{' '.join(argv)}: {result.stderr or result.stdout}"
     return result.stdout

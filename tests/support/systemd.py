@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from support.bundles import Result
+from support.pace import PACE
 
 SYSTEMD = "/lib/systemd/systemd"
 _CHECKOUT = Path(__file__).parents[2]
@@ -124,7 +125,7 @@ class Systemd:
             done = subprocess.run(
                 ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-n", "-C", "--", "env", "-i",
                  "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *command],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=60, check=False,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=60 * PACE, check=False,
             )  # fmt: skip
             out.seek(0)
             err.seek(0)
@@ -148,7 +149,7 @@ class Systemd:
             with contextlib.suppress(AttributeError, ProcessLookupError):
                 os.kill(self.pid, 9)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._outer.wait(10)
+                self._outer.wait(10 * PACE)
         if self._outer.poll() is None:
             self._outer.kill()
             self._outer.wait()
@@ -198,7 +199,7 @@ class Systemd:
 
     def _await_child(self) -> int:
         """The process id of systemd: the only child of unshare, once it has become systemd."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PACE
         while time.monotonic() < deadline and self._outer.poll() is None:
             with contextlib.suppress(OSError, IndexError, ValueError):
                 with open(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children", encoding="ascii") as file:
@@ -210,7 +211,7 @@ class Systemd:
         raise AssertionError(f"systemd does not start: {self._console()}")
 
     def _await_target(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PACE
         while time.monotonic() < deadline:
             if self("systemctl", "is-active", "-q", "orlop-test.target", check=False).status == 0:
                 return

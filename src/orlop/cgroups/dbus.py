@@ -56,10 +56,14 @@ class Message:
 
 
 class Connection:
-    """A connection to systemd, by its own socket or else by the system bus. Raises UnavailableError."""
+    """A connection to systemd, or with `user` to that of this user, by its own socket or else by the bus.
 
-    def __init__(self, seconds: float = 30.0) -> None:
+    Raises UnavailableError.
+    """
+
+    def __init__(self, seconds: float = 30.0, *, user: bool = False) -> None:
         self._seconds = seconds
+        self._user = user
         self._serial = 0
         self._input = b""
         self._signals: list[Message] = []
@@ -124,17 +128,20 @@ class Connection:
 
     def _connect(self) -> bool:
         """Whether it is the bus that answered."""
+        private, variable, bus = PRIVATE, "DBUS_SYSTEM_BUS_ADDRESS", SYSTEM_BUS
+        if self._user:
+            directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_uid()}"
+            private, variable, bus = f"{directory}/systemd/private", "DBUS_SESSION_BUS_ADDRESS", f"{directory}/bus"
         try:
-            self._socket.connect(PRIVATE)
+            self._socket.connect(private)
             return False
         except OSError:
-            address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "")
-            path = address.removeprefix("unix:path=").partition(",")[0] if address else SYSTEM_BUS
-            self._socket.connect(path)
+            address = os.environ.get(variable, "")
+            self._socket.connect(address.removeprefix("unix:path=").partition(",")[0] if address else bus)
             return True
 
     def _authenticate(self) -> None:
-        identity = str(os.geteuid()).encode().hex()
+        identity = str(_uid()).encode().hex()
         self._socket.sendall(b"\0AUTH EXTERNAL " + identity.encode() + b"\r\nBEGIN\r\n")
         while b"\r\n" not in self._input:
             self._read_more()
@@ -166,6 +173,17 @@ class Connection:
         if not data:
             raise ConnectionResetError(0, "it closed the connection")
         self._input += data
+
+
+def _uid() -> int:
+    """This process's user as seen from outside of its user namespace, which is what the other side sees."""
+    own = os.geteuid()
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            ranges = [tuple(int(number) for number in line.split()) for line in file]
+    except FileNotFoundError:
+        return own  # a kernel without user namespaces
+    return next((outside + own - inside for inside, outside, size in ranges if inside <= own < inside + size), own)
 
 
 def _reason(error: OSError) -> str:

@@ -14,6 +14,18 @@ from orlop.oci.runtime import Resources
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 
+_EVERY_ID = ["0", "0", "4294967295"]
+
+
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace other than the first."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != _EVERY_ID
+    except FileNotFoundError:
+        return False  # a kernel without user namespaces
+
+
 def rootless_paths(container_id: str) -> dict[str, str]:
     """The groups to try for a container whose spec names none: in this process's own group, where one delegated
     to the user would be. On version 2 beside it, since a group with processes cannot hand controllers on.
@@ -70,8 +82,14 @@ def _may_make(path: str) -> bool:
         if error.errno not in _FORBIDDEN:
             raise
         return False
-    # Version 2 asks for the right to move processes at the nearest group above both old and new (cgroups(7)).
-    common = _common_group(parent)
+    return may_enter(parent)
+
+
+def may_enter(path: str) -> bool:
+    """Whether this process may move itself into the group at `path` as far as those above it have a say: version 2
+    asks for the right to move processes at the nearest group above both old and new (cgroups(7)).
+    """
+    common = _common_group(path)
     return not common or os.access(f"{common}/cgroup.procs", os.W_OK, effective_ids=True)
 
 
@@ -85,4 +103,4 @@ def _common_group(path: str) -> str:
     return os.path.commonpath([own, path])
 
 
-__all__ = ["apply_rootless", "permitted", "rootless_paths"]
+__all__ = ["apply_rootless", "in_user_namespace", "may_enter", "permitted", "rootless_paths"]

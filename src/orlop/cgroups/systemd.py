@@ -12,6 +12,7 @@ import msgspec
 
 from orlop.cgroups.hierarchies import Mount, container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
+from orlop.cgroups.rootless import in_user_namespace, may_enter
 from orlop.cgroups.unit_properties import (
     Property,
     annotated_properties,
@@ -28,7 +29,7 @@ from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.oci.runtime import Resources
 from orlop.unix import process as proc
 
-_DEFAULT_SLICE = "system.slice"
+_DEFAULT_SLICE, _USERS_SLICE = "system.slice", "user.slice"
 _WAIT_FOR_ANY = 0x40000000  # __WALL of waitpid(2): children that end without a signal too
 _PIDS_MAX = "pids.max"
 
@@ -40,22 +41,35 @@ def new_systemd_manager(cgroups_path: str, annotations: Mapping[str, str]) -> Ma
     """
     if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
         raise FailedPreconditionError("systemd cgroup driver: this system does not run systemd (use cgroupfs)")
-    slice_, unit = parse_path(cgroups_path)
-    paths = container_paths(f"{expand_slice(slice_)}/{unit}", unified=mode() == "v2")
-    return _manager(paths, Unit(unit, slice_, annotated_properties(annotations)))
+    user = of_user()
+    if user and mode() != "v2":
+        raise FailedPreconditionError(
+            "systemd cgroup driver: an ordinary user needs control groups version 2 alone"
+        )
+    slice_, name = parse_path(cgroups_path, _USERS_SLICE if user else _DEFAULT_SLICE)
+    unit = Unit(name, slice_, annotated_properties(annotations), user=user)
+    above = unit.systemd.group().rstrip("/") if user else ""
+    return _manager(container_paths(f"{above}{expand_slice(slice_)}/{name}", unified=mode() == "v2"), unit)
 
 
 def load_systemd_manager(paths: dict[str, str]) -> Manager:
     """The manager of a container whose unit exists, by what `Manager.paths()` said."""
-    return _manager(paths, Unit(os.path.basename(next(iter(paths.values())))))
+    return _manager(paths, Unit(os.path.basename(next(iter(paths.values()))), user=of_user()))
 
 
 def _manager(paths: dict[str, str], unit: "Unit") -> Manager:
     return SystemdManagerV2(paths, unit) if "" in paths else SystemdManagerV1(paths, unit)
 
 
-def parse_path(cgroups_path: str) -> tuple[str, str]:
-    """The slice and the unit of a cgroups path `slice:prefix:name`. Raises InvalidArgumentError."""
+def of_user() -> bool:
+    """Whether it is the systemd of this user that makes the groups, not the machine's."""
+    return os.geteuid() != 0 or in_user_namespace()
+
+
+def parse_path(cgroups_path: str, default: str = _DEFAULT_SLICE) -> tuple[str, str]:
+    """The slice, `default` where it is left out, and the unit of a cgroups path `slice:prefix:name`.
+
+    Raises InvalidArgumentError."""
     parts = cgroups_path.split(":")
     if len(parts) != 3:
         raise InvalidArgumentError(
@@ -66,7 +80,7 @@ def parse_path(cgroups_path: str) -> tuple[str, str]:
     if not name or set(name + prefix) & set("/\0"):
         raise InvalidArgumentError(f'cgroupsPath "{cgroups_path}": "{name}" is not the name of a unit')
     unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
-    return slice_ or _DEFAULT_SLICE, unit
+    return slice_ or default, unit
 
 
 def expand_slice(slice_: str) -> str:
@@ -88,11 +102,13 @@ class Unit:
 
     __slots__ = ("_extra", "_holder", "_leash", "name", "slice", "systemd")
 
-    def __init__(self, name: str, slice_: str = _DEFAULT_SLICE, extra: Sequence[Property] = ()) -> None:
+    def __init__(
+        self, name: str, slice_: str = _DEFAULT_SLICE, extra: Sequence[Property] = (), *, user: bool = False
+    ) -> None:
         self.name = name
         self.slice = slice_
         self._extra = extra
-        self.systemd = Units()
+        self.systemd = Units(user=user)
         self._holder = 0
         self._leash = -1
 
@@ -171,17 +187,29 @@ class SystemdManagerV2(ManagerV2):
         self._later: Resources | None = None
 
     def create(self) -> None:
+        path = self._paths[""]
+        if not may_enter(path):
+            raise FailedPreconditionError(
+                f"cannot move processes into {path}: permission denied (a user's systemd has a say over its own "
+                "units alone: run this in one, such as by systemd-run --user --scope)"
+            )
         self._unit.start("IOAccounting")
         _or_stop(self._unit, super().create)
 
     def apply(self, resources: Resources) -> None:
+        self._apply(resources, super().apply)
+
+    def apply_limits(self, resources: Resources) -> None:
+        self._apply(resources, super().apply_limits)
+
+    def _apply(self, resources: Resources, write: Callable[[Resources], None]) -> None:
         resources = round_quota(complete_quota(resources, self._quota))
         if self._fresh:
             resources, self._later = _part_pids(resources)
         properties = properties_v2(resources, self._unit.systemd.version())
         if properties:
             self._unit.systemd.set_properties(self._unit.name, properties)
-        super().apply(resources)
+        write(resources)
         if self._later is None:
             self._unit.systemd.close()
 

@@ -12,11 +12,12 @@ _GONE = "org.freedesktop.systemd1.NoSuchUnit"
 
 
 class Units:
-    """A connection to systemd, for the manager of one container; made at the first use, closed by `close`."""
+    """A connection to systemd, the user's own with `user`, made at the first use, closed by `close`."""
 
-    __slots__ = ("_connection", "_version")
+    __slots__ = ("_connection", "_user", "_version")
 
-    def __init__(self) -> None:
+    def __init__(self, *, user: bool = False) -> None:
+        self._user = user
         self._connection: Connection | None = None
         self._version = 0
 
@@ -29,13 +30,15 @@ class Units:
     def version(self) -> int:
         """systemd's version, such as 252."""
         if not self._version:
-            ((_, text),) = self._bus().call(
-                _SERVICE, _OBJECT, "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER, "Version"
-            )
+            text = self._property("Version")
             digits = text.lstrip("v")
             end = next((at for at, letter in enumerate(digits) if letter not in "0123456789"), len(digits))
             self._version = int(digits[:end] or 0)
         return self._version
+
+    def group(self) -> str:
+        """The control group below which systemd makes those of its units: / or that of the user's systemd."""
+        return self._property("ControlGroup")
 
     def start(self, name: str, properties: list[Property]) -> None:
         """Start a transient unit and wait until it is up. Raises FailedPreconditionError."""
@@ -96,9 +99,15 @@ class Units:
     def _manager(self, member: str, signature: str, *values: object) -> tuple[str, ...]:
         return self._bus().call(_SERVICE, _OBJECT, _MANAGER, member, signature, *values)
 
+    def _property(self, name: str) -> str:
+        ((_, text),) = self._bus().call(
+            _SERVICE, _OBJECT, "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER, name
+        )
+        return str(text)
+
     def _bus(self) -> Connection:
         if self._connection is None:
-            self._connection = Connection()
+            self._connection = Connection(user=self._user)
             if self._connection.is_bus:
                 self._connection.subscribe(f"type='signal',interface='{_MANAGER}',member='JobRemoved'")
                 self._connection.call(_SERVICE, _OBJECT, _MANAGER, "Subscribe")

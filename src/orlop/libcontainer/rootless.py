@@ -3,25 +3,15 @@
 
 import os
 
+from orlop.cgroups.rootless import in_user_namespace
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.libcontainer.errors import explain
 from orlop.oci.runtime import IDMapping, Linux, Spec
-
-_EVERY_ID = ["0", "0", "4294967295"]
 
 
 def unprivileged() -> bool:
     """Whether this process is not root, not even of a user namespace."""
     return os.geteuid() != 0
-
-
-def in_user_namespace() -> bool:
-    """Whether this process lives in a user namespace other than the first."""
-    try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
-            return file.read().split() != _EVERY_ID
-    except FileNotFoundError:
-        return False  # a kernel without user namespaces
 
 
 def lacks_control_groups() -> bool:
