@@ -60,7 +60,7 @@ def _podman() -> Engine:
     engine = DockerLike(service.client, service, service.flags)
     # Debian's conmon does not see it with control groups of version 1, over runc neither.
     engine.tells_oom = cgroups.mode() == "v2"
-    engine.watches_shim = False
+    engine.on_containerd = engine.watches_shim = False
     engine.top = ("hpid",)
     return engine
 

@@ -23,6 +23,8 @@ class Engine(ABC):
     """Whether an out-of-memory kill can be told from any other here."""
     keeps_output = True
     """Whether what a container writes at its end, when nobody is above its shim, can be read later."""
+    on_containerd = True
+    """Whether there is a containerd in it, which has its words for a shim's errors."""
     watches_shim = True
     """Whether the end of the shim is noticed, and ends the container."""
 

@@ -124,6 +124,9 @@ class TaskManager:
             failpoint("task.create.after_connect")
             answer = await shim.call("Create", **_create_fields(bundle, options))
             failpoint("task.create.after_call")
+        except OrlopError as error:
+            await self._discard(shim)
+            raise type(error)(f"failed to create shim task: {error}") from None
         except BaseException:
             await self._discard(shim)
             raise
