@@ -42,6 +42,7 @@ from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.list import List
 from orlop.dockerd.containers.live_mounts import LiveMounts
+from orlop.dockerd.containers.live_ports import LivePorts
 from orlop.dockerd.containers.logs import Logs
 from orlop.dockerd.containers.monitor import Monitor
 from orlop.dockerd.containers.networking import Networking
@@ -325,7 +326,13 @@ def _containers(base: Base, services: Services, life: Life) -> ContainerUseCases
         stats=GetStats(registry, client),
         inspect=inspect,
         list=List(registry, images, inspect),
-        update=Update(registry, client, base.host, LiveMounts(services.volumes, base.events)),
+        update=Update(
+            registry,
+            client,
+            base.host,
+            LiveMounts(services.volumes, base.events),
+            LivePorts(services.networks, life.resources),
+        ),
         prune=Prune(registry, life.remove, inspect, base.events),
     )
 

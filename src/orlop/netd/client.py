@@ -64,9 +64,10 @@ class NetdClient:
             raise PortUnavailableError(answer["error"], ports[answer["index"]], answer["errno"])
         _check(answer)
 
-    async def release(self, owner: str) -> None:
-        """Free all ports of `owner`."""
-        _check(await self._request({"op": "release", "owner": owner}))
+    async def release(self, owner: str, ports: list[HeldPort] | None = None) -> None:
+        """Free some ports of `owner`, or (None) all."""
+        some = {} if ports is None else {"ports": [port._asdict() for port in ports]}
+        _check(await self._request({"op": "release", "owner": owner, **some}))
 
     async def held(self) -> dict[str, list[HeldPort]]:
         """Held ports by owner."""

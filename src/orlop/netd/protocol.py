@@ -3,6 +3,7 @@
 
     {"op": "hold", "owner": "<id>", "ports": [<port>, …]}   all of them or none
     {"op": "release", "owner": "<id>"}                      no error if it holds nothing
+    {"op": "release", "owner": "<id>", "ports": [<port>, …]}   only these
     {"op": "name", "endpoint": "<id>", "network": "<id>", "names": ["web", …], "addresses": ["172.18.0.2"]}
     {"op": "forget", "endpoint": "<id>"}                    no error if it has no names
     {"op": "resolve", "owner": "<id>", "resolver": <resolver>}   serve DNS in a container, or change what it knows

@@ -106,12 +106,15 @@ class Server:
             row = {"op": "hold", "owner": owner, "ports": [port._asdict()]}
             self._store.keep(_port_key(owner, port), row, [holder.fileno()])
 
-    async def release(self, owner: str) -> None:
-        """Free what `owner` holds."""
-        held = self._held.pop(owner, {})
-        for holder in held.values():
+    async def release(self, owner: str, ports: list[HeldPort] | None = None) -> None:
+        """Free some of what `owner` holds, or (None) all."""
+        mine = self._held.pop(owner, {})
+        going = {port: holder for port, holder in mine.items() if ports is None or port in ports}
+        if staying := {port: holder for port, holder in mine.items() if port not in going}:
+            self._held[owner] = staying
+        for holder in going.values():
             holder.close()
-        await self._store.drop(_port_key(owner, port) for port in held)
+        await self._store.drop(_port_key(owner, port) for port in going)
 
     def name(self, endpoint: str, message: dict[str, Any]) -> None:
         """Enter an endpoint's names."""
@@ -187,7 +190,7 @@ class Server:
             case "hold":
                 self.hold(owner_of(message), ports_of(message))
             case "release":
-                await self.release(owner_of(message))
+                await self.release(owner_of(message), ports_of(message) if "ports" in message else None)
             case "name":
                 self.name(text_of(message, "endpoint"), message)
             case "forget":

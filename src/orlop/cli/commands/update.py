@@ -8,6 +8,7 @@ from orlop.cli.command import Command
 from orlop.cli.container_options import nano_cpus, parse_mount, restart_policy
 from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
+from orlop.cli.ports import parse_ports
 from orlop.engine.client import Client, EngineError
 
 # flag: field of the body
@@ -35,6 +36,10 @@ def run(client: Client, args: Args) -> int:
         body["NanoCpus"] = nano_cpus(args.decimal("cpus"))
     if "restart" in args.given:
         body["RestartPolicy"] = restart_policy(args.text("restart"))
+    if "publish-add" in args.given:
+        body["PublishAdd"] = parse_ports(args.items("publish-add"), [])[1]
+    if "publish-rm" in args.given:
+        body["PublishRemove"] = parse_ports(args.items("publish-rm"), [])[1]
     if added := args.items("mount-add"):
         body["MountsAdd"] = [parse_mount(text) for text in added]
     if removed := args.items("mount-rm"):
@@ -79,6 +84,8 @@ UPDATE = Command(
         Flag("mount-add", "", "list", "Add a bind or volume, also to a running container"),
         Flag("mount-rm", "", "list", "Remove the mount at this path of the container"),
         Flag("pids-limit", "", "int", "Tune container pids limit (set -1 for unlimited)"),
+        Flag("publish-add", "", "list", "Publish a container's port(s), also of a running container"),
+        Flag("publish-rm", "", "list", "Publish a container's port(s) no more: 80, or one binding: 8080:80"),
         Flag("restart", "", "string", "Restart policy to apply when a container exits"),
     ],
     min_args=1,

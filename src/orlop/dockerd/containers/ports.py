@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container use cases ask of the rest of dockerd."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.network.types import Attached, Detached, Sandbox, SandboxRequest
 from orlop.dockerd.spec.mountpoint import MountPoint
-from orlop.engine.types import EndpointSettings
+from orlop.engine.types import EndpointSettings, PortBinding
 
 
 class Images(Protocol):
@@ -50,6 +51,16 @@ class Memberships(Protocol):
 
     def find_network(self, reference: str, settings: EndpointSettings | None = None) -> dict[str, Any]:
         """A network as the Engine API shows it; checks wishes for an endpoint in it. Raises NotFoundError."""
+        ...
+
+
+class Publishing(Protocol):
+    """Changes the published ports of a container that runs."""
+
+    async def republish(
+        self, request: SandboxRequest, removed: Mapping[str, list[PortBinding] | None]
+    ) -> dict[str, list[PortBinding] | None]:
+        """Publish the request's ports, and `removed` no more; everything is as it was on error."""
         ...
 
 

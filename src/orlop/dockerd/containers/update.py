@@ -6,9 +6,10 @@ import msgspec
 from orlop.containerd.client import Client, typeurl
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.live_mounts import LiveMounts
+from orlop.dockerd.containers.live_ports import LivePorts
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.spec import Host, resources_of, validate
-from orlop.engine.types import HostConfig, Mount, RestartPolicy
+from orlop.engine.types import HostConfig, Mount, PortBinding, RestartPolicy
 from orlop.errdefs import ConflictError, InvalidArgumentError
 
 
@@ -29,6 +30,10 @@ class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
     memory_reservation: int = 0
     pids_limit: int | None = None
     restart_policy: RestartPolicy | None = None
+    publish_add: dict[str, list[PortBinding] | None] = {}
+    """Not in Docker: ports that are published, also while the container runs, as in PortBindings."""
+    publish_remove: dict[str, list[PortBinding] | None] = {}
+    """Not in Docker: ports that are published no more; those bindings of one, or all where none is listed."""
     mounts_add: list[Mount] = []
     """Not in Docker: mounts that come, also while the container runs."""
     mounts_remove: list[str] = []
@@ -38,11 +43,14 @@ class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
 class Update:
     """The use case."""
 
-    def __init__(self, registry: Registry, client: Client, host: Host, mounts: LiveMounts) -> None:
+    def __init__(
+        self, registry: Registry, client: Client, host: Host, mounts: LiveMounts, ports: LivePorts
+    ) -> None:
         self._registry = registry
         self._client = client
         self._host = host
         self._mounts = mounts
+        self._ports = ports
 
     async def __call__(self, reference: str, request: UpdateRequest) -> list[str]:
         """Apply at once to a running container, and write down. Raises InvalidArgumentError, ConflictError."""
@@ -58,6 +66,9 @@ class Update:
                 await self._client.tasks.update(container.id, resources)
             record.host_config = changed
             self._registry.save(container)
+            if request.publish_add or request.publish_remove:
+                await self._ports.change(container, request.publish_add, request.publish_remove)
+                self._registry.save(container)
             await self._change_mounts(container, request)
         self._registry.publish(container, "update")
         return warnings
@@ -72,6 +83,10 @@ class Update:
             self._registry.save(container)
 
 
+_LIVE = ("publish_add", "publish_remove", "mounts_add", "mounts_remove")
+"""What is no part of HostConfig."""
+
+
 def _changed(host_config: HostConfig, request: UpdateRequest) -> HostConfig:
     changed = msgspec.structs.replace(host_config)
     if request.nano_cpus and (host_config.cpu_period or host_config.cpu_quota):
@@ -84,7 +99,7 @@ def _changed(host_config: HostConfig, request: UpdateRequest) -> HostConfig:
         )
     for field in msgspec.structs.fields(UpdateRequest):
         value = getattr(request, field.name)
-        if value and field.name not in ("mounts_add", "mounts_remove"):
+        if value and field.name not in _LIVE:
             setattr(changed, field.name, value)
     if changed.memory_swap > 0 and changed.memory > changed.memory_swap:
         raise InvalidArgumentError(

@@ -34,10 +34,14 @@ class Publisher:
         for endpoint in live:
             self._table.take(endpoint.ports)
         if live or os.path.exists(self._netd.socket_path):
-            known = {endpoint.container_id for endpoint in live}
-            for owner in await self._netd.held():
+            known: dict[str, set[HeldPort]] = {}
+            for endpoint in live:
+                known.setdefault(endpoint.container_id, set()).update(map(self._held, held(endpoint.ports)))
+            for owner, ports_ in (await self._netd.held()).items():
                 if owner not in known:
                     await self._netd.release(owner)
+                elif extra := [port for port in ports_ if port not in known[owner]]:
+                    await self._netd.release(owner, extra)
             await self.hold_live()
 
     async def hold_live(self) -> None:
@@ -60,11 +64,23 @@ class Publisher:
             for request in requests:
                 taken += await self._publish_one(owner, target, request)
         except BaseException:
-            self._table.free(taken)
             with contextlib.suppress(UnavailableError):  # it is dead: then it holds nothing
-                await self._netd.release(owner)
+                await self.retract(owner, taken)
             raise
         return taken
+
+    async def retract(self, owner: str, mappings: Iterable[PortMapping]) -> None:
+        """Free some of an owner's ports; the others are not touched."""
+        known = held(mappings)
+        self._table.free(known)
+        if known:
+            await self._netd.release(owner, [self._held(mapping) for mapping in known])
+
+    async def resume(self, owner: str, mappings: Iterable[PortMapping]) -> None:
+        """Take up ports that have just been retracted. Raises PortUnavailableError: somebody else was faster."""
+        known = held(mappings)
+        self._table.take(known)
+        await self._netd.hold(owner, [self._held(mapping) for mapping in known])
 
     async def withdraw(self, owner: str, mappings: Iterable[PortMapping]) -> None:
         """Free ports; no error for those that are free."""

@@ -24,6 +24,7 @@ from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.membership import Membership
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.publisher import Publisher
+from orlop.dockerd.network.publishing import Bindings, Publishing
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.sandboxes import SandboxKernel
@@ -39,7 +40,7 @@ from orlop.dockerd.network.types import (
     SandboxRequest,
     addresses_of,
 )
-from orlop.engine.types import EndpointSettings, NetworkCreateRequest
+from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.netd.client import NetdClient
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class NetworkService:
             config,
             self._directory,
         )
+        self._publishing = Publishing(self._steps)
         self._membership = Membership(self._steps, config)
         self._tasks: set[asyncio.Task[None]] = set()
         netd.on_restart = self._netd_restarted
@@ -164,6 +166,10 @@ class NetworkService:
     async def detach(self, container_id: str, reference: str) -> Detached:
         """Take a running container out of a network; its namespace stays. Raises NotFoundError, InternalError."""
         return await self._membership.detach(container_id, reference)
+
+    async def republish(self, request: SandboxRequest, removed: Bindings) -> dict[str, list[PortBinding] | None]:
+        """Publish the request's ports of a running container, and `removed` no more; see `Publishing.change`."""
+        return await self._publishing.change(request, removed)
 
     def rename(self, container_id: str, name: str) -> None:
         """A container has another name now: networks show it, and DNS. No error if it has no sandbox."""
