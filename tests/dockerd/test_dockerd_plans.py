@@ -81,7 +81,7 @@ def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
         "bip": "10.0.0.1/24",
         "dns": ["1.1.1.1"],
         "features": {"buildkit": True},
-        "metrics-addr": "x",
+        "metrics-addr": ":1",
     }
     accepted |= {"runtimes": {"x": {"path": "/x"}, "y": {"runtimeType": "io.containerd.runc.v2", "options": {}}}}
     accepted |= {"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}], "builder": {"gc": {}}}

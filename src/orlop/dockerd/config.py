@@ -78,6 +78,8 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     log_driver: str = "json-file"
     log_opts: dict[str, str] = {}
     labels: list[str] = []
+    authorization_plugins: list[str] = []
+    metrics_addr: str = ""
     node_generic_resources: list[str] = []
     raw_logs: bool = False
     shutdown_timeout: int = 15

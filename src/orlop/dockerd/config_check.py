@@ -96,6 +96,8 @@ def _check_daemon(config: Config) -> None:
         raise InvalidArgumentError(
             f"maximum supported API version is {api_version.text(api_version.MAX)}: {api_version.text(lowest)}"
         )
+    if config.metrics_addr and not config.metrics_addr.rpartition(":")[2].isdecimal():
+        raise InvalidArgumentError(f"metrics-addr: {config.metrics_addr!r} is not ADDRESS:PORT")
     for resource in config.node_generic_resources:
         if not _GENERIC_RESOURCE.fullmatch(resource):
             raise InvalidArgumentError(f"node-generic-resources: {resource!r} is not NAME=VALUE")

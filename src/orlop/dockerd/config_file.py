@@ -36,14 +36,12 @@ _WITHOUT_EFFECT = frozenset(
 """Keys of Docker's daemon.json for what this daemon does not do (swarm, build), or that have no effect there."""
 _UNFINISHED = frozenset(
     {
-        "authorization-plugins",
         "cdi-spec-dirs",
         "cpu-rt-period",
         "cpu-rt-runtime",
         "cri-containerd",
         "firewall-backend",
         "ip-forward-no-drop",
-        "metrics-addr",
         "nri-opts",
         "rootless",
         "selinux-enabled",
@@ -52,7 +50,6 @@ _UNFINISHED = frozenset(
     }
 )
 _REFUSED = {
-    "authorization-plugins": "authorization plugins are not supported",
     "cpu-rt-period": "the CPU time of all containers together cannot be limited; limit that of each one",
     "cpu-rt-runtime": "the CPU time of all containers together cannot be limited; limit that of each one",
     "cri-containerd": "containerd is not started by this daemon",

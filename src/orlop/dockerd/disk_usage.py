@@ -66,6 +66,7 @@ class DiskUsage:
             size = await asyncio.to_thread(self._volumes.disk_usage, volume.name)
             users = len(self._users_of(volume.name))
             shown.append({**volume.inspect(), "UsageData": {"Size": size, "RefCount": users}})
+            size = max(size, 0)
             total += size
             active += users > 0
             free += 0 if users else size

@@ -69,6 +69,8 @@ class Events:
     def __init__(self) -> None:
         self._history: deque[Event] = deque(maxlen=HISTORY)
         self._listeners: set[asyncio.Queue[Event]] = set()
+        self.published = 0
+        """How many events there have been."""
 
     @property
     def listeners(self) -> int:
@@ -79,6 +81,7 @@ class Events:
         """Tell everybody. `type` is container, image, network, volume, daemon …"""
         event = Event(type, action, id, dict(attributes or {}), timestamps.now())
         self._history.append(event)
+        self.published += 1
         for queue in self._listeners:
             if queue.full():
                 queue.get_nowait()

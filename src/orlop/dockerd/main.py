@@ -105,16 +105,22 @@ async def _serve(
         manager.tell("READY=1")
         log.info("API listens on %s", ", ".join(f"{scheme}://{address}" for scheme, address in hosts_of(config)))
 
-        def reload() -> None:
+        reloads: set[asyncio.Task[None]] = set()
+
+        async def reload() -> None:
             manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
-                parts.reload()
+                await parts.reload()
                 _set_level(config)
             except OrlopError as error:
                 log.error("SIGHUP: error reloading configuration, the old one stays: %s", error)
             manager.tell("READY=1")
 
-        await _until_told(background, reload)
+        def begin_reload() -> None:
+            reloads.add(task := asyncio.ensure_future(reload()))
+            task.add_done_callback(reloads.discard)
+
+        await _until_told(background, begin_reload)
         manager.tell("STOPPING=1")
         await parts.server.close(_grace(config))
     finally:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes up a changed daemon.json while the daemon runs: all of it, or (where anything is wrong) nothing."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from orlop.dockerd.config_file import load, read
 from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.events import Events
 from orlop.dockerd.flags import Options
+from orlop.dockerd.plugins.authorization import Authorization
 
 log = logging.getLogger("orlop.dockerd.reload")
 
@@ -50,6 +52,7 @@ class Reload:
         events: Events,
         identity: str,
         name: Callable[[], str],
+        authorization: Authorization,
         apply: Callable[[], None],
     ) -> None:
         self._config = config
@@ -58,10 +61,16 @@ class Reload:
         self._events = events
         self._identity = identity
         self._name = name
+        self._authorization = authorization
         self._apply = apply
+        self._lock = asyncio.Lock()
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         """Read the file again. Raises InvalidArgumentError, and nothing is changed then."""
+        async with self._lock:
+            await self._reload()
+
+    async def _reload(self) -> None:
         wanted = load(self._options)
         from_file = read(self._options)
         changes = {
@@ -69,12 +78,15 @@ class Reload:
             for key in (*_KEPT, *_RESET)
             if key in _FIELDS and (key in from_file or key in _RESET)
         }
+        authorization = changes.get("authorization_plugins", self._config.authorization_plugins)
+        await asyncio.to_thread(self._authorization.check, authorization)
         self._runtimes.configure(
             changes.get("runtimes", self._config.runtimes),
             changes.get("default_runtime", self._config.default_runtime),
         )
         for field, value in changes.items():
             setattr(self._config, field, value)
+        self._authorization.replace(authorization)
         self._apply()
         attributes = {**_attributes(self._config), "name": self._name()}
         self._events.publish("daemon", "reload", self._identity, attributes)

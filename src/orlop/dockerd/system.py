@@ -45,6 +45,7 @@ class System:
         config: Config,
         identity: str,
         count_images: Callable[[], Awaitable[int]],
+        volume_drivers: Callable[[], list[str]],
     ) -> None:
         self._registry = registry
         self._events = events
@@ -53,6 +54,7 @@ class System:
         self._config = config
         self._identity = identity
         self._count_images = count_images
+        self._volume_drivers = volume_drivers
 
     async def version(self) -> View:
         """GET /version. containerd's part is left out while containerd is away."""
@@ -108,9 +110,9 @@ class System:
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
             "SystemStatus": None,
             "Plugins": {
-                "Volume": ["local"],
+                "Volume": self._volume_drivers(),
                 "Network": ["bridge", "host", "null"],
-                "Authorization": None,
+                "Authorization": self._config.authorization_plugins or None,
                 "Log": list(DRIVERS),
             },
             **_host_facts(),

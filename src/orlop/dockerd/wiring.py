@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the daemon out of its parts: the only place that knows them all."""
 
-import asyncio
-import contextlib
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +15,7 @@ from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
 from orlop.dockerd.api.routes.archive import ArchiveRoutes, ArchiveUseCases
 from orlop.dockerd.api.routes.containers import ContainerRoutes, ContainerUseCases
+from orlop.dockerd.api.routes.debug import DebugRoutes
 from orlop.dockerd.api.routes.exec import ExecRoutes
 from orlop.dockerd.api.routes.grpc import GrpcRoutes
 from orlop.dockerd.api.routes.images import image_routes
@@ -75,65 +73,25 @@ from orlop.dockerd.images.uses import LastUses
 from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.logging.kept import KeptLogs
 from orlop.dockerd.logging.watcher import Watcher
+from orlop.dockerd.metrics import Metrics, MetricsServer, Sample
 from orlop.dockerd.network.service import NetworkService
 from orlop.dockerd.network.types import NetworkConfig
-from orlop.dockerd.parts import Base, Life, Services
+from orlop.dockerd.parts import Base, Life, Parts, Services
+from orlop.dockerd.plugins.authorization import Authorization
+from orlop.dockerd.plugins.client import Plugins
+from orlop.dockerd.plugins.discovery import RUNTIME_DIRECTORY, SPEC_DIRECTORIES, Discovery
 from orlop.dockerd.reconcile import Reconcile
 from orlop.dockerd.reload import Reload
 from orlop.dockerd.spec import Host
 from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
 from orlop.dockerd.volumes import VolumeService
+from orlop.dockerd.volumes.plugin_driver import PluginDrivers
 from orlop.netd.client import NetdClient
 from orlop.registry import RegistryConfig
 
 _PATIENCE = 1.0
 """Seconds that a request waits for a containerd that is just being restarted."""
-
-
-_SETTLE_SECONDS = 2.0
-
-
-class Parts(NamedTuple):
-    """What main starts and stops."""
-
-    server: ApiServer
-    base: Base
-    services: Services
-    life: Life
-    reload: Reload
-
-    async def start(self) -> None:
-        """Networks and volumes, which requests rely on. Raises OrlopError."""
-        await self.services.networks.start()
-        await asyncio.to_thread(self.services.volumes.reconcile)
-
-    async def run(self) -> None:
-        """What goes on by itself until cancelled: containerd's events, image names."""
-        monitor = self.life.monitor
-        async with asyncio.TaskGroup() as group:
-            group.create_task(monitor.run(lambda: self.life.reconcile.again(monitor.catch_up)))
-            group.create_task(self.services.images.store.watch())
-            group.create_task(self.services.keeper.run(self.base.events))
-            group.create_task(self.base.kept_logs.run())
-
-    async def settled(self) -> None:
-        """Wait until what is recorded agrees with what runs; not for long, as containerd may be away."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                await self.life.reconcile.settled.wait()
-
-    async def close(self) -> None:
-        """Let go of everything; containers go on."""
-        await self.life.unhealthy.close()
-        await self.life.health.close()
-        await self.life.monitor.close()
-        await self.base.forwarding.close()
-        await self.services.networks.close()
-        await self.services.netd.close()
-        await self.base.client.close()
-        self.services.volume_connection.close()
-        self.base.store.close()
 
 
 def build(config: Config, options: Options) -> Parts:
@@ -148,6 +106,8 @@ def build(config: Config, options: Options) -> Parts:
         min_version=config.lowest_api_version,
         experimental=config.experimental,
         grpc=grpc,
+        authorization=base.authorization,
+        metrics=base.metrics,
     )
 
     def apply() -> None:
@@ -157,8 +117,21 @@ def build(config: Config, options: Options) -> Parts:
         services.images.set_slots(config.max_concurrent_downloads, config.max_concurrent_uploads)
 
     own_id = identity.read(Path(config.data_root))
-    reload = Reload(config, options, base.runtimes, base.events, own_id, socket.gethostname, apply)
-    return Parts(server, base, services, life, reload)
+    reload = Reload(
+        config, options, base.runtimes, base.events, own_id, socket.gethostname, base.authorization, apply
+    )
+    return Parts(server, base, services, life, reload, MetricsServer(base.metrics, lambda: _sample(base, life)))
+
+
+def _sample(base: Base, life: Life) -> Sample:
+    states = [container.record.state for container in base.registry]
+    counts = {
+        "paused": sum(state.paused for state in states),
+        "running": sum(state.running and not state.paused for state in states),
+        "stopped": sum(not state.running for state in states),
+    }
+    health = life.health
+    return Sample(counts, base.events.published, base.events.listeners, health.checks, health.failed_checks)
 
 
 def _base(config: Config) -> Base:
@@ -174,6 +147,8 @@ def _base(config: Config) -> Base:
         host = msgspec.structs.replace(host, ipv4_forwarding=True)
     paths = Paths(config.data_root, config.exec_root)
     watcher = Watcher()
+    places = f"{config.exec_root}/plugins"
+    plugins = Plugins(Discovery([RUNTIME_DIRECTORY, places], [*SPEC_DIRECTORIES, places]))
     return Base(
         config,
         paths,
@@ -193,6 +168,9 @@ def _base(config: Config) -> Base:
         watcher,
         Forwarding(paths, watcher),
         KeptLogs(paths.data_root / "kept-logs"),
+        plugins,
+        Authorization(plugins, config.authorization_plugins),
+        Metrics(),
     )
 
 
@@ -201,7 +179,10 @@ def _services(base: Base) -> Services:
     # A connection of its own: volumes are worked on in threads, which must not get into a transaction here.
     volume_connection = store.connect(Path(config.data_root, "dockerd.db"))
     volume_service = VolumeService(
-        Path(config.data_root, "volumes"), lambda: volume_connection, base.registry.users_of_volume
+        Path(config.data_root, "volumes"),
+        lambda: volume_connection,
+        base.registry.users_of_volume,
+        PluginDrivers(base.plugins),
     )
     netd = NetdClient(f"{config.exec_root}/netd.sock", f"{config.exec_root}/netd.log")
     networks = NetworkService(base.connection, netd, _network_config(config), config.exec_root)
@@ -363,7 +344,16 @@ def _routes(base: Base, services: Services, life: Life) -> list[Route]:
 
     networking = Networking(base.registry, services.networks, life.resources, base.paths, base.events)
     own_id = identity.read(Path(base.config.data_root))
-    system = System(base.registry, base.events, base.client, base.runtimes, base.config, own_id, count_images)
+    system = System(
+        base.registry,
+        base.events,
+        base.client,
+        base.runtimes,
+        base.config,
+        own_id,
+        count_images,
+        services.volumes.driver_names,
+    )
     disk_usage = DiskUsage(containers.list, services.images, services.volumes, users_of)
     execs = Execs(base.registry, base.client, life.streams, base.host)
     return [
@@ -374,6 +364,7 @@ def _routes(base: Base, services: Services, life: Life) -> list[Route]:
         *ExecRoutes(execs).routes(),
         *image_routes(services.images),
         *VolumeRoutes(services.volumes, users_of, publish_volume).routes(),
+        *DebugRoutes().routes(),
         *NetworkRoutes(services.networks, networking, publish_network).routes(),
         *absent_routes(),
     ]

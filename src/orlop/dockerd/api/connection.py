@@ -14,7 +14,7 @@ import re
 import select
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -104,6 +104,13 @@ class Hijacked:
         self._wakeup = None
 
 
+class Peer(NamedTuple):
+    """The name in a client's certificate, and that in DER."""
+
+    name: str
+    certificate: bytes
+
+
 Tunnel = Callable[[Hijacked], Coroutine[Any, Any, None]]
 """Serves a raw stream to its end."""
 
@@ -124,8 +131,8 @@ class Connection(RequestHandler):
         self._held: list[bytes] | None = None  # what followed that request
         self._eof = False
         self._answered = 0
-        self.peer_certificate = b""
-        """What the client showed in TLS, in DER; set by whoever ended it."""
+        self.peer: Peer | None = None
+        """Who the client is, by TLS; set by whoever ended it."""
 
     # -- called by asyncio
 

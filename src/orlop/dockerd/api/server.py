@@ -16,6 +16,8 @@ from orlop.dockerd.api.errors import error_response, message_response, status_of
 from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Match, Route, Router
+from orlop.dockerd.metrics import Metrics
+from orlop.dockerd.plugins.authorization import Authorization
 from orlop.errdefs import CanceledError, InternalError, OrlopError
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class ApiServer:
         min_version: api_version.Version,
         experimental: bool,
         grpc: GrpcFront,
+        authorization: Authorization,
+        metrics: Metrics,
     ) -> None:
         self._router = Router(routes)
         self._min_version = min_version
@@ -58,6 +62,8 @@ class ApiServer:
         self._listeners: list[asyncio.Server | TlsServer] = []
         self._tls: list[TlsServer] = []
         self._grpc = grpc
+        self._authorization = authorization
+        self._metrics = metrics
 
     async def serve(self, listeners: Iterable[Listener]) -> None:
         """Accept on listening sockets from now on."""
@@ -116,7 +122,7 @@ class ApiServer:
             plain = version < api_version.FLOOR
             request = ApiRequest(http, connection, version, match.params, self._common)
             api_version.check(version, self._min_version)
-            response = await match.route.handler(request)
+            response = await self._serve(match, request)
         except (ConnectionError, CanceledError) as error:
             log.debug("%s %s: client went away: %s", http.method, http.path, error)
             response = message_response(499, str(error))
@@ -132,6 +138,19 @@ class ApiServer:
             for name, value in self._common.items():
                 response.headers.setdefault(name, value)
         return response
+
+    async def _serve(self, match: Match, request: ApiRequest) -> web.StreamResponse:
+        with self._metrics.timed(match.route.method, match.route.path):
+            if not self._authorization.active:
+                return await match.route.handler(request)
+            question = await self._authorization.before(request.http, request.connection)
+            try:
+                response = await match.route.handler(request)
+            except OrlopError as error:
+                await self._authorization.after(question, request.http.path, error_response(error))
+                raise
+            await self._authorization.after(question, request.http.path, response)
+            return response
 
 
 def _log_failure(match: Match, http: web.BaseRequest, error: OrlopError) -> None:

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from orlop.dockerd.api.connection import Connection
+from orlop.dockerd.api.connection import Connection, Peer
 from orlop.dockerd.config import Config
 from orlop.errdefs import InvalidArgumentError
 
@@ -117,7 +117,7 @@ class TlsServer:
 
         def make() -> Connection:
             connection = self._make()
-            connection.peer_certificate = session.peer_certificate()
+            connection.peer = session.peer()
             return connection
 
         await asyncio.get_running_loop().connect_accepted_socket(make, theirs)
@@ -163,9 +163,15 @@ class _Session:
             await self._flush()
             return
 
-    def peer_certificate(self) -> bytes:
-        """The client's certificate in DER, empty if it has shown none."""
-        return self._tls.getpeercert(binary_form=True) or b""
+    def peer(self) -> Peer | None:
+        """Who the client is, if it has shown a certificate that was verified."""
+        certificate = self._tls.getpeercert(binary_form=True)
+        about = self._tls.getpeercert()
+        if not certificate or not about:
+            return None
+        subject: Any = about.get("subject", ())
+        names = [value for part in subject for key, value in part if key == "commonName"]
+        return Peer(names[-1] if names else "", certificate)
 
     async def copy_in(self, inside: asyncio.StreamWriter) -> None:
         """What the client sends, up to its half-close."""

@@ -54,6 +54,8 @@ class HealthMonitor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._capabilities = host.capabilities
         self._on_unhealthy = on_unhealthy
+        self.checks = self.failed_checks = 0
+        """How many probes there have been, and how many of them failed."""
 
     def watch(self, container: Container) -> None:
         """Begin with a container that has started; state is kept if it was running already."""
@@ -102,6 +104,8 @@ class HealthMonitor:
         return config.interval or _DEFAULT_INTERVAL
 
     def _note(self, container: Container, config: HealthConfig, result: HealthResult) -> None:
+        self.checks += 1
+        self.failed_checks += result.exit_code != 0
         state = container.record.state
         if state.health is None:
             return

@@ -17,6 +17,7 @@ from orlop.dockerd.containers.shared_memory import mount_shm, unmount_shm
 from orlop.dockerd.events import Events
 from orlop.dockerd.network.requests import is_derived
 from orlop.dockerd.network.types import Sandbox, SandboxRequest
+from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.engine.types import EndpointSettings
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
 
@@ -57,7 +58,7 @@ class Resources:
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._network(record))]
         volumes = [point.name for point in record.mounts if point.type == "volume"]
         if volumes:
-            tasks.append(asyncio.ensure_future(self._mount_volumes(volumes, record.id)))
+            tasks.append(asyncio.ensure_future(self._mount_volumes(record)))
         done = await asyncio.gather(*tasks, return_exceptions=True)
         for result in done:
             if isinstance(result, BaseException):
@@ -207,8 +208,12 @@ class Resources:
 
     # -- volumes
 
-    async def _mount_volumes(self, names: list[str], container_id: str) -> None:
-        await asyncio.to_thread(lambda: [self._volumes.mount(name, container_id) for name in names])
+    async def _mount_volumes(self, record: ContainerRecord) -> None:
+        names = dict.fromkeys(point.name for point in record.mounts if point.type == "volume")
+        paths = await asyncio.to_thread(lambda: {name: self._volumes.mount(name, record.id) for name in names})
+        for point in record.mounts:
+            if point.type == "volume" and point.driver != "local" and not _has_subpath(point):
+                point.source = paths[point.name]  # a plugin tells where only when it is asked to mount
 
     async def _unmount_volumes(self, names: list[str], container_id: str) -> None:
         def unmount() -> None:
@@ -216,6 +221,11 @@ class Resources:
                 self._volumes.unmount(name, container_id)
 
         await asyncio.to_thread(unmount)
+
+
+def _has_subpath(point: MountPoint) -> bool:
+    options = point.spec.volume_options if point.spec else None
+    return bool(options and options.subpath)
 
 
 def _forget(settings: EndpointSettings) -> None:

@@ -134,3 +134,19 @@ def _attributes(fd: int) -> Sequence[str]:
             raise
         return ()
     return [name for name in names if not name.startswith(_NOT_COPIED)]
+
+
+def size_of(path: str) -> int:
+    """Bytes that a directory's content takes, each inode once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for _, _, names, fd in os.fwalk(path, follow_symlinks=False):
+        for entry in names:
+            try:
+                found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                total += found.st_size
+    return total

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates, lists, mounts and removes volumes."""
 
-import datetime
 import os
-import re
 import secrets
 import shutil
 import sqlite3
@@ -11,50 +9,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from orlop.dockerd.plugins.client import Plugins
+from orlop.dockerd.plugins.discovery import Discovery
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.dockerd.volumes import copyup, local_mount, subpath
+from orlop.dockerd.volumes.plugin_driver import PluginDrivers, PluginVolume
 from orlop.dockerd.volumes.store import VolumeRow, VolumeStore
+from orlop.dockerd.volumes.volume import NAME, Volume, check_name, name_conflict, now, of_plugin, without_driver
 from orlop.errdefs import (
     ConflictError,
     InternalError,
-    InvalidArgumentError,
     NotFoundError,
     OrlopError,
 )
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 _TRASH = ".removed-"
 _STAGE = ".copied-"
 _COPYING = "(copy-up)"
-
-
-class Volume(msgspec.Struct, kw_only=True):
-    """One volume; `inspect()` is its form in the Engine API."""
-
-    name: str
-    driver: str = "local"
-    mountpoint: str
-    created_at: str
-    labels: dict[str, str] = {}
-    options: dict[str, str] = {}
-    anonymous: bool = False
-
-    def inspect(self) -> dict[str, Any]:
-        """The Engine API's Volume object."""
-        return {
-            "CreatedAt": self.created_at,
-            "Driver": self.driver,
-            "Labels": self.labels or None,
-            "Mountpoint": self.mountpoint,
-            "Name": self.name,
-            "Options": self.options or None,
-            "Scope": "local",
-        }
 
 
 class VolumeService:
@@ -70,10 +45,12 @@ class VolumeService:
         root: Path,
         connect: Callable[[], sqlite3.Connection],
         users_of: Callable[[str], list[str]],
+        drivers: PluginDrivers | None = None,
     ) -> None:
         self._root = root
         self._store = VolumeStore(connect)
         self._users_of = users_of
+        self._drivers = drivers or PluginDrivers(Plugins(Discovery([], [])))
         self._guard = threading.Lock()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,44 +64,70 @@ class VolumeService:
     ) -> Volume:
         """Create a volume, or return the one of that name. An empty name makes an anonymous one.
 
-        Raises InvalidArgumentError for the name or an option, NotFoundError for a driver other than local.
+        Raises InvalidArgumentError, NotFoundError (driver), ConflictError (another driver's name), and a driver's.
         """
         anonymous = not name
         name = name or secrets.token_hex(32)
         labels = dict(labels or {}) | ({_ANONYMOUS_LABEL: ""} if anonymous else {})
-        if driver not in ("", "local"):
-            raise NotFoundError(
-                f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
-            )
+        driver = driver or "local"
+        row = VolumeRow(
+            name=name,
+            created_at=now(),
+            labels=labels,
+            options=dict(options or {}),
+            anonymous=anonymous,
+            driver=driver,
+        )
         try:
-            check_name(name)
-            local_mount.check_options(options or {})
-        except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"create {name}: {error}") from None
-        with self._locked(name):
-            row = self._store.get(name)
-            if row is None:
-                row = VolumeRow(
-                    name=name,
-                    created_at=_now(),
-                    labels=labels,
-                    options=dict(options or {}),
-                    anonymous=anonymous,
-                )
-                self._make_directory(name)
-                self._store.insert(row)
+            if driver == "local":
+                check_name(name)
+                local_mount.check_options(row.options)
+            with self._locked(name):
+                there = self._store.get(name)
+                if there is None:
+                    self._make(row)
+                elif there.driver != driver:
+                    raise name_conflict(there)
+                row = there or row
+        except OrlopError as error:
+            raise type(error)(f"create {name}: {error}") from None
         return self._volume(row)
+
+    def _make(self, row: VolumeRow) -> None:
+        if row.driver == "local":
+            self._make_directory(row.name)
+        else:
+            self._drivers.get(row.driver).create(row.name, row.options)
+        self._store.insert(row)
+
+    def driver_names(self) -> list[str]:
+        """The drivers that there are."""
+        return ["local", *self._drivers.names()]
 
     def get(self, name: str) -> Volume:
         """Raises NotFoundError `get <name>: no such volume`."""
         row = self._store.get(name)
-        if row is None:
-            raise NotFoundError(f"get {name}: no such volume")
-        return self._volume(row)
+        if row is not None:
+            return self._volume(row)
+        for driver in self._drivers.all():
+            # One that was made by somebody else, on another machine perhaps.
+            if (found := driver.get(name)) is not None and found.name == name:
+                row = VolumeRow(name=name, created_at=found.created_at or now(), driver=driver.name)
+                self._store.insert(row)
+                return of_plugin(row, found, driver)
+        raise NotFoundError(f"get {name}: no such volume")
 
     def list(self) -> list[Volume]:
-        """Every volume, by name (filters are the API's business)."""
-        return [self._volume(row) for row in self._store.list()]
+        """Every volume, by name (filters are the API's business), those that only plugins know among them."""
+        rows = {row.name: row for row in self._store.list()}
+        found = [self._volume(row) for row in rows.values() if row.driver == "local"]
+        told = self._drivers.listed()
+        for name, (volume, driver) in told.items():
+            row = rows.get(name) or VolumeRow(name=name, created_at=volume.created_at, driver=driver.name)
+            if row.driver == driver.name:
+                found.append(of_plugin(row, volume, driver))
+        missing = [row for row in rows.values() if row.driver != "local" and row.name not in told]
+        return sorted([*found, *map(without_driver, missing)], key=lambda volume: volume.name)
 
     def remove(self, name: str, force: bool = False) -> None:
         """Delete a volume and its content.
@@ -132,13 +135,17 @@ class VolumeService:
         Raises NotFoundError (not with `force`) and ConflictError `remove <name>: volume is in use - [<id>, …]`.
         """
         with self._locked(name):
-            if self._store.get(name) is None:
+            row = self._store.get(name)
+            if row is None:
                 if force:
                     return
                 raise NotFoundError(f"get {name}: no such volume")
             users = sorted({*self._users_of(name), *self._store.holders(name)})
             if users:
                 raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            if row.driver != "local":
+                self._remove_at_plugin(row, force)
+                return
             trash = self._root / f"{_TRASH}{name}"
             try:
                 for _, place, _ in self._store.subpaths(name):
@@ -154,6 +161,16 @@ class VolumeService:
             except OSError as error:
                 raise InternalError(f"remove {name}: {_reason(error)}") from None
 
+    def _remove_at_plugin(self, row: VolumeRow, force: bool) -> None:
+        for _, place, _ in self._store.subpaths(row.name):
+            subpath.release(Path(place))
+        try:
+            self._drivers.get(row.driver).remove(row.name)
+        except OrlopError as error:
+            if not force:
+                raise type(error)(f"remove {row.name}: {error}") from None
+        self._store.delete(row.name)
+
     def resolve(self, point: MountPoint, container_id: str) -> MountPoint:
         """Give a volume mount point its volume (created when missing): name, driver and source filled in.
 
@@ -166,7 +183,11 @@ class VolumeService:
             volume = self.get(point.name)  # inherited from another container
         else:
             driver_options = options.driver_config.options if options and options.driver_config else {}
-            volume = self.create(point.name, point.driver, driver_options, options.labels if options else None)
+            labels = options.labels if options else None
+            there = self._store.get(point.name) if point.driver in ("", "local") else None
+            # Who names no driver means the volume of that name, whatever its driver is.
+            driver = there.driver if there else point.driver
+            volume = self.create(point.name, driver, driver_options, labels)
         source = volume.mountpoint
         part = options.subpath if options else ""
         if part:
@@ -190,7 +211,9 @@ class VolumeService:
         with self._locked(name):
             volume = self.get(name)
             path = volume.mountpoint
-            if local_mount.needs_mount(volume.options):
+            if volume.driver != "local":
+                path = self._mount_at_plugin(volume, container_id)
+            elif local_mount.needs_mount(volume.options):
                 if not local_mount.is_mounted(path):
                     try:
                         local_mount.mount_volume(volume.options, path)
@@ -214,12 +237,24 @@ class VolumeService:
                 for owner, place, _ in self._store.subpaths(name):
                     if owner == container_id:
                         subpath.release(Path(place))
-                if local_mount.needs_mount(row.options):
+                if row.driver != "local":
+                    if container_id in self._store.holders(name):
+                        self._drivers.get(row.driver).unmount(name, container_id)
+                        self._store.release(name, container_id)
+                elif local_mount.needs_mount(row.options):
                     self._store.release(name, container_id)
                     if not self._store.holders(name):
                         local_mount.unmount_volume(str(self._data(name)))
             except OSError as error:
                 raise InternalError(f"error while unmounting volume '{name}': {_reason(error)}") from None
+
+    def _mount_at_plugin(self, volume: Volume, container_id: str) -> str:
+        try:
+            path = self._drivers.get(volume.driver).mount(volume.name, container_id)
+        except OrlopError as error:
+            raise type(error)(f"error while mounting volume '{volume.name}': {error}") from None
+        self._store.hold(volume.name, container_id)
+        return path
 
     def copy_up(self, name: str, root: int, destination: str) -> bool:
         """Fill an empty volume with what the image has at `destination` below the directory descriptor `root`.
@@ -243,20 +278,11 @@ class VolumeService:
             os.close(source)
 
     def disk_usage(self, name: str) -> int:
-        """Bytes that the content takes, each inode once."""
-        seen: set[tuple[int, int]] = set()
-        total = 0
-        for directory, _, names, fd in os.fwalk(self.get(name).mountpoint, follow_symlinks=False):
-            del directory
-            for entry in names:
-                try:
-                    found = os.stat(entry, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if (found.st_dev, found.st_ino) not in seen:
-                    seen.add((found.st_dev, found.st_ino))
-                    total += found.st_size
-        return total
+        """Bytes that the content takes, each inode once; -1 where that is a plugin's business."""
+        row = self._store.get(name)
+        if row is None or row.driver != "local":
+            return -1
+        return copyup.size_of(self.get(name).mountpoint)
 
     def reconcile(self) -> None:
         """At the daemon's start: finish or undo what a crash left half-done.
@@ -271,10 +297,10 @@ class VolumeService:
                 continue
             if entry.name.startswith(_TRASH):
                 shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.name not in known and _NAME.fullmatch(entry.name):
-                self._store.insert(VolumeRow(name=entry.name, created_at=_now()))
+            elif entry.name not in known and NAME.fullmatch(entry.name):
+                self._store.insert(VolumeRow(name=entry.name, created_at=now()))
                 known.add(entry.name)
-        for name in known:
+        for name in known - {row.name for row in self._store.list() if row.driver != "local"}:
             self._make_directory(name)
             shutil.rmtree(self._root / name / _STAGE, ignore_errors=True)
             self._store.release(name, _COPYING)
@@ -301,7 +327,12 @@ class VolumeService:
         if os.listdir(path):
             return False
         row = self._store.get(name)
-        whole = row is None or local_mount.needs_mount(row.options) or len(self._users_of(name)) > 1
+        whole = (
+            row is None
+            or row.driver != "local"
+            or local_mount.needs_mount(row.options)
+            or len(self._users_of(name)) > 1
+        )
         # Filled aside and renamed into place, so that a crash leaves no half of it; not under a container's feet.
         stage = path if whole else str(self._root / name / _STAGE)
         if not whole:
@@ -327,6 +358,12 @@ class VolumeService:
         return self._root / name / "_data"
 
     def _volume(self, row: VolumeRow) -> Volume:
+        if row.driver != "local":
+            try:
+                driver = self._drivers.get(row.driver)
+                return of_plugin(row, driver.get(row.name) or PluginVolume(), driver)
+            except OrlopError:
+                return without_driver(row)
         return Volume(
             name=row.name,
             mountpoint=str(self._data(row.name)),
@@ -352,25 +389,6 @@ class VolumeService:
                     del self._locks[name]
                 else:
                     self._locks[name] = (lock, waiting - 1)
-
-
-def check_name(name: str) -> None:
-    """Raises InvalidArgumentError with Docker's text for a name that cannot be a local volume's."""
-    if len(name) == 1:
-        raise InvalidArgumentError(
-            "volume name is too short, names should be at least two alphanumeric characters"
-        )
-    if not _NAME.fullmatch(name):
-        raise InvalidArgumentError(
-            f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
-            "are allowed. If you intended to pass a host directory, use absolute path"
-        )
-    if len(name) > 255 - len(_TRASH):
-        raise InvalidArgumentError(f'volume name "{name}" is too long')
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _reason(error: OSError) -> str:

@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS volumes (
     created_at TEXT NOT NULL,
     labels TEXT NOT NULL,
     options TEXT NOT NULL,
-    anonymous INTEGER NOT NULL
+    anonymous INTEGER NOT NULL,
+    driver TEXT NOT NULL DEFAULT 'local'
 ) STRICT;
 CREATE TABLE IF NOT EXISTS volume_mounts (
     name TEXT NOT NULL,
@@ -31,6 +32,9 @@ CREATE TABLE IF NOT EXISTS volume_subpaths (
 """
 
 
+_COLUMNS = "name, created_at, labels, options, anonymous, driver"
+
+
 class VolumeRow(msgspec.Struct, kw_only=True, frozen=True):
     """What the database knows of a volume."""
 
@@ -39,12 +43,16 @@ class VolumeRow(msgspec.Struct, kw_only=True, frozen=True):
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
+    driver: str = "local"
 
 
 def init_schema(connection: sqlite3.Connection) -> None:
     """Create the tables of volumes where they are missing. To be called once, at the daemon's start."""
     for statement in SCHEMA.split(";"):
         connection.execute(statement)
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(volumes)")}
+    if "driver" not in columns:  # a database of before there were plugins
+        connection.execute("ALTER TABLE volumes ADD COLUMN driver TEXT NOT NULL DEFAULT 'local'")
 
 
 class VolumeStore:
@@ -56,23 +64,24 @@ class VolumeStore:
 
     def get(self, name: str) -> VolumeRow | None:
         """The row of a volume."""
-        rows = self._run("SELECT name, created_at, labels, options, anonymous FROM volumes WHERE name = ?", name)
+        rows = self._run(f"SELECT {_COLUMNS} FROM volumes WHERE name = ?", name)
         return _row(rows[0]) if rows else None
 
     def list(self) -> Sequence[VolumeRow]:
         """All rows by name."""
-        rows = self._run("SELECT name, created_at, labels, options, anonymous FROM volumes ORDER BY name")
+        rows = self._run(f"SELECT {_COLUMNS} FROM volumes ORDER BY name")
         return [_row(row) for row in rows]
 
     def insert(self, row: VolumeRow) -> None:
         """Write down a new volume."""
         self._run(
-            "INSERT INTO volumes (name, created_at, labels, options, anonymous) VALUES (?, ?, ?, ?, ?)",
+            f"INSERT INTO volumes ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
             row.name,
             row.created_at,
             _text(row.labels),
             _text(row.options),
             int(row.anonymous),
+            row.driver,
         )
 
     def delete(self, name: str) -> None:
@@ -122,13 +131,14 @@ class VolumeStore:
 
 
 def _row(values: tuple[str, ...]) -> VolumeRow:
-    name, created_at, labels, options, anonymous = values
+    name, created_at, labels, options, anonymous, driver = values
     return VolumeRow(
         name=name,
         created_at=created_at,
         labels=json.loads(labels),
         options=json.loads(options),
         anonymous=bool(anonymous),
+        driver=driver,
     )
 
 

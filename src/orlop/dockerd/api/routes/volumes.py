@@ -2,6 +2,7 @@
 """Volumes."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from orlop.dockerd.api.streams import empty_response, json_response
 from orlop.dockerd.filters import Filters
 from orlop.dockerd.volumes import Volume
 from orlop.engine.types import VolumeCreateRequest
-from orlop.errdefs import ConflictError
+from orlop.errdefs import ConflictError, NotFoundError
 
 _LIST_FILTERS = ("dangling", "driver", "label", "name")
 _PRUNE_FILTERS = ("label", "label!", "all")
@@ -82,8 +83,11 @@ class VolumeRoutes:
 
     async def remove(self, request: ApiRequest) -> web.StreamResponse:
         """DELETE /volumes/{name}."""
-        await asyncio.to_thread(self._volumes.remove, request.params["name"], request.flag("force"))
-        self._publish("destroy", request.params["name"], {"driver": "local"})
+        name, driver = request.params["name"], "local"
+        with contextlib.suppress(NotFoundError):
+            driver = (await asyncio.to_thread(self._volumes.get, name)).driver
+        await asyncio.to_thread(self._volumes.remove, name, request.flag("force"))
+        self._publish("destroy", name, {"driver": driver})
         return empty_response()
 
     async def prune(self, request: ApiRequest) -> web.StreamResponse:
@@ -96,6 +100,7 @@ class VolumeRoutes:
             wanted = filters.labels("label", volume.labels) and (
                 "label!" not in filters or not filters.labels("label!", volume.labels)
             )
+            wanted = wanted and volume.driver == "local"  # the others are their plugins' business
             if not wanted or self._users_of(volume.name) or not (everything or volume.anonymous):
                 continue
             size = await asyncio.to_thread(self._volumes.disk_usage, volume.name)
