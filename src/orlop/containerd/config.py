@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/orlop/containerd.toml"
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
-PROXY_TYPES = ("snapshot", "content", "diff")
+PROXY_TYPES = ("snapshot", "diff")
 
 
 class ProxyPlugin(NamedTuple):
-    """A part that another process serves over a socket: a snapshotter, a content store, a differ."""
+    """A part that another process serves over a socket: a snapshotter or a differ."""
 
     name: str
     type: str

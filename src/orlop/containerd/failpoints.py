@@ -38,6 +38,8 @@ POINTS = (
     "snapshot.remove.after_record",
     "snapshot.remove.after_hide",
     "snapshot.remove.after_delete",
+    "snapshot.remote.after_prepare",
+    "snapshot.remote.after_commit",
     "diff.apply.after_send",
     "diff.apply.after_worker",
     "diff.compare.after_data",

@@ -12,6 +12,8 @@ from orlop.api.types_pb2 import Platform
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from orlop.containerd.config import ProxyPlugin
+
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 
 
@@ -92,10 +94,24 @@ _FIXED = (
 )
 
 
-def table(root: str, snapshotters: Iterable[str]) -> list[Plugin]:
+_PROXY_TYPES = {"snapshot": SNAPSHOTTER, "diff": DIFF}
+
+
+def table(root: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin] = ()) -> list[Plugin]:
     """All parts of a daemon whose kept state is below `root`."""
+    remote = {plugin.name for plugin in proxies if plugin.type == "snapshot"}
     made = [
         Plugin(SNAPSHOTTER, name, platform=True, exports={"root": os.path.join(root, f"{SNAPSHOTTER}.{name}")})
         for name in snapshotters
+        if name not in remote
+    ]
+    made += [
+        Plugin(
+            _PROXY_TYPES[each.type],
+            each.name,
+            exports={"address": each.address, **each.exports},
+            capabilities=each.capabilities,
+        )
+        for each in proxies
     ]
     return [*made, *_FIXED]

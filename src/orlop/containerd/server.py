@@ -38,6 +38,7 @@ from orlop.containerd.services.transfer import TransferService
 from orlop.containerd.services.version import VersionService
 from orlop.containerd.sockets import listen, remove_stale, unlink
 from orlop.containerd.storage import Settings, Storage, open_storage
+from orlop.errdefs import FailedPreconditionError
 from orlop.rpc.grpc import ErrorInterceptor
 from orlop.rpc.ttrpc.aio import Server as TtrpcServer
 
@@ -130,6 +131,7 @@ class Daemon:
         finally:
             if endpoints is not None:
                 await endpoints.close()
+            await storage.disconnect()
             await manager.close()
             await sandboxes.close()
             await ttrpc.close()
@@ -175,7 +177,11 @@ class Daemon:
     ) -> Services:
         config = self._config
         streams = StreamManager()
-        plugins = table(config.root, storage.snapshotters)
+        plugins = table(config.root, storage.snapshotters, config.proxy_plugins)
+        present = {f"{plugin.type}.{plugin.id}" for plugin in plugins}
+        for name in config.required_plugins:
+            if name not in present:
+                raise FailedPreconditionError(f"required_plugins: there is no plugin {name}")
         return Services(
             ContainersService(containers, exchange),
             EventsService(exchange),
@@ -229,7 +235,14 @@ class Daemon:
 def storage_settings(config: Config) -> Settings:
     """What of the configuration concerns the storage."""
     pace = Pace(config.gc_pause_threshold, config.gc_mutation_threshold, config.gc_schedule_delay)
-    return Settings(config.snapshotter, pace, config.gc_startup_delay)
+    return Settings(
+        config.snapshotter,
+        pace,
+        config.gc_startup_delay,
+        config.differs,
+        config.proxy_plugins,
+        config.disabled_plugins,
+    )
 
 
 def daemon_uuid(root: str) -> str:

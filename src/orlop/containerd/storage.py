@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orlop.api import (
@@ -25,13 +26,16 @@ from orlop.containerd.metadata.gc import GarbageCollector, Pace
 from orlop.containerd.metadata.images import MetadataImages
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
+from orlop.containerd.metadata.remote_snapshots import RemoteRecords
 from orlop.containerd.metadata.sandboxes import MetadataSandboxes
 from orlop.containerd.metadata.snapshots import MetadataSnapshots
 from orlop.containerd.plugins.content_local import LocalContent
 from orlop.containerd.plugins.differ import LayerDiffer
+from orlop.containerd.plugins.differs import OrderedDiffers, RemoteDiffer
 from orlop.containerd.plugins.mount_manager import LocalMounts
 from orlop.containerd.plugins.snapshots_native import NativeDriver
 from orlop.containerd.plugins.snapshots_overlay import OverlayDriver
+from orlop.containerd.plugins.snapshots_remote import RemoteSnapshots
 from orlop.containerd.services.content import ContentService
 from orlop.containerd.services.diff import DiffService
 from orlop.containerd.services.images import ImagesService
@@ -43,6 +47,8 @@ from orlop.containerd.services.snapshots import SnapshotsService
 from orlop.errdefs import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from orlop.containerd.config import ProxyPlugin
+    from orlop.containerd.core.diff import Differ
     from orlop.containerd.core.events import EventPublisher
 
 CONTENT_DIRECTORY = "io.containerd.content.v1.content"
@@ -52,11 +58,19 @@ Service = tuple[Callable[[Any, Any], None], object]
 
 
 class Settings(NamedTuple):
-    """What of a storage can be set. `startup_delay`: seconds from the services' start to the first collection."""
+    """What of a storage can be set.
+
+    `startup_delay`: seconds from the services' start to the first collection. `differs`: names, in the order in
+    which they are asked. `proxies`: snapshotters and differs of other processes. `disabled`: snapshotters that are
+    not wanted, as `io.containerd.snapshotter.v1.native`.
+    """
 
     snapshotter: str = "overlayfs"
     pace: Pace = Pace()
     startup_delay: float = 0.1
+    differs: Sequence[str] = ("walking",)
+    proxies: Sequence[ProxyPlugin] = ()
+    disabled: Sequence[str] = ()
 
 
 class Storage:
@@ -78,6 +92,8 @@ class Storage:
         gc: GarbageCollector,
         mounts: LocalMounts,
         sandboxes: MetadataSandboxes,
+        remotes: Mapping[str, RemoteSnapshots],
+        differs: Mapping[str, Differ],
         workers: Sequence[ThreadPoolExecutor],
         settings: Settings,
     ) -> None:
@@ -91,6 +107,8 @@ class Storage:
         self.gc = gc
         self.mounts = mounts
         self.sandboxes = sandboxes
+        self.remotes = remotes
+        self.differs = differs
         self._settings = settings
         self._workers = workers
 
@@ -105,14 +123,31 @@ class Storage:
             ),
             (
                 snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
-                SnapshotsService(self.snapshotters, self._settings.snapshotter, self._workers[0]),
+                SnapshotsService(self.snapshotters, self.remotes, self._settings.snapshotter, self._workers[0]),
             ),
-            (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self.differ)),
+            (diff_pb2_grpc.add_DiffServicer_to_server, DiffService(self._ordered())),
             (leases_pb2_grpc.add_LeasesServicer_to_server, LeasesService(self.leases, self.gc)),
             (namespaces_pb2_grpc.add_NamespacesServicer_to_server, NamespacesService(self.namespaces)),
             (mounts_pb2_grpc.add_MountsServicer_to_server, MountsService(self.mounts)),
             (sandbox_pb2_grpc.add_StoreServicer_to_server, SandboxStoreService(self.sandboxes)),
         ]
+
+    def _ordered(self) -> Differ:
+        """The differs in the order of the settings. Raises InvalidArgumentError for one that there is not."""
+        names = self._settings.differs
+        missing = [name for name in names if name not in self.differs]
+        if missing or not names:
+            known = ", ".join(self.differs)
+            raise InvalidArgumentError(f"differ {', '.join(missing) or 'list'}: expected some of {known}")
+        return OrderedDiffers([self.differs[name] for name in names])
+
+    async def disconnect(self) -> None:
+        """Close the connections to other processes. Call it before `close`, in the event loop."""
+        for remote in self.remotes.values():
+            await remote.close()
+        for differ in self.differs.values():
+            if isinstance(differ, RemoteDiffer):
+                await differ.close()
 
     def close(self) -> None:
         """Stop the collector, wait for the worker threads and close the database. Stop the server first."""
@@ -148,16 +183,25 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         drivers = [
             driver(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=driver.name)))
             for driver in (OverlayDriver, NativeDriver)
+            if f"io.containerd.snapshotter.v1.{driver.name}" not in settings.disabled
         ]
         snapshotters = {
             driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers)
             for driver in drivers
         }
+        remotes = {}
+        for plugin in settings.proxies:
+            if plugin.type == "snapshot":
+                make = partial(RemoteRecords, db, plugin.name, namespaces, leases, gc, events, workers)
+                remote = remotes[plugin.name] = RemoteSnapshots(plugin, make)
+                snapshotters[plugin.name] = remote.records
         if settings.snapshotter not in snapshotters:
             raise InvalidArgumentError(
                 f'snapshotter "{settings.snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
         differ = LayerDiffer(content, differ_workers)
+        differs: dict[str, Differ] = {"walking": differ}
+        differs |= {each.name: RemoteDiffer(each.address) for each in settings.proxies if each.type == "diff"}
         mounts = LocalMounts(state, MetadataActivations(db, namespaces), workers)
         gc.add_sweeper(mounts.release_abandoned)
         sandboxes = MetadataSandboxes(db, namespaces)
@@ -182,6 +226,8 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         gc,
         mounts,
         sandboxes,
+        remotes,
+        differs,
         pools,
         settings,
     )

@@ -94,13 +94,18 @@ class Diff(Service):
         self._stub = DiffStub(channel)
 
     async def apply(
-        self, diff: Descriptor, mounts: Iterable[Mount], *, payloads: Mapping[str, Any] | None = None
+        self,
+        diff: Descriptor,
+        mounts: Iterable[Mount],
+        *,
+        payloads: Mapping[str, Any] | None = None,
+        sync: bool = False,
     ) -> Descriptor:
         """Unpack a layer from the content store onto mounts; the answer describes the uncompressed tar.
 
-        Raises NotFoundError, DataLossError.
+        With `sync` the file system is on the disk before the answer. Raises NotFoundError, DataLossError.
         """
-        request = diff_pb.ApplyRequest(diff=diff, mounts=mounts, payloads=payloads or {})
+        request = diff_pb.ApplyRequest(diff=diff, mounts=mounts, payloads=payloads or {}, sync_fs=sync)
         return (await self._call(self._stub.Apply, request)).applied
 
     async def diff(
@@ -111,7 +116,13 @@ class Diff(Service):
         media_type: str = "",
         ref: str = "",
         labels: Mapping[str, str] | None = None,
+        epoch: int | None = None,
     ) -> Descriptor:
-        """Write the changes from `left` to `right` as a layer into the content store."""
+        """Write the changes from `left` to `right` as a layer into the content store.
+
+        `epoch` (nanoseconds) is the latest modification time that the layer may show.
+        """
         request = diff_pb.DiffRequest(left=left, right=right, media_type=media_type, ref=ref, labels=labels or {})
+        if epoch is not None:
+            request.source_date_epoch.FromNanoseconds(epoch)
         return (await self._call(self._stub.Diff, request)).diff

@@ -143,14 +143,14 @@ class BoundSnapshots:
 
     def stat(self, key: str) -> Info:
         """One snapshot; raises NotFoundError."""
-        return _info(self._row(key))
+        return _info(self.row(key))
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Info:
         """Change labels; raises NotFoundError, InvalidArgumentError."""
         if not name:
             raise InvalidArgumentError("snapshot name must not be empty")
         with self._db.transaction():
-            row = self._row(name)
+            row = self.row(name)
             merged = label_rules.update(f'snapshot "{name}"', unpack(row["labels"]), labels, paths)
             updated = now()
             self._db.execute(
@@ -162,19 +162,19 @@ class BoundSnapshots:
 
     def usage(self, key: str) -> Usage:
         """What it takes; walks the tree of an active snapshot. Raises NotFoundError."""
-        row = self._row(key)
+        row = self.row(key)
         if row["kind"] == Kind.ACTIVE:
             return self._driver.usage(row["number"])
         return Usage(row["size"], row["inodes"])
 
     def measuring(self, key: str) -> int | None:
         """The number to give to the driver's `usage` in a worker thread; None when the usage is on record."""
-        row = self._row(key)
+        row = self.row(key)
         return row["number"] if row["kind"] == Kind.ACTIVE else None
 
     def mounts(self, key: str) -> list[Mount]:
         """What to mount; raises NotFoundError, FailedPreconditionError."""
-        row = self._row(key)
+        row = self.row(key)
         kind = Kind(row["kind"])
         if kind == Kind.COMMITTED:
             raise FailedPreconditionError(f'snapshot "{key}" is committed, not active: failed precondition')
@@ -239,6 +239,14 @@ class BoundSnapshots:
             SnapshotPrepare(key=key, parent=parent, snapshotter=self._owner.name),
         )
 
+    def check_commit(self, name: str, key: str) -> None:
+        """Raise what `commit` would raise."""
+        if not name:
+            raise InvalidArgumentError("snapshot name must not be empty")
+        self._refuse_taken("", name)
+        if self.row(key)["kind"] != Kind.ACTIVE:
+            raise FailedPreconditionError(f'snapshot "{key}" is not active: failed precondition')
+
     def commit(
         self,
         name: str,
@@ -247,15 +255,11 @@ class BoundSnapshots:
         usage: Usage | None = None,
     ) -> None:
         """Turn an active snapshot into a committed one; `usage` spares the walk. Raises as the contract says."""
-        if not name:
-            raise InvalidArgumentError("snapshot name must not be empty")
+        self.check_commit(name, key)
         labels = label_rules.checked(labels or {})
         owner, type = self._owner, f"snapshots/{self._owner.name}"
-        self._refuse_taken("", name)
         with self._db.transaction():
-            row = self._row(key)
-            if row["kind"] != Kind.ACTIVE:
-                raise FailedPreconditionError(f'snapshot "{key}" is not active: failed precondition')
+            row = self.row(key)
             owner.leases.hold(self._scope, type, name)
             owner.leases.release(self._scope, type, key)
             if usage is None:
@@ -285,7 +289,7 @@ class BoundSnapshots:
     def remove(self, key: str) -> None:
         """Remove a snapshot; its directory follows in a worker thread. Raises as the contract says."""
         with self._db.transaction():
-            row = self._row(key)
+            row = self.row(key)
             if self._db.row("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1", (row["number"],)) is not None:
                 raise FailedPreconditionError(f'cannot remove snapshot "{key}" with child: failed precondition')
             self._db.execute("DELETE FROM snapshots WHERE number = ?", (row["number"],))
@@ -312,7 +316,8 @@ class BoundSnapshots:
             self._owner.discard(number)
         wait(self._owner.deletions())
 
-    def _row(self, key: str) -> Row:
+    def row(self, key: str) -> Row:
+        """The record of a snapshot; raises NotFoundError."""
         row = self._db.row(
             _WITH_PARENT + "WHERE s.namespace = ? AND s.snapshotter = ? AND s.key = ?",
             (self._namespace, self._owner.name, key),
@@ -337,7 +342,7 @@ class BoundSnapshots:
 
     def _parent(self, parent: str) -> int:
         try:
-            row = self._row(parent)
+            row = self.row(parent)
         except NotFoundError:
             raise NotFoundError(f"parent snapshot {parent} does not exist: not found") from None
         if row["kind"] != Kind.COMMITTED:

@@ -4,12 +4,12 @@
 from typing import Any
 
 from orlop.api import diff_pb2 as pb
-from orlop.api import types_pb2
 from orlop.api.diff_pb2_grpc import DiffServicer
 from orlop.containerd.core.content import validate_digest
-from orlop.containerd.core.diff import Descriptor, Differ
+from orlop.containerd.core.diff import Differ
 from orlop.containerd.core.mount import from_proto
 from orlop.containerd.core.namespaces import scope_of
+from orlop.containerd.plugins.differs import from_descriptor, to_descriptor
 from orlop.containerd.services.times import from_timestamp
 
 
@@ -21,16 +21,12 @@ class DiffService(DiffServicer):
 
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         """Unpack a layer onto mounts."""
-        layer = Descriptor(
-            request.diff.media_type,
-            validate_digest(request.diff.digest, "diff.digest"),
-            request.diff.size,
-            dict(request.diff.annotations),
-        )
+        validate_digest(request.diff.digest, "diff.digest")
+        layer = from_descriptor(request.diff)
         applied = await self._differ.apply(
             scope_of(context.invocation_metadata()), layer, from_proto(request.mounts), request.sync_fs
         )
-        return pb.ApplyResponse(applied=_message(applied))
+        return pb.ApplyResponse(applied=to_descriptor(applied))
 
     async def Diff(self, request: pb.DiffRequest, context: Any) -> pb.DiffResponse:
         """Make a layer from the difference of mounts."""
@@ -43,13 +39,4 @@ class DiffService(DiffServicer):
             dict(request.labels),
             from_timestamp(request.source_date_epoch) if request.HasField("source_date_epoch") else None,
         )
-        return pb.DiffResponse(diff=_message(made))
-
-
-def _message(descriptor: Descriptor) -> types_pb2.Descriptor:
-    return types_pb2.Descriptor(
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size=descriptor.size,
-        annotations=descriptor.annotations,
-    )
+        return pb.DiffResponse(diff=to_descriptor(made))

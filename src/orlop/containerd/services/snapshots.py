@@ -16,6 +16,7 @@ from orlop.containerd.core.namespaces import scope_of
 from orlop.containerd.core.snapshots import Info, Kind
 from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.snapshots import BoundSnapshots, MetadataSnapshots
+from orlop.containerd.plugins.snapshots_remote import RemoteSnapshots
 from orlop.containerd.services.times import to_timestamp
 from orlop.containerd.threads import in_thread
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
@@ -28,8 +29,16 @@ _PAGE = 100  # snapshots in one message of a list
 class SnapshotsService(SnapshotsServicer):
     """Snapshots of the caller's namespace. What walks or copies trees runs in worker threads."""
 
-    def __init__(self, snapshotters: Mapping[str, MetadataSnapshots], default: str, workers: Executor) -> None:
+    def __init__(
+        self,
+        snapshotters: Mapping[str, MetadataSnapshots],
+        remotes: Mapping[str, RemoteSnapshots],
+        default: str,
+        workers: Executor,
+    ) -> None:
+        """`remotes` are those that other processes serve; their records are among the `snapshotters` too."""
         self._snapshotters = snapshotters
+        self._remotes = remotes
         self._default = default
         self._workers = workers
 
@@ -45,6 +54,10 @@ class SnapshotsService(SnapshotsServicer):
 
     async def Mounts(self, request: pb.MountsRequest, context: Any) -> pb.MountsResponse:
         """What to mount."""
+        remote = self._remotes.get(request.snapshotter)
+        if remote is not None:
+            scope = scope_of(context.invocation_metadata())
+            return pb.MountsResponse(mounts=await remote.mounts(scope, request.key))
         snapshots = self._bind(request.snapshotter, context)
         return pb.MountsResponse(mounts=to_proto(snapshots.mounts(request.key)))
 
@@ -54,6 +67,11 @@ class SnapshotsService(SnapshotsServicer):
         snapshots = owner.bind(scope_of(context.invocation_metadata()))
         if request.parent and snapshots.stat(request.key).parent != request.parent:
             raise NotImplementedByUsError("commit onto another parent is not supported by this snapshotter")
+        remote = self._remotes.get(request.snapshotter)
+        if remote is not None:
+            scope = scope_of(context.invocation_metadata())
+            await remote.commit(scope, request.name, request.key, dict(request.labels))
+            return Empty()
         number = snapshots.measuring(request.key)
         usage = None if number is None else await self._run(lambda: owner.driver.usage(number))
         snapshots.commit(request.name, request.key, dict(request.labels), usage)
@@ -86,6 +104,10 @@ class SnapshotsService(SnapshotsServicer):
 
     async def Usage(self, request: pb.UsageRequest, context: Any) -> pb.UsageResponse:
         """What a snapshot takes, measured in a worker thread if it is active."""
+        remote = self._remotes.get(request.snapshotter)
+        if remote is not None:
+            taken = await remote.usage(scope_of(context.invocation_metadata()), request.key)
+            return pb.UsageResponse(size=taken.size, inodes=taken.inodes)
         owner = self._owner(request.snapshotter)
         snapshots = owner.bind(scope_of(context.invocation_metadata()))
         number = snapshots.measuring(request.key)
@@ -99,6 +121,9 @@ class SnapshotsService(SnapshotsServicer):
         """Delete what belongs to no snapshot."""
         owner = self._owner(request.snapshotter)
         scope_of(context.invocation_metadata())
+        if request.snapshotter in self._remotes:
+            await self._remotes[request.snapshotter].cleanup()
+            return Empty()
         for number in owner.waste():
             owner.discard(number)
         await asyncio.gather(*map(asyncio.wrap_future, owner.deletions()), return_exceptions=True)
@@ -110,6 +135,10 @@ class SnapshotsService(SnapshotsServicer):
         owner = self._owner(request.snapshotter)
         snapshots = owner.bind(scope_of(context.invocation_metadata()))
         key, parent, labels = request.key, request.parent, dict(request.labels)
+        remote = self._remotes.get(request.snapshotter)
+        if remote is not None:
+            scope = scope_of(context.invocation_metadata())
+            return list(await remote.create(scope, kind, key, parent, labels))
         if not owner.driver.slow_create:
             create = snapshots.prepare if kind == Kind.ACTIVE else snapshots.view
             return to_proto(create(key, parent, labels))
