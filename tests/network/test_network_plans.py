@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from orlop.dockerd.network import default_bridge, files, firewall, ipam, ports
+from orlop.dockerd.network import default_bridge, files, foreign, ipam, ports
 from orlop.dockerd.network.firewall import BridgeRules, Firewall, SubnetRules
 from orlop.dockerd.network.store import NetworkStore, init_schema
 from orlop.dockerd.network.types import Endpoint, Network, PortMapping
@@ -135,8 +135,24 @@ def test_firewall_base_rules() -> None:
     assert 'add element ip t bridges { "br1" }' in text
     assert '"br0" . "br0"' in text and '"br1" . "br1"' not in text
     assert "masqueraded { 10.1.0.0/24 }" in text and "10.0.0.0/24" not in text
-    assert firewall.foreign_accept('comment "orlop br0"', "br0") == ""
-    assert firewall.foreign_accept("", "br0").count("insert rule ip filter FORWARD") == 2
+
+
+def test_passage_through_chains_of_others() -> None:
+    bridge = BridgeRules("br0", True, SubnetRules("10.1.0.0/24"))
+    four, six, _, incoming = foreign.CHAINS
+    inserted = foreign.accept(four, bridge, "")
+    assert inserted.count('insert rule ip filter FORWARD iifname "br0" counter accept comment "orlop br0"') == 1
+    mine = (
+        'iifname "br0" counter accept comment "orlop br0" # handle 7\noifname "br0" comment "orlop br0" # handle 8'
+    )
+    assert foreign.accept(four, bridge, mine) == "" and foreign.accept(six, bridge, "") == ""
+    # docker's dockerd came later: what its administrators' chain drops stays dropped
+    again = foreign.accept(four, bridge, f"jump DOCKER-USER # handle 9\n{mine}").splitlines()
+    assert again[:2] == [f"delete rule ip filter FORWARD handle {number}" for number in (7, 8)]
+    assert "accept" in again[2] and "jump DOCKER-USER" in again[-1] and len(again) == 6
+    assert foreign.accept(incoming, bridge, "").startswith("insert rule inet firewalld filter_INPUT iifname")
+    assert foreign.accept(incoming, bridge, "").count("\n") == 1
+    assert foreign.withdraw(four, "br1", mine) == ""
 
 
 def test_resolv_conf_leaves_out_what_a_container_cannot_reach() -> None:

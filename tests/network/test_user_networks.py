@@ -339,7 +339,7 @@ async def test_a_broken_network_does_not_stop_the_daemon(host: Host, caplog: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BridgeDriver, "set_up", _refusing(BridgeDriver.set_up, bridge))
         await host.restart()
-    assert "network front: cannot set up bridge" in caplog.text
+    assert "network front: cannot set up network front (create bridge" in caplog.text
     with pytest.raises(UnavailableError, match="network front is not set up"):
         await host.connect("one", mode="front")
     assert host.pins() == [] and (await host.connect("two")).netns_path

@@ -47,8 +47,9 @@ def endpoint(
         return made
     made.address = _address(network, 4, asked, used)
     made.address6 = _address(network, 6, asked, used)
-    if driver.picks_mac:
-        made.mac = asked.mac_address or ipam.mac_of(ip_address(made.address or made.address6))
+    made.mac = asked.mac_address
+    if not made.mac and driver.derives_mac(network):
+        made.mac = ipam.mac_of(ip_address(made.address or made.address6))
     made.veth = driver.host_interface(made.id)
     if asked.ipam_config is not None:
         made.link_local = [str(ip_address(each)) for each in asked.ipam_config.link_local_ips]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request for a network means, checked: its record, but for a subnet that is yet to be chosen (pure)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
 from orlop.dockerd.network import drivers, ipam, options
@@ -18,16 +18,22 @@ from orlop.errdefs import (
 _SWARM = "This node is not a swarm manager"
 
 
-def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Network:
+def plan(
+    request: NetworkCreateRequest,
+    network_id: str,
+    created: str,
+    is_plugin: Callable[[str], bool] = lambda _: False,
+) -> Network:
     """The network's record; the subnets of the families that it has are empty where the request leaves them to us.
 
     Raises InvalidArgumentError naming the field, PermissionDeniedError, NotFoundError and NotImplementedByUsError
     in Docker's words.
     """
-    _check_kind(request)
+    _check_kind(request, is_plugin)
     name = request.driver or "bridge"
     driver = drivers.get(name)
-    options.check_names(request.options, driver.options, f"network driver {name}")
+    if driver.options:
+        options.check_names(request.options, driver.options, f"network driver {name}")
     four, six = _ipam(request, name)
     network = Network(
         id=network_id,
@@ -43,6 +49,7 @@ def plan(request: NetworkCreateRequest, network_id: str, created: str) -> Networ
         gateway6=six.gateway,
         ip_range6=six.ip_range,
         aux_addresses={**four.aux_addresses, **six.aux_addresses},
+        ipam_driver=request.ipam.driver or "default",
         ipam_options=request.ipam.options,
         internal=request.internal,
         attachable=request.attachable,
@@ -85,7 +92,7 @@ def _gateway(network: Network, version: int, subnet: str, ip_range: str) -> str:
     return str(ipam.next_address(ip_network(subnet), within, set(network.aux_addresses.values())))
 
 
-def _check_kind(request: NetworkCreateRequest) -> None:
+def _check_kind(request: NetworkCreateRequest, is_plugin: Callable[[str], bool]) -> None:
     if not request.name.strip():
         raise InvalidArgumentError("invalid name: name is empty")
     if request.name in (*PREDEFINED, "default"):
@@ -95,7 +102,7 @@ def _check_kind(request: NetworkCreateRequest) -> None:
     driver = request.driver or "bridge"
     if request.ingress or request.scope not in ("", "local"):
         raise NotImplementedByUsError(f"{_SWARM}: networks of a swarm are not supported")
-    if not drivers.exists(driver):
+    if not drivers.is_built_in(driver) and not is_plugin(driver):
         raise NotFoundError(f'plugin "{driver}" not found')
     if not drivers.get(driver).creatable:
         raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
@@ -103,7 +110,7 @@ def _check_kind(request: NetworkCreateRequest) -> None:
         raise NotImplementedByUsError("configuration-only networks are not supported")
     if request.enable_ipv4 is False and not request.enable_ipv6:
         raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
-    if request.ipam.driver not in ("", "default"):
+    if request.ipam.driver not in ("", "default") and not is_plugin(request.ipam.driver):
         raise NotFoundError(f'plugin "{request.ipam.driver}" not found')
 
 

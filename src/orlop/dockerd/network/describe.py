@@ -28,7 +28,7 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "Driver": record.driver,
         "EnableIPv4": record.enable_ipv4,
         "EnableIPv6": bool(record.subnet6),
-        "IPAM": {"Driver": "default", "Options": dict(record.ipam_options) or None, "Config": config},
+        "IPAM": {"Driver": record.ipam_driver, "Options": dict(record.ipam_options) or None, "Config": config},
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": False,

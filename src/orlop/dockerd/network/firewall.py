@@ -103,6 +103,14 @@ table {family} {table} {{
 }}
 """
 
+_USER_TABLE = """\
+table inet {table} {{
+    chain forward {{
+        type filter hook forward priority filter - 10; policy accept;
+    }}
+}}
+"""
+
 _GUARD = """\
     chain guard {{
         type filter hook prerouting priority raw; policy accept;
@@ -137,6 +145,14 @@ class SubnetRules(NamedTuple):
     source: str = ""
 
 
+class Guard(NamedTuple):
+    """Tables of a network's own beside ours, with the commands that make (again) and remove them."""
+
+    table: str
+    install: str
+    remove: str
+
+
 class BridgeRules(NamedTuple):
     """A bridge in the firewall: may its containers talk to each other, and what happens to what leaves it.
 
@@ -149,6 +165,7 @@ class BridgeRules(NamedTuple):
     six: SubnetRules | None = None
     internal: bool = False
     trusted: tuple[str, ...] = ()
+    guards: tuple[Guard, ...] = ()
 
     def of(self, version: int) -> SubnetRules | None:
         """The part of one family, 4 or 6; None if the network does without."""
@@ -181,6 +198,15 @@ class Firewall(NamedTuple):
             else:
                 text += self.remove(version)
         return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(mapped)
+
+    @property
+    def user_table(self) -> str:
+        """The name of the table that is the administrator's: we make it, empty, and never touch it again."""
+        return f"{self.table}_user"
+
+    def offer_user_chain(self) -> str:
+        """Make that table, with a chain that sees what is forwarded to and from containers before our rules do."""
+        return _USER_TABLE.format(table=self.user_table)
 
     def remove(self, version: int) -> str:
         """Take the table of one family away; no error if there is none."""
@@ -310,27 +336,3 @@ table ip orlop_dns {{
 Not replaced by deleting first, as our main table is: then the library's context would wait 10 ms for the kernel's
 destruction of the old one. Twice the same rule does no harm.
 """
-
-FOREIGN_FORWARD = "list chain ip filter FORWARD"
-"""Prints iptables' FORWARD chain, if there is one: its policy may be to drop, which no other table can undo."""
-
-
-def foreign_accept(listing: str, bridge: str) -> str:
-    """The commands that let a bridge's traffic pass iptables' FORWARD chain, so that our own rules judge it.
-
-    Empty if `listing` has them. The comment marks them as ours.
-    """
-    comment = f"orlop {bridge}"
-    if f'comment "{comment}"' in listing:
-        return ""
-    return "".join(
-        f'insert rule ip filter FORWARD {direction} "{bridge}" counter accept comment "{comment}"\n'
-        for direction in ("iifname", "oifname")
-    )
-
-
-def foreign_withdraw(listing: str, bridge: str) -> str:
-    """The commands that undo `foreign_accept`; `listing` has the rules with their handles (nft -a)."""
-    comment = f'comment "orlop {bridge}"'
-    handles = [line.rpartition("# handle ")[2] for line in listing.splitlines() if comment in line]
-    return "".join(f"delete rule ip filter FORWARD handle {handle}\n" for handle in handles)

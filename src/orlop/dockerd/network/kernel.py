@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
@@ -13,6 +14,11 @@ from orlop.unix.nftables import Nftables
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NO_NFTABLES = (
+    'nftables is missing ({reason}): install it (Debian: apt install nftables), or set "iptables": false, with '
+    "which networks are not kept apart and containers have no way out but by routes"
+)
 
 
 class Kernel:
@@ -25,9 +31,12 @@ class Kernel:
 
     @property
     def nft(self) -> Nftables:
-        """The nftables context, made at its first use. Raises OSError where there is no libnftables."""
+        """The nftables context, made at its first use. Raises OSError where there is none, saying what to do."""
         if self._nft is None:
-            self._nft = Nftables()
+            try:
+                self._nft = Nftables()
+            except OSError as error:
+                raise OSError(errno.ENOENT, _NO_NFTABLES.format(reason=error.strerror or error)) from None
         return self._nft
 
     def close(self) -> None:

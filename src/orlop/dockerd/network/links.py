@@ -2,11 +2,13 @@
 """A container's interface as a plan, and the ways in which interfaces come into a namespace."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import NamedTuple, Protocol
 
-from orlop.dockerd.network import rtnetlink
+from orlop.dockerd.network import linkkinds, rtnetlink
 from orlop.dockerd.network.rtnetlink import Address, RouteSocket
 
 Interface = IPv4Interface | IPv6Interface
@@ -84,3 +86,77 @@ class Veth(NamedTuple):
     def remove(self, plan: InterfacePlan, host: RouteSocket, inside: RouteSocket) -> None:
         """Delete both ends."""
         host.request(rtnetlink.link_delete(self.name))
+
+
+class _Stacked:
+    """What is made on top of an interface of the host, and lives in the container alone."""
+
+    def connect(self, plan: InterfacePlan, host: RouteSocket) -> None:
+        """Nothing is left to do."""
+
+    def remove(self, plan: InterfacePlan, host: RouteSocket, inside: RouteSocket) -> None:
+        """Delete it."""
+        inside.request(rtnetlink.link_delete(plan.name))
+
+
+class Macvlan(_Stacked):
+    """A macvlan of the interface `parent`."""
+
+    def __init__(self, parent: str, mode: int) -> None:
+        self._parent = parent
+        self._mode = mode
+
+    def create(self, plan: InterfacePlan, netns: int, host: RouteSocket) -> None:
+        """Make it."""
+        parent = _find(host, self._parent, "parent interface").ifindex
+        message = linkkinds.macvlan_new(
+            plan.name, parent=parent, mode=self._mode, mac=plan.mac, mtu=plan.mtu, netns_fd=netns
+        )
+        host.request(message)
+
+
+class Ipvlan(_Stacked):
+    """An ipvlan of the interface `parent`."""
+
+    def __init__(self, parent: str, mode: int, flags: int) -> None:
+        self._parent = parent
+        self._mode = mode
+        self._flags = flags
+
+    def create(self, plan: InterfacePlan, netns: int, host: RouteSocket) -> None:
+        """Make it."""
+        parent = _find(host, self._parent, "parent interface").ifindex
+        message = linkkinds.ipvlan_new(
+            plan.name, parent=parent, mode=self._mode, flags=self._flags, mtu=plan.mtu, netns_fd=netns
+        )
+        host.request(message)
+
+
+class Given(NamedTuple):
+    """An interface that somebody else made on the host, as `source`: it is moved into the container, and back."""
+
+    source: str
+
+    def create(self, plan: InterfacePlan, netns: int, host: RouteSocket) -> None:
+        """Move it in."""
+        link = _find(host, self.source, "interface")
+        messages = (
+            [linkkinds.mac_set(link.ifindex, plan.mac, self.source)] if plan.mac not in ("", link.mac) else []
+        )
+        host.request(*messages, linkkinds.move(link.ifindex, plan.name, netns, self.source))
+
+    def connect(self, plan: InterfacePlan, host: RouteSocket) -> None:
+        """Nothing is left to do."""
+
+    def remove(self, plan: InterfacePlan, host: RouteSocket, inside: RouteSocket) -> None:
+        """Move it back to where the daemon is."""
+        index = next((link.ifindex for link in inside.links() if link.name == plan.name), 0)
+        if index:
+            inside.request(linkkinds.move_home(index, self.source))
+
+
+def _find(host: RouteSocket, name: str, what: str) -> rtnetlink.Link:
+    for link in host.links():
+        if link.name == name:
+            return link
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), f"find {what} {name}")

@@ -135,6 +135,7 @@ class Membership:
             if endpoint.veth:
                 self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
             await self._steps.in_kernel(endpoint, self._steps.kernel.unplug, leaving, routes)
+            await self._steps.dismiss(*leaving)
         self._steps.store.delete_endpoint(endpoint.id)
 
     async def _settle_ports(self, before: list[Pair], after: list[Pair], request: SandboxRequest | None) -> None:

@@ -11,15 +11,18 @@ from ipaddress import ip_network
 from orlop.dockerd.network import creation, default_bridge, drivers, hostlinks, ipam
 from orlop.dockerd.network.drivers.base import unavailable
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.remote_ipam import RemoteIpam
 from orlop.dockerd.network.removals import Removals
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
+from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import (
     AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
+    OrlopError,
     PermissionDeniedError,
     UnavailableError,
 )
@@ -31,12 +34,19 @@ class Networks:
     """Networks by reference. Only ready records count: what is not ready is removed at the next start."""
 
     def __init__(
-        self, store: NetworkStore, thread: KernelThread, config: NetworkConfig, rules: Rules | None
+        self,
+        store: NetworkStore,
+        thread: KernelThread,
+        config: NetworkConfig,
+        rules: Rules | None,
+        plugins: Plugins,
     ) -> None:
         self._store = store
         self._thread = thread
         self._config = config
         self._rules = rules
+        self._plugins = plugins
+        self._plugins = plugins
         self._pools = ipam.parse_pools(config.address_pools)
         self._networks: dict[str, Network] = {}
         self._down: set[str] = set()
@@ -65,6 +75,10 @@ class Networks:
         """Raise UnavailableError for a network that could not be set up at the start."""
         if network.id in self._down:
             raise UnavailableError(f"network {network.name} is not set up: see the daemon's log")
+
+    def ipam_plugin(self, network: Network) -> RemoteIpam | None:
+        """The plugin that gives out a network's addresses; None if we do."""
+        return RemoteIpam(self._plugins, network.ipam_driver) if network.ipam_driver != "default" else None
 
     def default_gateway(self) -> str:
         """The default bridge's own address; empty without one."""
@@ -101,6 +115,7 @@ class Networks:
         for network in recorded:
             if not network.ready:
                 await self._thread.call(self._dismantle, network, recorded)
+                await self._retract(network)
                 self._store.delete_network(network.id)
         await self._start_predefined({network.name: network for network in recorded if network.predefined})
         for network in recorded:
@@ -153,16 +168,23 @@ class Networks:
         """
         driver = request.driver or "bridge"
         request.options = {**self._config.default_options.get(driver, {}), **request.options}
-        network = creation.plan(request, secrets.token_hex(32), _now())
+        network = creation.plan(request, secrets.token_hex(32), _now(), self._plugins.exists)
         async with self._changing:
             if any(other.name == network.name for other in self):
                 raise AlreadyExistsError(f"network with name {network.name} already exists")
             await self._removals.settled()
             _, taken = await self._thread.call(hostlinks.addresses, network.bridge)
-            creation.settle(network, self, taken, self._pools)
-            await self._thread.call(drivers.of(network).adopt, network, list(self))
+            try:
+                if (ipam_plugin := self.ipam_plugin(network)) is not None:
+                    await ipam_plugin.request_pools(network)
+                creation.settle(network, self, taken, self._pools)
+                await self._thread.call(drivers.of(network).adopt, network, list(self))
+            except BaseException:
+                await asyncio.shield(self._release_pools(network))
+                raise
             self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
             try:
+                await drivers.of(network).announce(self._plugins, network)
                 await self._thread.call(self._build, network)
                 network.ready = True
                 self._store.put_network(network)
@@ -191,9 +213,24 @@ class Networks:
 
     async def _take_away(self, network: Network) -> None:
         await self._thread.call(self._withdraw_rules, network)
+        await self._retract(network)
         self._down.discard(network.id)
         names = drivers.of(network).take_down(network, list(self))
         self._removals.begin(names, lambda: self._store.delete_network(network.id))
+
+    async def _retract(self, network: Network) -> None:
+        try:
+            await drivers.of(network).retract(self._plugins, network)
+        except OrlopError as error:  # the network goes all the same
+            _log.warning("network %s: %s", network.name, error)
+        await self._release_pools(network)
+
+    async def _release_pools(self, network: Network) -> None:
+        try:
+            if (ipam_plugin := self.ipam_plugin(network)) is not None:
+                await ipam_plugin.release_pools(network)
+        except OrlopError as error:
+            _log.warning("network %s: %s", network.name, error)
 
     # -- in the kernel's thread
 

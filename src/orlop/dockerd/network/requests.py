@@ -86,7 +86,7 @@ def check(settings: EndpointSettings, network: Network, mac_address: str) -> End
     if mac and not _is_mac(mac):
         raise InvalidArgumentError(f"invalid MAC address: {mac!r}")
     driver = drivers.of(network)
-    if mac and driver.has_interfaces and not driver.picks_mac:
+    if mac and driver.has_interfaces and not driver.takes_mac:
         raise InvalidArgumentError(f"{network.driver} interfaces do not support custom mac address assignment")
     return EndpointSettings(
         ipam_config=wish,

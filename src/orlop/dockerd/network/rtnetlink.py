@@ -28,9 +28,9 @@ _NETLINK_EXT_ACK = 11
 _NETLINK_CAP_ACK = 10
 
 _NLM_F_ACK_TLVS = 0x200
-_CREATE = 0x400 | 0x200  # NLM_F_CREATE | NLM_F_EXCL
-_REPLACE = 0x400 | 0x100  # NLM_F_CREATE | NLM_F_REPLACE
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
+CREATE = 0x400 | 0x200  # NLM_FCREATE | NLM_F_EXCL
+_REPLACE = 0x400 | 0x100  # NLM_FCREATE | NLM_F_REPLACE
+RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
 _RTM_DELNEIGH = 29
 RTMGRP_LINK = 1
@@ -79,46 +79,46 @@ class Link(NamedTuple):
 
 def bridge_new(name: str, mac: str, mtu: int) -> Message:
     """Make a bridge and set it up. `mtu` 0 leaves it to follow its ports."""
-    body = _ifinfo(0, up=True) + _text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, _mac(mac))
+    body = ifinfo(0, up=True) + text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, mac_bytes(mac))
     if mtu:
         body += attribute(_IFLA_MTU, struct.pack("=I", mtu))
-    body += attribute(_IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge"))
-    return Message(_RTM_NEWLINK, _CREATE, body, f"create bridge {name}")
+    body += attribute(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "bridge"))
+    return Message(RTM_NEWLINK, CREATE, body, f"create bridge {name}")
 
 
 def veth_new(name: str, *, bridge: int, mtu: int, peer: str, peer_mac: str, netns_fd: int) -> Message:
     """Make a veth pair: `name`, up, a port of the bridge with index `bridge`; `peer` in another namespace."""
     size = attribute(_IFLA_MTU, struct.pack("=I", mtu))
-    inner = _ifinfo(0) + _text(_IFLA_IFNAME, peer) + attribute(_IFLA_ADDRESS, _mac(peer_mac)) + size
+    inner = ifinfo(0) + text(_IFLA_IFNAME, peer) + attribute(_IFLA_ADDRESS, mac_bytes(peer_mac)) + size
     # The peer cannot come up here: the kernel ties the two ends only once both exist.
     inner += attribute(_IFLA_NET_NS_FD, struct.pack("=i", netns_fd))
-    info = _text(_IFLA_INFO_KIND, "veth") + attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, inner))
-    body = _ifinfo(0, up=True) + _text(_IFLA_IFNAME, name) + size
+    info = text(_IFLA_INFO_KIND, "veth") + attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, inner))
+    body = ifinfo(0, up=True) + text(_IFLA_IFNAME, name) + size
     body += attribute(_IFLA_MASTER, struct.pack("=i", bridge)) + attribute(_IFLA_LINKINFO, info)
-    return Message(_RTM_NEWLINK, _CREATE, body, f"create veth pair {name}")
+    return Message(RTM_NEWLINK, CREATE, body, f"create veth pair {name}")
 
 
 def port_set(index: int, *, hairpin: bool, isolated: bool) -> Message:
     """Set whether a bridge port sends frames back where they came from, and is cut off from its like."""
     flags = attribute(_IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
-    body = _ifinfo(index, family=socket.AF_BRIDGE) + attribute(_IFLA_PROTINFO | NLA_F_NESTED, flags)
+    body = ifinfo(index, family=socket.AF_BRIDGE) + attribute(_IFLA_PROTINFO | NLA_F_NESTED, flags)
     return Message(_RTM_SETLINK, 0, body, f"set the bridge port {index}")
 
 
 def link_up(index: int, about: str) -> Message:
     """Set an interface up."""
-    return Message(_RTM_NEWLINK, 0, _ifinfo(index, up=True), f"set up {about}")
+    return Message(RTM_NEWLINK, 0, ifinfo(index, up=True), f"set up {about}")
 
 
 def link_master(index: int, bridge: int, about: str) -> Message:
     """Make an interface a port of a bridge."""
-    body = _ifinfo(index, up=True) + attribute(_IFLA_MASTER, struct.pack("=i", bridge))
-    return Message(_RTM_NEWLINK, 0, body, f"attach {about} to its bridge")
+    body = ifinfo(index, up=True) + attribute(_IFLA_MASTER, struct.pack("=i", bridge))
+    return Message(RTM_NEWLINK, 0, body, f"attach {about} to its bridge")
 
 
 def link_delete(name: str) -> Message:
     """Delete an interface by its name (of a veth pair, both ends)."""
-    return Message(_RTM_DELLINK, 0, _ifinfo(0) + _text(_IFLA_IFNAME, name), f"delete interface {name}")
+    return Message(_RTM_DELLINK, 0, ifinfo(0) + text(_IFLA_IFNAME, name), f"delete interface {name}")
 
 
 def address_add(index: int, address: Address, network: Subnet) -> Message:
@@ -199,7 +199,7 @@ class RouteSocket:
 
     def links(self) -> list[Link]:
         """All interfaces."""
-        return [_link(payload) for payload in self._dump(_RTM_GETLINK, _ifinfo(0))]
+        return [_link(payload) for payload in self._dump(_RTM_GETLINK, ifinfo(0))]
 
     def addresses(self) -> list[tuple[int, IPv4Interface | IPv6Interface]]:
         """All addresses of both families with the index of their interface."""
@@ -254,17 +254,19 @@ def _family(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def _text(kind: int, value: str) -> bytes:
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a string."""
     return attribute(kind, value.encode() + b"\0")
 
 
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
+def mac_bytes(address: str) -> bytes:
+    """A MAC address as in messages."""
+    return bytes.fromhex(address.replace(":", ""))
 
 
-def _ifinfo(index: int, *, up: bool = False, family: int = 0) -> bytes:
-    flag = _IFF_UP if up else 0
-    return _IFINFO.pack(family, 0, 0, index, flag, flag)
+def ifinfo(index: int, *, up: bool = False, down: bool = False, family: int = 0) -> bytes:
+    """The head of a message about an interface (struct ifinfomsg)."""
+    return _IFINFO.pack(family, 0, 0, index, _IFF_UP * up, _IFF_UP * (up or down))
 
 
 def _error_text(payload: bytes, flags: int) -> str:

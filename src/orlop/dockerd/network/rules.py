@@ -10,9 +10,10 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from orlop.dockerd.network import firewall
+from orlop.dockerd.network import foreign
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.netlink import Packet, attributes, messages
@@ -30,8 +31,8 @@ _NEWTABLE, _NEWCHAIN = 0, 3
 _REMOVALS = (2, 5, 8, 11, 14)  # of a table, chain, rule, set, element
 _GENMSG_SIZE = 4
 _TABLE_NAME = 1
-_FOREIGN_TABLE = "filter"
 _DEBOUNCE_SECONDS = 0.2
+_NO_KERNEL_SUPPORT = ("cache initialization failed", "Operation not supported", "Protocol not supported")
 
 
 class Rules:
@@ -80,8 +81,9 @@ class Rules:
             kernel.nft.run(self._plan.add_bridge(bridge))
         except NftablesError:
             self._install(kernel)  # as in publish
-        else:
-            self._pass_foreign(kernel, [bridge])
+            return
+        self._guard(kernel, [bridge])
+        self._pass_foreign(kernel, [bridge])
 
     def remove_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
         """In the kernel's thread: a bridge is gone."""
@@ -92,14 +94,13 @@ class Rules:
             kernel.nft.run(self._plan.remove_bridge(bridge))
             if bridge.six and 6 in self._plan.families and not any(each.six for each in self._bridges):
                 kernel.nft.run(self._plan.remove(6))
-            commands = firewall.foreign_withdraw(
-                kernel.nft.run_with_handles(firewall.FOREIGN_FORWARD), bridge.name
-            )
-            if commands:
-                kernel.nft.run(commands)
+            for guard in bridge.guards:
+                kernel.nft.run(guard.remove)
         except NftablesError as error:
-            # our table was taken away a moment ago, and comes back without this bridge; or there is no iptables
+            # our table was taken away a moment ago, and comes back without this bridge
             _log.debug("rules of bridge %s: %s", bridge.name, error.strerror)
+        for chain in foreign.CHAINS:
+            self._change_foreign(kernel, chain, partial(foreign.withdraw, chain, bridge.name))
 
     def publish(self, kernel: Kernel, ports: list[PortMapping]) -> None:
         """In the kernel's thread: redirect published ports. Raises NftablesError, InternalError."""
@@ -134,10 +135,13 @@ class Rules:
                 raise
             self._schedule()  # some news were lost: look
             return
-        ours = (self._plan.table, _FOREIGN_TABLE)
         for packet in messages(data):
-            if packet.port != self._own_port and _is_harmful(packet) and _table(packet) in ours:
+            if packet.port != self._own_port and _is_harmful(packet) and self._concerns_us(_table(packet)):
                 self._schedule()
+
+    def _concerns_us(self, table: str) -> bool:
+        own = {self._plan.table, *(guard.table for bridge in self._bridges for guard in bridge.guards)}
+        return table in own or table in foreign.TABLES
 
     def _schedule(self) -> None:
         if self._repair is None or self._repair.done():
@@ -156,17 +160,51 @@ class Rules:
         try:
             kernel.nft.run(self._plan.install(self._bridges, sorted(self._ports, key=_order)))
         except OSError as error:
-            raise InternalError(f"cannot install the firewall rules: {error.strerror or error}") from None
+            raise InternalError(f"cannot install the firewall rules: {explain(error)}") from None
+        self._offer_user_chain(kernel)
+        self._guard(kernel, self._bridges)
         self._pass_foreign(kernel, self._bridges)
 
-    def _pass_foreign(self, kernel: Kernel, bridges: Iterable[BridgeRules]) -> None:
+    def _offer_user_chain(self, kernel: Kernel) -> None:
         try:
-            listing = kernel.nft.run(firewall.FOREIGN_FORWARD)
+            kernel.nft.run(f"list table inet {self._plan.user_table}")
         except NftablesError:
-            return  # no iptables here
-        for bridge in bridges:
-            if commands := firewall.foreign_accept(listing, bridge.name):
+            kernel.nft.run(self._plan.offer_user_chain())
+
+    def _guard(self, kernel: Kernel, bridges: Iterable[BridgeRules]) -> None:
+        """The tables of networks' own: one that cannot be had is no reason to do without the others."""
+        for guard in (guard for bridge in bridges for guard in bridge.guards):
+            try:
+                kernel.nft.run(guard.install)
+            except NftablesError as error:
+                _log.error("cannot install the rules of %s: %s", guard.table, error.strerror)
+
+    def _pass_foreign(self, kernel: Kernel, bridges: Sequence[BridgeRules]) -> None:
+        for chain in foreign.CHAINS:
+            for bridge in bridges:
+                if not self._change_foreign(kernel, chain, partial(foreign.accept, chain, bridge)):
+                    break
+
+    def _change_foreign(self, kernel: Kernel, chain: foreign.Chain, plan: Callable[[str], str]) -> bool:
+        """Change somebody else's chain as `plan` says of its listing; False if there is no such chain."""
+        try:
+            listing = kernel.nft.run_with_handles(chain.listing)
+        except NftablesError:
+            return False
+        try:
+            if commands := plan(listing):
                 kernel.nft.run(commands)
+        except NftablesError as error:
+            _log.warning("containers may be cut off by %s: %s", chain.place, error.strerror)
+        return True
+
+
+def explain(error: OSError) -> str:
+    """Why nftables refused, in words that help where it is the kernel that has none."""
+    text = error.strerror or str(error)
+    if any(sign in text for sign in _NO_KERNEL_SUPPORT):
+        return f"the kernel has no nftables (modules nf_tables, nft_chain_nat, nft_fib_inet …): {text}"
+    return text
 
 
 def _order(port: PortMapping) -> tuple[str, int, str]:

@@ -83,6 +83,7 @@ class SandboxKernel:
         network, endpoint = pair
         driver = drivers.of(network)
         mine = [route for (_, each), route in routes if each.id == endpoint.id]
+        mine = [*driver.other_routes(network, endpoint), *mine]
         link = driver.link(network, endpoint, self._config)
         return interface_plan(network, endpoint, link, mine, driver.mtu(network))
 

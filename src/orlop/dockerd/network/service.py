@@ -40,6 +40,7 @@ from orlop.dockerd.network.types import (
     SandboxRequest,
     addresses_of,
 )
+from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.netd.client import NetdClient
 
@@ -69,7 +70,8 @@ class NetworkService:
         self._thread = KernelThread()
         plan = _firewall(config)
         self._rules = Rules(self._thread, plan) if plan.families else None
-        self._networks = Networks(self._store, self._thread, config, self._rules)
+        plugins = Plugins(config.plugin_directories)
+        self._networks = Networks(self._store, self._thread, config, self._rules, plugins)
         self._kernel = SandboxKernel(config, self._rules)
         self._publisher = Publisher(netd, config, self._live_endpoints)
         self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
@@ -81,6 +83,7 @@ class NetworkService:
             self._publisher,
             self._resolvers,
             config,
+            plugins,
             self._directory,
         )
         self._publishing = Publishing(self._steps)
@@ -224,6 +227,10 @@ class NetworkService:
         for endpoint in endpoints:
             if endpoint.id in live:
                 continue
+            for pair in self._networks.pairs([endpoint]):
+                if drivers.of(pair[0]).asks_plugin:
+                    await self._thread.call(self._kernel.withdraw, pair)
+                await self._steps.dismiss(*pair)
             # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
             pinned = endpoint.netns in pins
             await self._thread.call(self._kernel.dismantle, endpoint, published=False, pinned=pinned)
@@ -274,6 +281,7 @@ class NetworkService:
         for pair in self._networks.pairs(endpoints):
             if drivers.of(pair[0]).has_interfaces and not pair[1].veth:  # whose going nobody would notice
                 await self._thread.call(self._kernel.withdraw, pair)
+            await self._steps.dismiss(*pair)
         for endpoint in endpoints:
             await self._thread.call(self._kernel.dismantle, endpoint)
         for endpoint in endpoints:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps that making a sandbox and changing a running one have in common."""
 
+import asyncio
+import logging
 import os
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -23,10 +25,12 @@ from orlop.dockerd.network.types import (
     SandboxRequest,
     addresses_of,
 )
+from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
 from orlop.unix.nftables import NftablesError
 
+_log = logging.getLogger(__name__)
 _IPV6 = "/proc/sys/net/ipv6"
 
 
@@ -42,6 +46,7 @@ class Steps:
         publisher: Publisher,
         resolvers: Resolvers,
         config: NetworkConfig,
+        plugins: Plugins,
         directory: str,
     ) -> None:
         """`directory` is where namespaces are pinned."""
@@ -52,6 +57,7 @@ class Steps:
         self.publisher = publisher
         self.resolvers = resolvers
         self.leaving = LeavingLinks(thread)
+        self._plugins = plugins
         self._config = config
         self._directory = directory
 
@@ -79,6 +85,9 @@ class Steps:
         if network.id not in self.networks:  # it was removed meanwhile
             raise NotFoundError(f"network {network.name} not found")
         self.networks.require_up(network)
+        ipam_plugin = self.networks.ipam_plugin(network)
+        if ipam_plugin is not None:
+            asked = await ipam_plugin.request_addresses(network, asked)
         used = {each for other in self.store.endpoints_in(network.id) for each in addresses_of(other)}
         used |= self.leaving.addresses()
         endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names)
@@ -86,7 +95,28 @@ class Steps:
         if drivers.of(network).own_namespace:
             endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
         self.store.put_endpoint(endpoint)
+        if drivers.of(network).asks_plugin:
+            await self._admit(network, endpoint, request)
         return endpoint
+
+    async def _admit(self, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
+        try:
+            await drivers.of(network).admit(self._plugins, network, endpoint, request)
+        except BaseException:
+            await asyncio.shield(self.dismiss(network, endpoint))
+            self.store.delete_endpoint(endpoint.id)
+            raise
+        self.store.put_endpoint(endpoint)
+
+    async def dismiss(self, network: Network, endpoint: Endpoint) -> None:
+        """Tell the plugins that a network may have for a driver and for addresses that an endpoint is gone."""
+        ipam_plugin = self.networks.ipam_plugin(network)
+        try:
+            await drivers.of(network).dismiss(self._plugins, network, endpoint)
+            if ipam_plugin is not None:
+                await ipam_plugin.release_addresses(network, endpoint)
+        except OrlopError as error:  # the endpoint goes all the same
+            _log.warning("endpoint %s in network %s: %s", endpoint.container_name, network.name, error)
 
     async def publish(self, pair: Pair, request: SandboxRequest) -> None:
         """Give an endpoint the ports that its container wants. Raises InternalError in Docker's words."""

@@ -43,6 +43,7 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     """Packets with this mark ("0x1/0xff") enter bridges whatever else is said."""
     default_options: dict[str, dict[str, str]] = {}
     """Options of new networks that do not say otherwise, by driver."""
+    plugin_directories: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins")
     address_pools: list[tuple[str, int]] = []
     """Where networks without a subnet get one: ranges and the prefix length to cut; empty: Docker's own."""
 
@@ -118,7 +119,8 @@ class Network(msgspec.Struct, kw_only=True):
     """A network's record. `subnet` and `gateway` as text, empty without IPv4; those with a 6 without IPv6.
 
     `bridge` is the interface of the host that its containers hang on: a bridge, or a macvlan's parent. `ready` is
-    false while the network is being made or removed; `own_bridge` if that interface was made for it.
+    false while the network is being made or removed; `own_bridge` if that interface was made for it. `ipam_pools`
+    are the ids that an IPAM plugin gave its subnets, by family ("4", "6").
     """
 
     id: str
@@ -135,7 +137,9 @@ class Network(msgspec.Struct, kw_only=True):
     gateway6: str = ""
     ip_range6: str = ""
     aux_addresses: dict[str, str] = {}
+    ipam_driver: str = "default"
     ipam_options: dict[str, str] = {}
+    ipam_pools: dict[str, str] = {}
     internal: bool = False
     attachable: bool = False
     options: dict[str, str] = {}
@@ -187,6 +191,16 @@ def addresses_of(endpoint: "Endpoint") -> list[str]:
     return [address for address in (endpoint.address, endpoint.address6) if address]
 
 
+class Joined(msgspec.Struct, kw_only=True, frozen=True):
+    """What a network plugin answered when an endpoint joined: the interface that it made, gateways, and routes as
+    destination and gateway (empty: on the link)."""
+
+    source: str
+    gateway: str = ""
+    gateway6: str = ""
+    routes: list[tuple[str, str]] = []
+
+
 class Endpoint(msgspec.Struct, kw_only=True):
     """A container's interface in a network as recorded; `ready` is false while the request is under way.
 
@@ -209,6 +223,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
     netns: str = ""
     link_local: list[str] = []
     sysctls: list[tuple[str, str]] = []
+    joined: Joined | None = None
     ready: bool = False
     ports: list[PortMapping] = []
     exposed: list[str] = []

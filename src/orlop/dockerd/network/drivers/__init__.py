@@ -14,15 +14,20 @@ _BUILT_IN = {
     "bridge": "BridgeDriver",
     "host": "HostDriver",
     "null": "NullDriver",
+    "macvlan": "MacvlanDriver",
+    "ipvlan": "IpvlanDriver",
+    "overlay": "OverlayDriver",
 }
 """Driver and its class; the module in this package bears the driver's name."""
 
 
 @cache
 def get(name: str) -> Driver:
-    """The driver of that name. Raises KeyError."""
-    module = import_module(f"{__name__}.{name}") if name in _BUILT_IN else None
-    driver: Driver = getattr(module, _BUILT_IN[name])()
+    """The driver of that name: a plugin, if it is none of ours."""
+    if name not in _BUILT_IN:
+        remote: Driver = import_module(f"{__name__}.remote").RemoteDriver(name)
+        return remote
+    driver: Driver = getattr(import_module(f"{__name__}.{name}"), _BUILT_IN[name])()
     return driver
 
 
@@ -31,9 +36,9 @@ def of(network: Network) -> Driver:
     return get(network.driver)
 
 
-def exists(name: str) -> bool:
-    """Whether there is a driver of that name."""
+def is_built_in(name: str) -> bool:
+    """Whether a driver of that name is no plugin."""
     return name in _BUILT_IN
 
 
-__all__ = ["Driver", "exists", "get", "of"]
+__all__ = ["Driver", "get", "is_built_in", "of"]

@@ -7,7 +7,8 @@ from ipaddress import ip_interface
 from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Link, Route
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
+from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import UnavailableError
 
@@ -28,8 +29,10 @@ class Driver:
     """Its endpoints have an interface and addresses."""
     publishes = False
     """Ports of its containers are published on the host."""
-    picks_mac = True
-    """Its interfaces have MAC addresses of their own."""
+    takes_mac = True
+    """Its interfaces may have the MAC address that a user wishes."""
+    asks_plugin = False
+    """Networks and endpoints are told to a plugin, by the methods with `plugins`."""
     options: Collection[str] = ()
     """The names of its options (`-o`)."""
 
@@ -71,12 +74,20 @@ class Driver:
         """The interface that stays in the host's namespace; empty if there is none."""
         return ""
 
+    def derives_mac(self, network: Network) -> bool:
+        """Whether MAC addresses follow from the addresses where the user wishes none."""
+        return True
+
     def interface_prefix(self, network: Network) -> str:
         """What the names of interfaces in containers begin with."""
         return "eth"
 
     def default_routes(self, network: Network, endpoint: Endpoint) -> Sequence[Route]:
         """The ways out of a network, at most one for each family."""
+        return ()
+
+    def other_routes(self, network: Network, endpoint: Endpoint) -> Sequence[Route]:
+        """Routes through an endpoint besides the default ones."""
         return ()
 
     def link(self, network: Network, endpoint: Endpoint, config: NetworkConfig) -> Link:
@@ -86,6 +97,20 @@ class Driver:
     def mtu(self, network: Network) -> int:
         """The size of packets, in bytes; 0 leaves it to the kernel."""
         return 0
+
+    # -- a plugin
+
+    async def announce(self, plugins: Plugins, network: Network) -> None:
+        """A network is made. Raises OrlopError."""
+
+    async def retract(self, plugins: Plugins, network: Network) -> None:
+        """A network goes. Raises OrlopError."""
+
+    async def admit(self, plugins: Plugins, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
+        """An endpoint is made, with addresses; what the plugin says about it is entered. Raises OrlopError."""
+
+    async def dismiss(self, plugins: Plugins, network: Network, endpoint: Endpoint) -> None:
+        """An endpoint goes; its interface is where the plugin made it, or nowhere. Raises OrlopError."""
 
 
 def interface_plan(
@@ -109,5 +134,4 @@ def interface_plan(
 def unavailable(network: Network, error: OSError) -> UnavailableError:
     """A step of a network's set-up that the kernel refused, in a sentence."""
     step = f" ({error.filename})" if error.filename else ""
-    what = f"bridge {network.bridge}" if network.bridge else f"network {network.name}"
-    return UnavailableError(f"cannot set up {what}{step}: {error.strerror}")
+    return UnavailableError(f"cannot set up network {network.name}{step}: {error.strerror}")

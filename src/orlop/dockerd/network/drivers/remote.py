@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network plugins: drivers in other processes, over Docker's remote driver protocol.
+
+Source: moby, daemon/libnetwork/docs/remote.md (messages NetworkDriver.*).
+"""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from orlop.dockerd.network import options
+from orlop.dockerd.network.drivers.base import Driver
+from orlop.dockerd.network.links import EVERYWHERE, Given, Link, Route
+from orlop.dockerd.network.types import Endpoint, Joined, Network, NetworkConfig, SandboxRequest
+from orlop.dockerd.plugins import Plugins
+from orlop.errdefs import InternalError
+
+_GENERIC = "com.docker.network.generic"
+_PORT_MAP = "com.docker.network.portmap"
+_EXPOSED = "com.docker.network.endpoint.exposedports"
+_MAC = "com.docker.network.endpoint.macaddress"
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_BY_NEXT_HOP = 0
+"""StaticRoute.RouteType; 1 is: on the link."""
+
+
+class RemoteDriver(Driver):
+    """The plugin makes the interface; it is moved into the container, and back at the end."""
+
+    has_interfaces = True
+    asks_plugin = True
+
+    def __init__(self, name: str) -> None:
+        """`name` is the plugin's."""
+        self.name = name
+
+    def chooses_gateway(self, network: Network, version: int) -> bool:
+        """The first address is kept for the plugin's gateway, as in Docker."""
+        return True
+
+    def derives_mac(self, network: Network) -> bool:
+        """The plugin does, where the user does not."""
+        return False
+
+    def default_routes(self, network: Network, endpoint: Endpoint) -> Sequence[Route]:
+        """By the gateways that the plugin named."""
+        joined = endpoint.joined
+        if network.internal or joined is None:
+            return ()
+        return [
+            Route(EVERYWHERE[ip_address(text).version], ip_address(text))
+            for text in (joined.gateway, joined.gateway6)
+            if text
+        ]
+
+    def other_routes(self, network: Network, endpoint: Endpoint) -> Sequence[Route]:
+        """Those that the plugin wants."""
+        if endpoint.joined is None:
+            return ()
+        return [
+            Route(ip_network(destination), ip_address(gateway) if gateway else None)
+            for destination, gateway in endpoint.joined.routes
+        ]
+
+    def link(self, network: Network, endpoint: Endpoint, config: NetworkConfig) -> Link:
+        """The interface that the plugin made."""
+        return Given(endpoint.joined.source if endpoint.joined else "")
+
+    # -- the plugin
+
+    async def announce(self, plugins: Plugins, network: Network) -> None:
+        """CreateNetwork."""
+        await plugins.call(self.name, "NetworkDriver.GetCapabilities")
+        arguments = {
+            "NetworkID": network.id,
+            "Options": {
+                _GENERIC: dict(network.options),
+                options.ENABLE[4]: network.enable_ipv4,
+                options.ENABLE[6]: network.enable_ipv6,
+                "com.docker.network.internal": network.internal,
+            },
+            "IPv4Data": _addresses(network, network.subnet, network.gateway),
+            "IPv6Data": _addresses(network, network.subnet6, network.gateway6),
+        }
+        await plugins.call(self.name, "NetworkDriver.CreateNetwork", arguments)
+
+    async def retract(self, plugins: Plugins, network: Network) -> None:
+        """DeleteNetwork."""
+        await plugins.call(self.name, "NetworkDriver.DeleteNetwork", {"NetworkID": network.id})
+
+    async def admit(self, plugins: Plugins, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
+        """CreateEndpoint, Join and ProgramExternalConnectivity."""
+        who = {"NetworkID": network.id, "EndpointID": endpoint.id}
+        settings: dict[str, Any] = {_EXPOSED: _exposed(request)} | ({_MAC: endpoint.mac} if endpoint.mac else {})
+        interface = {
+            "Address": _with_prefix(endpoint.address, network.subnet),
+            "AddressIPv6": _with_prefix(endpoint.address6, network.subnet6),
+            "MacAddress": endpoint.mac,
+        }
+        arguments = {**who, "Options": settings, "Interface": interface}
+        answer = await plugins.call(self.name, "NetworkDriver.CreateEndpoint", arguments)
+        _complete(endpoint, answer.get("Interface") or {}, self.name)
+        answer = await plugins.call(
+            self.name, "NetworkDriver.Join", {**who, "SandboxKey": endpoint.netns, "Options": settings}
+        )
+        endpoint.joined = _joined(answer, self.name)
+        prefix = (answer.get("InterfaceName") or {}).get("DstPrefix") or ""
+        if prefix and endpoint.interface.startswith(self.interface_prefix(network)):
+            endpoint.interface = prefix + endpoint.interface.removeprefix(self.interface_prefix(network))
+        connectivity = {**who, "Options": settings | {_PORT_MAP: _port_map(request)}}
+        await plugins.call(self.name, "NetworkDriver.ProgramExternalConnectivity", connectivity)
+
+    async def dismiss(self, plugins: Plugins, network: Network, endpoint: Endpoint) -> None:
+        """RevokeExternalConnectivity, Leave and DeleteEndpoint, each even if the one before fails."""
+        who = {"NetworkID": network.id, "EndpointID": endpoint.id}
+        failure: Exception | None = None
+        for method in ("RevokeExternalConnectivity", "Leave", "DeleteEndpoint"):
+            try:
+                await plugins.call(self.name, f"NetworkDriver.{method}", who)
+            except InternalError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+def _addresses(network: Network, subnet: str, gateway: str) -> list[dict[str, Any]]:
+    if not subnet:
+        return []
+    version = ip_network(subnet).version
+    aux = {
+        name: _with_prefix(text, subnet)
+        for name, text in network.aux_addresses.items()
+        if ip_address(text).version == version
+    }
+    return [
+        {
+            "AddressSpace": "LocalDefault",
+            "Pool": subnet,
+            "Gateway": _with_prefix(gateway, subnet),
+            "AuxAddresses": aux,
+        }
+    ]
+
+
+def _with_prefix(address: str, subnet: str) -> str:
+    return f"{address}/{subnet.rpartition('/')[2]}" if address else ""
+
+
+def _exposed(request: SandboxRequest) -> list[dict[str, int]]:
+    found = []
+    for text in request.exposed_ports:
+        port, _, protocol = text.partition("/")
+        found.append({"Proto": _PROTOCOLS.get(protocol or "tcp", 0), "Port": int(port)})
+    return found
+
+
+def _port_map(request: SandboxRequest) -> list[dict[str, Any]]:
+    found = []
+    for text, bindings in request.port_bindings.items():
+        port, _, protocol = text.partition("/")
+        for binding in bindings or ():
+            first, _, last = binding.host_port.partition("-")
+            found.append(
+                {
+                    "Proto": _PROTOCOLS.get(protocol or "tcp", 0),
+                    "IP": "",
+                    "Port": int(port),
+                    "HostIP": binding.host_ip,
+                    "HostPort": int(first or 0),
+                    "HostPortEnd": int(last or first or 0),
+                }
+            )
+    return found
+
+
+def _complete(endpoint: Endpoint, interface: Mapping[str, str], name: str) -> None:
+    """What the plugin chose; it may not contradict what was chosen before."""
+    for key, field in (("Address", "address"), ("AddressIPv6", "address6"), ("MacAddress", "mac")):
+        value = interface.get(key) or ""
+        if not value:
+            continue
+        try:
+            value = value.lower() if field == "mac" else str(ip_interface(value).ip)
+        except ValueError:
+            raise InternalError(f'plugin "{name}": CreateEndpoint: {key}: {value!r} is no address') from None
+        known = getattr(endpoint, field)
+        if known and known != value:
+            raise InternalError(
+                f'plugin "{name}": CreateEndpoint: it may not change {key} from {known} to {value}'
+            )
+        setattr(endpoint, field, value)
+
+
+def _joined(answer: Mapping[str, Any], name: str) -> Joined:
+    source = (answer.get("InterfaceName") or {}).get("SrcName") or ""
+    if not source or len(source) > 15 or "/" in source:
+        raise InternalError(f'plugin "{name}": Join: InterfaceName.SrcName: {source!r} is no interface name')
+    routes = [
+        (each["Destination"], each.get("NextHop", "") if each.get("RouteType", 0) == _BY_NEXT_HOP else "")
+        for each in answer.get("StaticRoutes") or ()
+    ]
+    joined = Joined(
+        source=source,
+        gateway=answer.get("Gateway") or "",
+        gateway6=answer.get("GatewayIPv6") or "",
+        routes=routes,
+    )
+    try:
+        for destination, gateway in [*routes, ("", joined.gateway), ("", joined.gateway6)]:
+            if destination:
+                ip_network(destination)
+            if gateway:
+                ip_address(gateway)
+    except ValueError as error:
+        raise InternalError(f'plugin "{name}": Join: {error}') from None
+    return joined

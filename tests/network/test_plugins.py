@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network plugins: a small one in a process of its own, over Docker's remote driver protocol."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from support.networks import Host, pings, run
+
+from orlop.dockerd.network import SandboxRequest
+from orlop.dockerd.plugins import Plugins
+from orlop.engine.types import (
+    IPAM,
+    EndpointIPAMConfig,
+    EndpointSettings,
+    IPAMConfig,
+    NetworkCreateRequest,
+    PortBinding,
+)
+from orlop.errdefs import (
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+pytestmark = pytest.mark.root
+
+
+class Plugin:
+    """The plugin's process, and what it was called."""
+
+    def __init__(self, path: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        argv = [sys.executable, "-m", "support.network_plugin", str(path)]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment, text=True)
+        while not path.exists():
+            assert self._process.poll() is None
+
+    def end(self) -> list[tuple[str, dict[str, Any]]]:
+        """End it; its calls in their order."""
+        self._process.terminate()
+        out, _ = self._process.communicate(timeout=10)
+        return [tuple(json.loads(line)) for line in out.splitlines()]
+
+
+@pytest.fixture
+def plugin(netns: None, tmp_path: Path) -> Iterator[Plugin]:
+    """A plugin called `own` in the test's namespace."""
+    (tmp_path / "plugins").mkdir()
+    started = Plugin(tmp_path / "plugins" / "own.sock")
+    yield started
+    started.end()
+
+
+@pytest_asyncio.fixture
+async def plugged(plugin: Plugin, tmp_path: Path) -> AsyncIterator[Host]:
+    """A service that finds the plugin."""
+    machine = Host(tmp_path, plugin_directories=(str(tmp_path / "plugins"),))
+    await machine.service.start()
+    yield machine
+    rows = machine.connection.execute("SELECT container_id FROM endpoints").fetchall()
+    await machine.close([row[0] for row in rows])
+    assert machine.pins() == []
+
+
+def wanted(name: str = "mine", subnet: str = "10.66.0.0/24", **fields: Any) -> NetworkCreateRequest:
+    given = IPAM(config=[IPAMConfig(subnet=subnet)])
+    return NetworkCreateRequest(name=name, driver="own", ipam=given, **fields)
+
+
+def links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+async def test_a_plugin_makes_networks_and_endpoints(plugged: Host, plugin: Plugin) -> None:
+    before = links()
+    made = await plugged.service.create_network(wanted(options={"colour": "red"}))
+    assert made["Driver"] == "own" and f"pb{made['Id'][:8]}" in links()
+    ports: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(host_port="8080")]}
+    one = await plugged.connect("one", mode="mine", port_bindings=ports, exposed_ports=["80/tcp"])
+    assert one.netns_path and one.endpoints["mine"].mac_address == "02:00:00:00:00:42"
+    assert (one.endpoints["mine"].ip_address, one.endpoints["mine"].gateway) == ("10.66.0.2", "10.66.0.1")
+    assert pings(one.netns_path, "10.66.0.1")
+    routes = run(one.netns_path, "ip", "route").stdout
+    assert "default via 10.66.0.1 dev plug0" in routes and "10.67.0.0/24 via 10.66.0.9 dev plug0" in routes
+    await plugged.restart()
+    assert pings(one.netns_path, "10.66.0.1")
+    two = await plugged.connect("two")
+    request = SandboxRequest(container_id="two", name="two", hostname="two", dns=["127.0.0.1"])
+    asked = EndpointSettings(mac_address="02:00:00:00:00:77")
+    there = await plugged.service.attach(request, "mine", asked)
+    assert two.netns_path and there.settings.ip_address == "10.66.0.3"
+    assert "02:00:00:00:00:77" in run(two.netns_path, "ip", "link").stdout
+    assert pings(two.netns_path, "10.66.0.2")
+    await plugged.service.detach("two", "mine")
+    await plugged.service.release("one")
+    await plugged.service.release("two")
+    await plugged.service.remove_network("mine")
+    await plugged.service._networks.close()
+    assert links() == before
+    calls = plugin.end()
+    names = [method for method, _ in calls if method.startswith("NetworkDriver")]
+    joining = ["CreateEndpoint", "Join", "ProgramExternalConnectivity"]
+    leaving = ["RevokeExternalConnectivity", "Leave", "DeleteEndpoint"]
+    expected = ["GetCapabilities", "CreateNetwork", *joining, *joining, *leaving, *leaving, "DeleteNetwork"]
+    assert names == [f"NetworkDriver.{name}" for name in expected]
+    told = next(body for method, body in calls if method == "NetworkDriver.CreateNetwork")
+    assert told["Options"]["com.docker.network.generic"] == {"colour": "red"}
+    assert told["IPv4Data"] == [
+        {"AddressSpace": "LocalDefault", "Pool": "10.66.0.0/24", "Gateway": "10.66.0.1/24", "AuxAddresses": {}}
+    ]
+    told = next(body for method, body in calls if method.endswith("ProgramExternalConnectivity"))
+    assert told["Options"]["com.docker.network.portmap"][0]["HostPort"] == 8080
+
+
+@pytest.mark.parametrize("method", ["CreateEndpoint", "Join", "ProgramExternalConnectivity"])
+async def test_what_a_plugin_refuses_leaves_nothing(plugged: Host, plugin: Plugin, method: str) -> None:
+    await plugged.service.create_network(wanted(options={"refuse": f"NetworkDriver.{method}"}))
+    before = links()
+    message = f'plugin "own": NetworkDriver.{method}: it does not please me'
+    with pytest.raises(InternalError, match=message):
+        await plugged.connect("one", mode="mine")
+    assert plugged.pins() == [] and links() == before
+    assert plugged.connection.execute("SELECT count(*) FROM endpoints").fetchone() == (0,)
+
+
+async def test_a_plugin_that_refuses_or_is_away(plugged: Host, plugin: Plugin) -> None:
+    before = links()
+    with pytest.raises(InternalError, match=r'plugin "own": NetworkDriver\.CreateNetwork: it does not please me'):
+        await plugged.service.create_network(wanted(options={"refuse": "NetworkDriver.CreateNetwork"}))
+    assert links() == before
+    await plugged.service.create_network(wanted())
+    plugin.end()
+    with pytest.raises(UnavailableError, match=r'plugin "own" at unix://.* does not answer NetworkDriver'):
+        await plugged.service.create_network(wanted("late", "10.69.0.0/24"))
+    assert "late" not in [each["Name"] for each in plugged.service.list_networks()]
+    await plugged.service.remove_network("mine")  # it goes all the same
+    assert "mine" not in [each["Name"] for each in plugged.service.list_networks()]
+
+
+async def test_addresses_from_a_plugin(plugged: Host, plugin: Plugin) -> None:
+    request = NetworkCreateRequest(name="front", ipam=IPAM(driver="own", options={"tier": "gold"}))
+    made = await plugged.service.create_network(request)
+    assert made["IPAM"] == {
+        "Driver": "own",
+        "Options": {"tier": "gold"},
+        "Config": [{"Subnet": "10.66.0.0/24", "Gateway": "10.66.0.1"}],
+    }
+    one = await plugged.connect("one", mode="front")
+    assert one.endpoints["front"].ip_address == "10.66.0.100"
+    wish = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.66.0.7"))
+    two = await plugged.connect("two", mode="front", endpoints={"front": wish})
+    assert two.endpoints["front"].ip_address == "10.66.0.7" and two.netns_path
+    assert pings(two.netns_path, "10.66.0.100")
+    await plugged.restart()
+    await plugged.service.release("one")
+    await plugged.service.release("two")
+    await plugged.service.remove_network("front")
+    with pytest.raises(NotFoundError, match='plugin "nope" not found'):
+        await plugged.service.create_network(NetworkCreateRequest(name="x", ipam=IPAM(driver="nope")))
+    with pytest.raises(PermissionDeniedError, match="Pool overlaps"):
+        await plugged.service.create_network(wanted("y", "10.66.0.0/24"))
+        await plugged.service.create_network(request)
+    calls = [(method.partition(".")[2], body) for method, body in plugin.end() if method.startswith("Ipam")]
+    told = calls[1][1]
+    assert told == {"AddressSpace": "near", "Pool": "", "SubPool": "", "Options": {"tier": "gold"}, "V6": False}
+    given = [body["Address"] for name, body in calls if name == "ReleaseAddress"]
+    assert given[:3] == ["10.66.0.100", "10.66.0.7", "10.66.0.1"]
+    names = [name for name, _ in calls]
+    assert names.count("RequestPool") == names.count("ReleasePool") == 2
+
+
+async def test_how_plugins_are_found(plugin: Plugin, tmp_path: Path) -> None:
+    directory = tmp_path / "plugins"
+    other = tmp_path / "etc"
+    other.mkdir()
+    (other / "spec.spec").write_text(f"unix://{directory}/own.sock\n")
+    (other / "file.json").write_text(json.dumps({"Name": "file", "Addr": f"unix://{directory}/own.sock"}))
+    (other / "bad.json").write_text("{")
+    (other / "worse.spec").write_text("ftp://x")
+    plugins = Plugins((str(directory), str(other)))
+    for name in ("own", "spec", "file"):
+        assert await plugins.call(name, "NetworkDriver.GetCapabilities") == {"Scope": "local"}
+    for name in ("nope", "../plugins/own", ".own", ""):
+        assert not plugins.exists(name)
+        with pytest.raises(NotFoundError, match="not found"):
+            await plugins.call(name, "NetworkDriver.GetCapabilities")
+    with pytest.raises(NotFoundError, match='plugin "own" does not implement VolumeDriver'):
+        await plugins.call("own", "VolumeDriver.List")
+    for name in ("bad", "worse"):
+        with pytest.raises(InvalidArgumentError, match="invalid plugin file"):
+            plugins.exists(name)
