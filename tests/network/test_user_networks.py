@@ -85,7 +85,16 @@ def links() -> set[str]:
         (wanted(driver="null"), PermissionDeniedError, 'only one instance of "null" network is allowed'),
         (wanted(driver="weave"), NotFoundError, 'plugin "weave" not found'),
         (wanted(scope="swarm"), NotImplementedByUsError, "not a swarm manager"),
-        (wanted(config_from={"Network": "x"}), NotImplementedByUsError, "configuration-only"),
+        (
+            wanted(config_only=True, internal=True),
+            PermissionDeniedError,
+            "can only contain network specific fields",
+        ),
+        (
+            wanted(config_only=True, config_from={"Network": "x"}),
+            PermissionDeniedError,
+            "a configuration network cannot depend on another configuration network",
+        ),
         (wanted(enable_ipv4=False), InvalidArgumentError, "IPv4 or IPv6 must be enabled"),
         (wanted(ipam={"gateway": "10.0.0.1"}), InvalidArgumentError, "must have a corresponding subnet"),
         (
@@ -517,3 +526,45 @@ async def test_a_late_bridge_passes_an_iptables_policy_of_drop(host: Host, neigh
         assert time.monotonic() < deadline, left
         await asyncio.sleep(0.1)  # the service is told of the new chain by the kernel, and nobody tells us
     assert made["Id"][:12] not in left
+
+
+@pytest.mark.root
+async def test_configurations_of_networks(host: Host) -> None:
+    opts = {f"{BRIDGE}.enable_icc": "false"}
+    template = wanted("paper", "10.8.0.0/24", config_only=True, options=opts, labels={"a": "b"})
+    shown = await host.service.create_network(template)
+    assert (shown["ConfigOnly"], shown["Driver"]) == (True, "null")
+    assert shown["IPAM"]["Config"][0]["Subnet"] == "10.8.0.0/24" and links() == set()
+    made = await create(host, config_from={"Network": "paper"})
+    assert made["ConfigFrom"] == {"Network": "paper"} and not made["ConfigOnly"] and made["Driver"] == "bridge"
+    assert (made["Options"], made["Labels"]) == (opts, {"a": "b"})
+    assert made["IPAM"]["Config"] == [{"Subnet": "10.8.0.0/24", "Gateway": "10.8.0.1"}]
+    await host.restart()
+    for change, error, message in (
+        ({"config_from": {"Network": "nope"}}, NotFoundError, 'configuration network "nope" not found'),
+        ({"labels": {"c": "d"}}, PermissionDeniedError, "user-specified configurations are not supported"),
+        ({"options": opts}, PermissionDeniedError, "network driver options are not supported"),
+    ):
+        with pytest.raises(error, match=message):
+            await create(host, "more", **{"config_from": {"Network": "paper"}, **change})
+    with pytest.raises(PermissionDeniedError, match="cannot create endpoint on configuration-only network"):
+        await host.connect("one", mode="paper")
+    with pytest.raises(PermissionDeniedError, match='configuration network "paper" is in use'):
+        await host.service.remove_network("paper")
+    await host.service.remove_network("front")
+    await host.service.remove_network("paper")
+
+
+@pytest.mark.root
+async def test_an_endpoint_of_a_container_that_is_gone(host: Host) -> None:
+    await create(host, "front")
+    await create(host, "back")
+    await host.connect("one", mode="front")
+    await enter(host, "back", "one")
+    await host.service.force_detach("front", "one")
+    assert host.service.inspect_network("front")["Containers"] == {} and len(host.pins()) == 1
+    await host.service.remove_network("front")
+    await host.service.force_detach("back", "one")
+    assert host.pins() == []
+    with pytest.raises(NotFoundError, match="endpoint one not found in network back"):
+        await host.service.force_detach("back", "one")

@@ -44,8 +44,14 @@ class Networking:
             self._registry.save(container)
 
     async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
-        """POST /networks/{id}/disconnect; `force` also where the network is gone. Raises NotFoundError …"""
-        container = self._registry.get(reference)
+        """POST /networks/{id}/disconnect; `force` also where one of them is gone. Raises NotFoundError …"""
+        try:
+            container = self._registry.get(reference)
+        except NotFoundError:
+            if not force:
+                raise
+            await self._networks.force_detach(network, reference)
+            return
         async with container.lock:
             _check(container)
             try:

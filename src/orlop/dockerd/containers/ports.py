@@ -37,6 +37,10 @@ class Networks(Protocol):
         """The container has another name from now on."""
         ...
 
+    def driver_of(self, network_id: str) -> str:
+        """The driver of a network, as events tell it."""
+        ...
+
 
 class Memberships(Protocol):
     """Changes the networks of a container that runs."""
@@ -47,6 +51,10 @@ class Memberships(Protocol):
 
     async def detach(self, container_id: str, reference: str) -> Detached:
         """One network less."""
+        ...
+
+    async def force_detach(self, reference: str, name: str) -> None:
+        """The endpoint of a container that is not known any more. Raises NotFoundError."""
         ...
 
     def find_network(self, reference: str, settings: EndpointSettings | None = None) -> dict[str, Any]:

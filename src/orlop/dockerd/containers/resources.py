@@ -95,7 +95,7 @@ class Resources:
     def _tell(self, network_action: str, volume_action: str, record: ContainerRecord) -> None:
         for name, settings in record.endpoints.items():
             if settings.network_id and settings.endpoint_id:
-                kind = {"host": "host", "none": "null"}.get(name, "bridge")
+                kind = self._networks.driver_of(settings.network_id)
                 about = {"container": record.id, "name": name, "type": kind}
                 self._events.publish("network", network_action, settings.network_id, about)
         for point in record.mounts:

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
-from orlop.dockerd.network import drivers, ipam, options
+from orlop.dockerd.network import configurations, drivers, ipam, options
 from orlop.dockerd.network.ipam import Subnet
 from orlop.dockerd.network.types import PREDEFINED, Network
 from orlop.engine.types import IPAMConfig, NetworkCreateRequest
@@ -30,6 +30,8 @@ def plan(
     in Docker's words.
     """
     _check_kind(request, is_plugin)
+    if request.config_only:
+        return configurations.plan(request, network_id, created)
     name = request.driver or "bridge"
     driver = drivers.get(name)
     if driver.options:
@@ -56,6 +58,7 @@ def plan(
         options=request.options,
         labels=request.labels,
         ready=False,
+        config_from=request.config_from.get("Network", ""),
     )
     driver.plan(network, request)
     return network
@@ -69,6 +72,8 @@ def settle(
     Raises PermissionDeniedError if what it asks for belongs to another network of ours, InvalidArgumentError when
     the pools are used up.
     """
+    if network.config_only:
+        return
     known, occupied = list(others), list(taken)
     ours = [ip_network(text) for other in known for text in (other.subnet, other.subnet6) if text]
     if network.enable_ipv4 and not network.subnet:
@@ -106,8 +111,6 @@ def _check_kind(request: NetworkCreateRequest, is_plugin: Callable[[str], bool])
         raise NotFoundError(f'plugin "{driver}" not found')
     if not drivers.get(driver).creatable:
         raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
-    if request.config_only or request.config_from.get("Network"):
-        raise NotImplementedByUsError("configuration-only networks are not supported")
     if request.enable_ipv4 is False and not request.enable_ipv6:
         raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
     if request.ipam.driver not in ("", "default") and not is_plugin(request.ipam.driver):

@@ -3,7 +3,9 @@
 
 from collections.abc import Iterable
 
-from orlop.dockerd.network import drivers, options
+import msgspec
+
+from orlop.dockerd.network import configurations, drivers, options
 from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
 from orlop.engine.types import EndpointSettings
 
@@ -20,6 +22,8 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
             aux = {name: text for name, text in record.aux_addresses.items() if (":" in text) == (version == 6)}
             shown = {"Subnet": subnet, "IPRange": ip_range, "Gateway": gateway, "AuxiliaryAddresses": aux}
             config.append({key: value for key, value in shown.items() if value})
+    if record.config_only:
+        config = [msgspec.to_builtins(each) for each in configurations.ipam_of(record).config]
     return {
         "Name": record.name,
         "Id": record.id,
@@ -32,8 +36,8 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": record.config_from},
+        "ConfigOnly": record.config_only,
         "Containers": {
             endpoint.container_id: {
                 "Name": endpoint.container_name,

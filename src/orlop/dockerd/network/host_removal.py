@@ -12,46 +12,59 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from orlop.dockerd.network import firewall, hostlinks, netns
+from orlop.dockerd.network import drivers, foreign, hostlinks, netns
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.store import NetworkStore
-from orlop.dockerd.network.types import NetworkConfig
+from orlop.dockerd.network.types import Network, NetworkConfig
 from orlop.unix.nftables import NftablesError
 
 Removal = tuple[str, Callable[[], object]]
 """What there is, in words, and what takes it away."""
 
 
-def found(kernel: Kernel, bridges: list[str], pins: str) -> Iterator[Removal]:
-    """What there is of bridges, of rules for them, and of namespaces pinned below the directory `pins`."""
+def found(kernel: Kernel, networks: list[Network], pins: str) -> Iterator[Removal]:
+    """What there is of networks' interfaces, of rules for them, and of namespaces pinned below `pins`."""
     default = NetworkConfig().bridge
-    for name in dict.fromkeys([default, *bridges]):
+    names = [name for network in networks for name in drivers.of(network).take_down(network, networks)]
+    for name in dict.fromkeys([default, *names]):
         link = hostlinks.find(kernel, name)
-        if link is not None and link.kind == "bridge":
-            yield f"bridge {name}", partial(_remove_bridge, kernel, name)
-        plan = Firewall(table="orlop" if name == default else f"orlop_{name}", userland_proxy=False)
-        for version, family in ((4, "ip"), (6, "ip6")):
-            if _has_table(kernel, family, plan.table):
-                yield f"nftables table {family} {plan.table}", partial(kernel.nft.run, plan.remove(version))
+        if link is not None and (name != default or link.kind == "bridge"):
+            kind = "bridge" if link.kind == "bridge" else "interface"
+            yield f"{kind} {name}", partial(_remove_link, kernel, name)
+    for family, table in _tables(networks):
+        if _has_table(kernel, family, table):
+            yield f"nftables table {family} {table}", partial(kernel.nft.run, f"delete table {family} {table}")
     with contextlib.suppress(FileNotFoundError):
         for name in sorted(os.listdir(pins)):
             yield f"network namespace {name}", partial(netns.remove, f"{pins}/{name}")
 
 
-def bridges_in(database: str) -> list[str]:
-    """The bridges that dockerd has made, by its database; none if there is no database."""
+def networks_in(database: str) -> list[Network]:
+    """The networks that dockerd has made, by its database; none if there is no database."""
     if not os.path.exists(database):
         return []
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        networks = NetworkStore(connection).networks()
-    return [network.bridge for network in networks if network.driver == "bridge" and network.own_bridge]
+        return NetworkStore(connection).networks()
 
 
-def _remove_bridge(kernel: Kernel, name: str) -> None:
-    with contextlib.suppress(NftablesError):  # no iptables here
-        if commands := firewall.foreign_withdraw(kernel.nft.run_with_handles(firewall.FOREIGN_FORWARD), name):
-            kernel.nft.run(commands)
+def _tables(networks: list[Network]) -> Iterator[tuple[str, str]]:
+    default = NetworkConfig().bridge
+    bridges = [network.bridge for network in networks if network.driver == "bridge" and network.predefined]
+    for name in dict.fromkeys([default, *bridges]):
+        plan = Firewall(table="orlop" if name == default else f"orlop_{name}", userland_proxy=False)
+        yield from (("ip", plan.table), ("ip6", plan.table), ("inet", plan.user_table))
+    for network in networks:
+        rules = drivers.of(network).rules(network)
+        for guard in rules.guards if rules else ():
+            yield from (("netdev", guard.table), ("inet", guard.table))
+
+
+def _remove_link(kernel: Kernel, name: str) -> None:
+    for chain in foreign.CHAINS:
+        with contextlib.suppress(NftablesError):  # there is no such chain
+            if commands := foreign.withdraw(chain, name, kernel.nft.run_with_handles(chain.listing)):
+                kernel.nft.run(commands)
     hostlinks.delete(kernel, name)
 
 
@@ -68,7 +81,7 @@ def main() -> int:
     database, pins, *rest = sys.argv[1:]
     kernel = Kernel()
     try:
-        for text, remove in found(kernel, bridges_in(database), pins):
+        for text, remove in found(kernel, networks_in(database), pins):
             if not rest:
                 remove()
             sys.stdout.write(f"{text}\n")

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
 
-from orlop.dockerd.network import creation, default_bridge, drivers, hostlinks, ipam
+from orlop.dockerd.network import configurations, creation, default_bridge, drivers, hostlinks, ipam
 from orlop.dockerd.network.drivers.base import unavailable
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.remote_ipam import RemoteIpam
@@ -166,8 +166,10 @@ class Networks:
 
         Raises AlreadyExistsError (name), UnavailableError (a step that the kernel refuses), and as `creation`.
         """
-        driver = request.driver or "bridge"
-        request.options = {**self._config.default_options.get(driver, {}), **request.options}
+        request = configurations.applied(request, self)
+        if not request.config_from and not request.config_only:
+            defaults = self._config.default_options.get(request.driver or "bridge", {})
+            request.options = {**defaults, **request.options}
         network = creation.plan(request, secrets.token_hex(32), _now(), self._plugins.exists)
         async with self._changing:
             if any(other.name == network.name for other in self):
@@ -205,6 +207,7 @@ class Networks:
                 raise PermissionDeniedError(
                     f"error while removing network: network {network.name} has active endpoints ({shown})"
                 )
+            configurations.check_unused(network, self)
             network.ready = False
             self._store.put_network(network)
             del self._networks[network.id]  # from now on nobody can enter it

@@ -150,12 +150,13 @@ def _sysctl(text: str) -> tuple[str, str]:
     if not separator or not value:
         raise InvalidArgumentError(f"invalid {SYSCTLS}: {text!r}: expected net.X.Y.IFNAME.Z=VALUE")
     known = parts[0] == "net" and ".".join(parts[1:3]) in _INTERFACE_SETTINGS
-    if len(parts) != 5 or not known or parts[3] != "IFNAME" or not _is_word(parts[4]):
+    # Docker's command line may have written the option in lower case.
+    if len(parts) != 5 or not known or parts[3].upper() != "IFNAME" or not _is_word(parts[4]):
         raise InvalidArgumentError(
             f"invalid {SYSCTLS}: {text!r}: only settings of the interface itself are possible, such as "
             "net.ipv4.conf.IFNAME.log_martians=1"
         )
-    return "/".join(parts[1:]), value.strip()
+    return "/".join((*parts[1:3], "IFNAME", parts[4])), value.strip()
 
 
 def _is_word(text: str) -> bool:

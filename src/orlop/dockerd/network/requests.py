@@ -9,7 +9,7 @@ from orlop.dockerd.network.ipam import Address
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.types import Network, Sandbox, SandboxRequest
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError, PermissionDeniedError
 
 
 def network_name(mode: str) -> str:
@@ -72,6 +72,8 @@ def check(settings: EndpointSettings, network: Network, mac_address: str) -> End
 
     Raises InvalidArgumentError.
     """
+    if network.config_only:
+        raise PermissionDeniedError("cannot create endpoint on configuration-only network")
     wish = settings.ipam_config
     if not network.served:
         if wish is not None and (wish.ipv4_address or wish.ipv6_address or wish.link_local_ips):

@@ -42,6 +42,7 @@ from orlop.dockerd.network.types import (
 )
 from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
+from orlop.errdefs import NotFoundError
 from orlop.netd.client import NetdClient
 
 _log = logging.getLogger(__name__)
@@ -174,6 +175,22 @@ class NetworkService:
         """Publish the request's ports of a running container, and `removed` no more; see `Publishing.change`."""
         return await self._publishing.change(request, removed)
 
+    async def force_detach(self, reference: str, name: str) -> None:
+        """Take the endpoint of a container that nobody knows any more, by name or id, out of a network.
+
+        Raises NotFoundError.
+        """
+        network = self._networks.find(reference)
+        for endpoint in self._store.endpoints_in(network.id):
+            if name in (endpoint.container_name, endpoint.container_id):
+                others = len(self._store.endpoints_of(endpoint.container_id)) > 1
+                if others and netns.is_pinned(endpoint.netns):
+                    await self._membership.detach(endpoint.container_id, network.id)
+                else:
+                    await self.release(endpoint.container_id)
+                return
+        raise NotFoundError(f"endpoint {name} not found in network {network.name}")
+
     def rename(self, container_id: str, name: str) -> None:
         """A container has another name now: networks show it, and DNS. No error if it has no sandbox."""
         for endpoint in self._store.endpoints_of(container_id):
@@ -202,6 +219,10 @@ class NetworkService:
     def list_networks(self) -> list[Description]:
         """GET /networks: every network, without its containers."""
         return [describe.network(network, ()) for network in self._networks]
+
+    def driver_of(self, network_id: str) -> str:
+        """The driver of a network; that of most networks if it is gone."""
+        return self._networks.by_id(network_id).driver if network_id in self._networks else "bridge"
 
     def used_networks(self) -> set[str]:
         """The ids of the networks that running containers are in."""

@@ -120,7 +120,8 @@ class Network(msgspec.Struct, kw_only=True):
 
     `bridge` is the interface of the host that its containers hang on: a bridge, or a macvlan's parent. `ready` is
     false while the network is being made or removed; `own_bridge` if that interface was made for it. `ipam_pools`
-    are the ids that an IPAM plugin gave its subnets, by family ("4", "6").
+    are the ids that an IPAM plugin gave its subnets, by family ("4", "6"). `config_only`: it is no more than the
+    request that is its `template`, which others name as their `config_from`.
     """
 
     id: str
@@ -144,6 +145,9 @@ class Network(msgspec.Struct, kw_only=True):
     attachable: bool = False
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    config_only: bool = False
+    config_from: str = ""
+    template: dict[str, Any] = {}
     ready: bool = True
     own_bridge: bool = True
 
