@@ -26,7 +26,7 @@ Removal = tuple[str, Callable[[], object]]
 def found(kernel: Kernel, networks: list[Network], pins: str) -> Iterator[Removal]:
     """What there is of networks' interfaces, of rules for them, and of namespaces pinned below `pins`."""
     default = NetworkConfig().bridge
-    names = [name for network in networks for name in drivers.of(network).take_down(network, networks)]
+    names = [name for network in networks for name in drivers.of(network).take_down(network, ())]
     for name in dict.fromkeys([default, *names]):
         link = hostlinks.find(kernel, name)
         if link is not None and (name != default or link.kind == "bridge"):

@@ -114,7 +114,9 @@ class Publisher:
                 if error.errno != errno.EADDRINUSE or request.first == request.last != 0 or tried == _MAX_TRIES:
                     raise InternalError(f"failed to bind host port {error}") from None
             except BaseException:
-                self._table.free(mappings)
+                # The request may have been sent when somebody lost patience with us.
+                with contextlib.suppress(UnavailableError):
+                    await self.retract(owner, mappings)
                 raise
             else:
                 return mappings
