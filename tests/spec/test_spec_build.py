@@ -21,7 +21,6 @@ from orlop.engine.types import (
     BindOptions,
     ContainerConfig,
     DeviceMapping,
-    DeviceRequest,
     HostConfig,
     Mount,
     ThrottleDevice,
@@ -238,10 +237,6 @@ def test_devices():
         build(devices=[DeviceMapping(path_on_host="/dev/nope", path_in_container="/dev/x")])
     with pytest.raises(InvalidArgumentError, match="invalid device cgroup rule format: 'c 1'"):
         build(device_cgroup_rules=["c 1"])
-    with pytest.raises(
-        InvalidArgumentError, match=r'could not select device driver "" with capabilities: \[\[gpu\]\]'
-    ):
-        build(device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])])
 
 
 def test_a_directory_of_devices(tmp_path):

@@ -67,6 +67,7 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     runtimes: dict[str, RuntimeConfig] = {}
     exec_opts: list[str] = []
     cgroup_parent: str = ""
+    cdi_spec_dirs: list[str] = msgspec.field(default_factory=lambda: ["/etc/cdi", "/var/run/cdi"])
     init: bool = False
     init_path: str = ""
     seccomp_profile: str = ""
@@ -151,6 +152,13 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
         """The oldest API version that is served."""
         text = os.environ.get("DOCKER_MIN_API_VERSION") or self.min_api_version
         return api_version.parse(text) if text else api_version.DEFAULT_MIN
+
+    @property
+    def cdi_directories(self) -> list[str]:
+        """Where devices are described; none where that is turned off."""
+        if self.features.get("cdi") is False:
+            return []
+        return [directory for directory in self.cdi_spec_dirs if directory]
 
     @property
     def systemd_cgroup(self) -> bool:

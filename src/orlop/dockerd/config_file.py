@@ -36,7 +36,6 @@ _WITHOUT_EFFECT = frozenset(
 """Keys of Docker's daemon.json for what this daemon does not do (swarm, build), or that have no effect there."""
 _UNFINISHED = frozenset(
     {
-        "cdi-spec-dirs",
         "cpu-rt-period",
         "cpu-rt-runtime",
         "cri-containerd",

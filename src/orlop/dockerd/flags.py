@@ -39,6 +39,7 @@ _FLAGS = (
     Flag("add-runtime", "runtimes", "runtime", "", "Register an additional OCI runtime: NAME=PATH"),
     Flag("exec-opt", "exec-opts", "list"),
     Flag("cgroup-parent", "cgroup-parent", "text", "", "Parent cgroup for all containers"),
+    Flag("cdi-spec-dir", "cdi-spec-dirs", "list", "", "Directory that describes devices (CDI)"),
     Flag("init", "init", "bool", "", "Run an init in every container"),
     Flag("init-path", "init-path", "text", "", "Path to the docker-init binary"),
     Flag("seccomp-profile", "seccomp-profile", "text", "", "Path to a seccomp profile, builtin or unconfined"),
@@ -97,7 +98,6 @@ _FLAGS = (
     Flag("tlskey", "tlskey", "text"),
     Flag("feature", "features", "feature", "", "Enable feature in the daemon: NAME[=BOOL]"),
     # What Docker's has and this daemon does not do: refused where it would matter, else passed over.
-    Flag("cdi-spec-dir", "cdi-spec-dirs", "list"),
     Flag("containerd-plugins-namespace", "containerd-plugins-namespace", "text"),
     Flag("cpu-rt-period", "cpu-rt-period", "int"),
     Flag("cpu-rt-runtime", "cpu-rt-runtime", "int"),

@@ -17,6 +17,7 @@ from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.events import Events
 from orlop.dockerd.listeners import open_tcp_warnings
 from orlop.dockerd.logging.options import DRIVERS
+from orlop.dockerd.spec.cdi import Registry as DeviceRegistry
 from orlop.errdefs import OrlopError
 
 View = dict[str, Any]
@@ -142,13 +143,18 @@ class System:
             "InitCommit": {"ID": ""},
             "SecurityOptions": _security_options(),
             "FirewallBackend": {"Driver": "nftables", "Info": None},
-            "CDISpecDirs": [],
+            "CDISpecDirs": self._config.cdi_directories,
+            "DiscoveredDevices": self._discovered(),
             "Containerd": {
                 "Address": self._client.address,
                 "Namespaces": {"Containers": self._client.namespace, "Plugins": ""},
             },
             "Warnings": open_tcp_warnings(self._config) or None,
         }
+
+    def _discovered(self) -> list[View] | None:
+        names = DeviceRegistry(self._config.cdi_directories).devices()
+        return [{"Source": "cdi", "ID": name} for name in sorted(names)] or None
 
     def _registry_config(self) -> View:
         names = [name for name in self._config.insecure_registries if "/" not in name]

@@ -23,6 +23,7 @@ def info(view: View, version: Version) -> View:
             view[name]["Expected"] = view[name]["ID"]
     if version < (1, 50):
         view |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
+        view.pop("DiscoveredDevices", None)
     return view
 
 

@@ -150,6 +150,7 @@ class Start:
         # Side by side: the network is the kernel's work, the user is looked up in the image.
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
+        self._add_devices(spec, record)
         container.process = spec.process
         container.in_containerd = True
         await self._create_record(record, runtime, spec)
@@ -162,6 +163,15 @@ class Start:
         except OrlopError as error:
             raise type(error)(f"failed to start container: {error}") from None
         self._settle_running(container, runtime, pid, started_at)
+
+    def _add_devices(self, spec: Spec, record: ContainerRecord) -> None:
+        """What was asked of drivers: devices that files describe, GPUs. Raises InvalidArgumentError."""
+        if record.host_config.device_requests:
+            from orlop.dockerd.spec.cdi import Registry as DeviceRegistry
+            from orlop.dockerd.spec.cdi import requested
+
+            devices = DeviceRegistry(self._config.cdi_directories)
+            devices.inject(spec, requested(record.host_config.device_requests, devices))
 
     async def _rootfs(self, container: Container) -> tuple[Sequence[Mount], User]:
         if container.rootfs is None:

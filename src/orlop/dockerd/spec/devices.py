@@ -40,9 +40,8 @@ def container_devices(host_config: HostConfig) -> tuple[list[Device], list[Devic
     """Nodes to make and rules, Docker's defaults first.
 
     A privileged container gets all nodes of the host's /dev and access to everything. Raises InvalidArgumentError
-    for a path that is no device, or a request for a device driver.
+    for a path that is no device.
     """
-    _refuse_requests(host_config)
     nodes: list[Device] = []
     if host_config.privileged:
         nodes += host_devices("/dev")
@@ -141,11 +140,3 @@ def _no_device(mapping: DeviceMapping, reason: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f'error gathering device information while adding custom device "{mapping.path_on_host}": {reason}'
     )
-
-
-def _refuse_requests(host_config: HostConfig) -> None:
-    for request in host_config.device_requests or []:
-        capabilities = " ".join(f"[{' '.join(group)}]" for group in request.capabilities)
-        raise InvalidArgumentError(
-            f'could not select device driver "{request.driver}" with capabilities: [{capabilities}]'
-        )
