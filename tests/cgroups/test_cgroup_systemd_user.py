@@ -76,6 +76,9 @@ class User:
     def spec(self, path: str, **resources: object) -> None:
         spec = rootless_spec()
         spec["process"]["args"] = ["sleep", "100"]
+        # Where this systemd's /proc has a file covered, a user may mount no other; with what there is, all works.
+        proc = next(mount for mount in spec["mounts"] if mount["destination"] == "/proc")
+        proc |= {"type": "bind", "source": "/proc", "options": ["rbind"]}
         spec["linux"]["cgroupsPath"] = path
         spec["linux"]["resources"] = resources
         spec["annotations"] = {"org.systemd.property.TimeoutStopSec": "7"}
