@@ -215,7 +215,7 @@ def test_mountinfo_of_a_hybrid_system():
         "32 23 0:28 /docker/a\\040b /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
         "33 23 0:29 / /x rw - tmpfs cgroup rw\n"
     )
-    assert hierarchies.parse_mountinfo(text) == [
+    assert hierarchies.parse_mountinfo(text.splitlines()) == [
         (("cpu", "cpuacct"), "/sys/fs/cgroup/cpu,cpuacct", "/"),
         (("name=systemd",), "/sys/fs/cgroup/systemd", "/"),
         ((), "/sys/fs/cgroup/unified", "/docker/a b"),

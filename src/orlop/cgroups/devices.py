@@ -10,6 +10,7 @@ Key = tuple[str, int, int]
 """Type (b or c), major and minor number; -1 is any."""
 
 _ANY = -1
+_LARGEST = 2**31 - 1  # what a program for version 2 compares; the kernel's own numbers end at 2**12 and 2**20
 _ORDER = "rwm"
 
 
@@ -33,6 +34,10 @@ class DeviceAccess:
             raise InvalidArgumentError(f"invalid device rule: type {kind!r}, access {access!r}")
         major = _ANY if rule.major is None else rule.major
         minor = _ANY if rule.minor is None else rule.minor
+        if not (_ANY <= major <= _LARGEST and _ANY <= minor <= _LARGEST):
+            raise InvalidArgumentError(
+                f"invalid device rule: numbers {major}:{minor}, expected at most {_LARGEST}"
+            )
         if kind == "a":
             if (major, minor) != (_ANY, _ANY) or set(access) != set(_ORDER):
                 raise InvalidArgumentError("invalid device rule: type a takes neither numbers nor a part of rwm")

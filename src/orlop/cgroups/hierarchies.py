@@ -4,6 +4,7 @@
 import os
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
+from orlop.unix.tables import rows, unescape
 
 Mount = tuple[tuple[str, ...], str, str]
 """Controllers (none for version 2; a named hierarchy as `name=systemd`), mount point, root in the hierarchy."""
@@ -19,8 +20,7 @@ def mounts() -> list[Mount]:
     Raises FailedPreconditionError where there are none.
     """
     if not _found:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            _found.extend(parse_mountinfo(lines.read()))
+        _found.extend(parse_mountinfo(rows("/proc/self/mountinfo")))
     if not _found:
         raise FailedPreconditionError("no control group file system is mounted (see cgroups(7))")
     return _found
@@ -34,15 +34,15 @@ def mode() -> str:
     return "hybrid" if versions == {True, False} else "v1"
 
 
-def parse_mountinfo(text: str) -> list[Mount]:
-    """The hierarchies in the text of /proc/<pid>/mountinfo (proc(5)), the first mount point of each."""
+def parse_mountinfo(table: list[str]) -> list[Mount]:
+    """The hierarchies in the rows of /proc/<pid>/mountinfo (proc(5)), the first mount point of each."""
     found: list[Mount] = []
     seen: set[tuple[str, ...]] = set()
-    for line in text.splitlines():
+    for line in table:
         if " - cgroup" not in line:
             continue
         before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(), after.split(" ", 2)
+        fields, (kind, _, options) = before.split(" "), after.split(" ", 2)
         controllers: tuple[str, ...] = ()
         if kind == "cgroup":
             names = (name for name in options.split(",") if name not in _OPTIONS)
@@ -51,7 +51,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
             continue
         if controllers not in seen:
             seen.add(controllers)
-            found.append((controllers, _unescape(fields[4]), _unescape(fields[3])))
+            found.append((controllers, unescape(fields[4]), unescape(fields[3])))
     return found
 
 
@@ -90,16 +90,7 @@ def mountpoint_of(path: str) -> str:
 def own_groups() -> dict[str, str]:
     """The group of this process in each hierarchy, by controller ("" for version 2)."""
     own: dict[str, str] = {}
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            own.update(dict.fromkeys(controllers.split(","), path))
+    for line in rows("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
     return own
-
-
-def _unescape(field: str) -> str:
-    if "\\" not in field:
-        return field
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field

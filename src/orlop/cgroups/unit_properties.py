@@ -22,6 +22,7 @@ INFINITY = 2**64 - 1
 _ANNOTATION = "org.systemd.property."
 _NUMBERS = frozenset("nqiuxtd")
 _DEFAULT_PERIOD = 100_000  # microseconds
+_LONGEST = 20  # digits of a 64-bit number
 _PERCENT = 10_000  # microseconds a second
 
 # The first versions of systemd that know a property.
@@ -152,7 +153,7 @@ def cpu_mask(field: str, text: str) -> bytes:
         first, dash, last = part.strip().partition("-")
         if not part.strip():
             continue
-        digits = part.isascii() and first.isdigit() and (not dash or last.isdigit())
+        digits = part.isascii() and first.isdigit() and (not dash or last.isdigit()) and len(part) < _LONGEST
         if not digits or int(last or first) < int(first):
             raise InvalidArgumentError(f"{field}: {text!r} is not a list of numbers and ranges")
         if int(last or first) >= 1 << 16:
@@ -236,7 +237,7 @@ def _unified(unified: dict[str, str], version: int) -> list[Property]:
 
 
 def _number(field: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit()) or len(text) >= _LONGEST:
         raise InvalidArgumentError(f"{field}: {text!r} is not a number")
     return int(text)
 

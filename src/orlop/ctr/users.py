@@ -52,7 +52,9 @@ def resolve_user(text: str, rootfs: Callable[[], AbstractContextManager[str]]) -
     assert uid is not None
     assert gid is not None
     name = found[0] if found is not None else ""
-    extra = [int(row[2]) for row in groups if name and len(row) > 3 and name in row[3].split(",")]
+    rows = [row for row in groups if name and len(row) > 3 and name in row[3].split(",")]
+    numbers = [_number("gid of a group of the user's", row[2]) for row in rows]
+    extra = [number for number in numbers if number is not None]
     return User(uid=uid, gid=gid, additional_gids=sorted({gid, *extra}) if extra else [])
 
 
@@ -86,11 +88,13 @@ def _read(directory: str, path: str) -> list[list[str]]:
     if len(data) > _MAX_SIZE:
         raise InvalidArgumentError(f"the container's /{path} is larger than {_MAX_SIZE} bytes")
     rows = [line.split(":") for line in data.decode(errors="replace").split("\n")]
-    return [row for row in rows if len(row) > 2 and _is_id(row[2]) and (len(row) < 7 or _is_id(row[3]))]
+    ids = (2, 3) if path.endswith("passwd") else (2,)
+    return [row for row in rows if len(row) > ids[-1] and all(_is_id(row[place]) for place in ids)]
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 20
+    """A row with anything else for a number is nobody's; one beyond the range is refused when it is used."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 @contextmanager

@@ -170,10 +170,15 @@ def _read(root: int | None, path: str) -> list[list[str]]:
     return [line.strip().split(":") for line in lines if line.strip() and not line.startswith("#")]
 
 
+def _is_id(text: str) -> bool:
+    """A row with anything else for a number is nobody's; one beyond the range is refused when it is used."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
 def _passwd(root: int | None) -> list[_Account]:
     entries = []
     for fields in _read(root, "etc/passwd"):
-        if len(fields) >= 4 and fields[0] and fields[2].isdecimal() and fields[3].isdecimal():
+        if len(fields) >= 4 and fields[0] and _is_id(fields[2]) and _is_id(fields[3]):
             entries.append(_Account(fields[0], int(fields[2]), int(fields[3])))
     return entries
 
@@ -181,7 +186,7 @@ def _passwd(root: int | None) -> list[_Account]:
 def _groups(root: int | None) -> list[_Group]:
     entries = []
     for fields in _read(root, "etc/group"):
-        if len(fields) >= 3 and fields[0] and fields[2].isdecimal():
+        if len(fields) >= 3 and fields[0] and _is_id(fields[2]):
             members = fields[3].split(",") if len(fields) > 3 else []
             entries.append(_Group(fields[0], int(fields[2]), members))
     return entries

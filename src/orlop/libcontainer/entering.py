@@ -13,6 +13,7 @@ from orlop.libcontainer.join import JoinPlan, run_join
 from orlop.libcontainer.options import ExecOptions, ExecResult
 from orlop.libcontainer.rootless import unprivileged
 from orlop.oci.runtime import Linux, Process
+from orlop.unix import tables
 
 if TYPE_CHECKING:
     from orlop.libcontainer.container import Container
@@ -131,8 +132,7 @@ def _spawn(
             raise
     # A container that manages groups below its own (systemd) has none for processes at the top: go where its init
     # has gone.
-    with open(f"/proc/{container.init_pid}/cgroup", encoding="utf-8") as file:
-        path = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
+    path = next(line[3:] for line in tables.rows(f"/proc/{container.init_pid}/cgroup") if line.startswith("0::"))
     fd = os.open(f"/sys/fs/cgroup{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return namespaces.spawn(born_in, fd, child)

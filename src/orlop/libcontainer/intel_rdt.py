@@ -10,14 +10,14 @@ import os
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.libcontainer.errors import explain
 from orlop.oci.runtime import IntelRdt
+from orlop.unix import tables
 
 
 def mountpoint() -> str:
     """Where resctrl is mounted, or "" where it is not (no such processor, or nobody has mounted it)."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            if " - resctrl " in line:
-                return line.split(" ")[4]
+    for line in tables.rows("/proc/self/mountinfo"):
+        if " - resctrl " in line:
+            return tables.unescape(line.split(" ")[4])
     return ""
 
 

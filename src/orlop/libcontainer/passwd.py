@@ -23,6 +23,11 @@ def home_of(uid: int) -> str:
         text = os.read(fd, _LARGEST).decode("utf-8", "surrogateescape")
     finally:
         os.close(fd)
+    return home_in(text, uid)
+
+
+def home_in(text: str, uid: int) -> str:
+    """The same, of the text of a passwd(5)."""
     for line in text.split("\n"):
         fields = line.split(":")
         if len(fields) >= 6 and fields[2] == str(uid):

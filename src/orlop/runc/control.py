@@ -11,6 +11,9 @@ from orlop.runc.main import Call
 from orlop.runc.parse import Flags
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_INTEGER = frozenset("-0123456789")
+_DECIMAL = frozenset(".0123456789")
+_LONGEST = 20  # digits of a 64-bit number
 _NUMBERS = {
     "cpu-burst": "burst",
     "cpu-period": "period",
@@ -70,6 +73,8 @@ def resources_of(flags: Flags) -> Resources:
 
 
 def _number(flag: str, text: str) -> int:
+    if not _INTEGER.issuperset(text):
+        raise InvalidArgumentError(f'invalid value for {flag}: "{text}" is no number')
     try:
         return int(text)
     except ValueError:
@@ -82,7 +87,10 @@ def _size(flag: str, text: str) -> int:
     lower = text.lower().strip()
     digits = lower.rstrip("kmgtpib ")
     unit = lower[len(digits) :].strip().removesuffix("ib").removesuffix("b")
+    # No exponents, infinities and digits of other scripts.
+    if unit not in _UNITS or not _DECIMAL.issuperset(digits) or len(digits) > _LONGEST:
+        raise InvalidArgumentError(f"invalid value for {flag}: invalid size: '{text}'")
     try:
         return int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError):
+    except ValueError:
         raise InvalidArgumentError(f"invalid value for {flag}: invalid size: '{text}'") from None

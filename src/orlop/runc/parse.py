@@ -83,7 +83,7 @@ def _store(given: dict[str, Value], name: str, kind: str, value: str) -> None:
         present.append(value)
     elif kind == "int":
         try:
-            given[name] = int(value, 0)
+            given[name] = int(value.encode("ascii"), 0)
         except ValueError:
             raise InvalidArgumentError(f'invalid value "{value}" for flag -{name}: not a number') from None
     else:

@@ -10,6 +10,7 @@ from orlop import cgroups
 from orlop.cgroups.hierarchies import mounts
 from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.shim.loop import Loop
+from orlop.unix.tables import rows
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 def groups_of(pid: int) -> cgroups.Manager:
     """The control groups that a process is in, on the version that containers use here. Raises OSError."""
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    lines = [line.split(":", 2) for line in rows(f"/proc/{pid}/cgroup")]
     inside = {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
     unified = cgroups.mode() == "v2"
     paths: dict[str, str] = {}

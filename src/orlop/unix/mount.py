@@ -5,6 +5,7 @@ import ctypes
 import os
 
 from orlop.unix._libc import NR, Path, cstring, syscall
+from orlop.unix.tables import rows
 
 # mount(2)
 MS_RDONLY = 1
@@ -379,5 +380,4 @@ def _context_log(context: int) -> str:
 def mounts_on(path: str) -> int:
     """How many mounts lie on `path` (an absolute one without links), one over the other."""
     escaped = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return sum(line.split(" ")[4] == escaped for line in file)
+    return sum(line.split(" ")[4] == escaped for line in rows("/proc/self/mountinfo"))

@@ -6,6 +6,7 @@ import os
 import msgspec
 
 from orlop.oci.defaults import ALL_CAPABILITIES
+from orlop.unix.tables import rows
 
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -143,7 +144,7 @@ def _facts_v1() -> dict[str, object]:
 
 def _mounts_v1() -> dict[str, str]:
     mounts: dict[str, str] = {}
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in rows("/proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup "):
             for controller in after.split(" ")[2].split(","):

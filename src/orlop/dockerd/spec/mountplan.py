@@ -11,6 +11,7 @@ from orlop.engine.types import BindOptions
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
 from orlop.oci.defaults import docker_mounts
 from orlop.oci.runtime import Mount
+from orlop.unix.tables import rows, unescape
 
 _DEFAULT_PROPAGATION = "rprivate"
 _NEVER_READONLY = ("/proc", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev")
@@ -130,12 +131,11 @@ def _require_propagation(path: str, kinds: tuple[str, ...], name: str) -> None:
     """Refuse a bind whose source lies on a mount without the kinds of propagation (proc(5), optional fields)."""
     resolved = posixpath.realpath(path)
     best, optional = "", ""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.partition(" - ")[0].split()
-            point = fields[4].replace("\\040", " ")
-            if _inside(resolved, point) and len(point) >= len(best):
-                best, optional = point, " ".join(fields[6:])
+    for line in rows("/proc/self/mountinfo"):
+        fields = line.partition(" - ")[0].split(" ")
+        point = unescape(fields[4])
+        if _inside(resolved, point) and len(point) >= len(best):
+            best, optional = point, " ".join(fields[6:])
     if not any(field.startswith(kinds) for field in optional.split()):
         raise InvalidArgumentError(f"path {path} is mounted on {best} but it is not a {name}")
 

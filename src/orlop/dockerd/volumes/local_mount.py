@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orlop.errdefs import InternalError, InvalidArgumentError
 from orlop.unix import mount
+from orlop.unix.tables import rows, unescape
 
 _OPTIONS = ("type", "o", "device", "size")
 _REQUIRES = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
@@ -97,8 +98,7 @@ def unmount_volume(target: str) -> None:
 
 def is_mounted(target: str) -> bool:
     """Whether something is mounted at a directory of ours."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        return any(line.split(" ", 5)[4].replace("\\040", " ") == target for line in lines)
+    return any(unescape(line.split(" ", 5)[4]) == target for line in rows("/proc/self/mountinfo"))
 
 
 def _with_address(word: str) -> str:

@@ -7,6 +7,7 @@ import stat
 from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan
 from orlop.libcontainer.rootfs.resolve import make_directories, make_file
 from orlop.oci.runtime import Linux, Spec
+from orlop.unix import tables
 
 
 def external_mounts(spec: Spec, plan: RootfsPlan, pid: int = 0) -> dict[str, str]:
@@ -69,5 +70,4 @@ def _below(path: str, others: list[str]) -> bool:
 
 
 def _mount_points(pid: int) -> set[str]:
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return {line.split(" ")[4].replace("\\040", " ") for line in file}
+    return {tables.unescape(line.split(" ")[4]) for line in tables.rows(f"/proc/{pid}/mountinfo")}

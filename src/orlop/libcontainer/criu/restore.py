@@ -20,6 +20,7 @@ from orlop.libcontainer.state import process_start, write_record
 from orlop.oci.runtime import Linux, Namespace
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
+from orlop.unix import tables
 
 if TYPE_CHECKING:
     from orlop.libcontainer.container import Container
@@ -170,10 +171,9 @@ def unmount_root(root: str) -> None:
 def _groups_of(pid: int) -> list[wire.Pair]:
     """The control groups that `pid` is in, which the restored processes are to be in."""
     found: list[wire.Pair] = []
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            _, controllers, path = line.rstrip("\n").split(":", 2)
-            found += [(controller, path) for controller in controllers.split(",")]
+    for line in tables.rows(f"/proc/{pid}/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        found += [(controller, path) for controller in controllers.split(",")]
     return found
 
 

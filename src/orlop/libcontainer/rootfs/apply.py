@@ -15,6 +15,7 @@ from orlop.libcontainer.rootfs.copy import copy_tree
 from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan
 from orlop.libcontainer.rootfs.resolve import make_directories, make_file, open_in_root
 from orlop.unix import mount as mnt
+from orlop.unix import tables
 from orlop.unix.fs import PROC_SUPER_MAGIC, RESOLVE_NO_SYMLINKS, filesystem_type
 
 # What goes in the place of a filesystem that may not be mounted anew.
@@ -262,10 +263,8 @@ def _leave_no_kernel_filesystem(rootfs: str) -> None:
 
     A user namespace may mount a new one only where an unmasked one can be seen.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        rows = [line.split(" ") for line in file]
-    for row in reversed(rows):
-        point, kind = row[4], row[row.index("-") + 1]
+    for row in reversed([line.split(" ") for line in tables.rows("/proc/self/mountinfo")]):
+        point, kind = tables.unescape(row[4]), row[row.index("-") + 1]
         if kind in ("proc", "sysfs") and row[3] == "/" and not (point + "/").startswith(rootfs + "/"):
             try:
                 mnt.umount2(point, mnt.MNT_DETACH)
