@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from orlop.dockerd.access.policy import Entry
 from orlop.dockerd.api import version as api_version
 from orlop.engine.durations import parse_duration
 from orlop.errdefs import InvalidArgumentError
@@ -80,6 +81,8 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     log_opts: dict[str, str] = {}
     labels: list[str] = []
     authorization_plugins: list[str] = []
+    socket_policy: list[Entry] = []
+    """Not in Docker: what users and groups may do on unix sockets; empty: who can connect may do all."""
     metrics_addr: str = ""
     node_generic_resources: list[str] = []
     raw_logs: bool = False

@@ -6,6 +6,7 @@ import re
 import socket
 from urllib.parse import urlsplit
 
+from orlop.dockerd.access import policy
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
 from orlop.dockerd.spec.validate import check_cgroup_parent
@@ -35,6 +36,7 @@ def check(config: Config) -> None:
     for mirror in config.registry_mirrors:
         _check_mirror(mirror)
     check_labels(config.labels)
+    policy.check(config.socket_policy)
 
 
 def check_labels(labels: list[str]) -> None:

@@ -69,13 +69,14 @@ class Events:
     def __init__(self) -> None:
         self._history: deque[Event] = deque(maxlen=HISTORY)
         self._listeners: set[asyncio.Queue[Event]] = set()
+        self._own: set[asyncio.Queue[Event]] = set()
         self.published = 0
         """How many events there have been."""
 
     @property
     def listeners(self) -> int:
         """How many clients listen."""
-        return len(self._listeners)
+        return len(self._listeners - self._own)
 
     def publish(self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> Event:
         """Tell everybody. `type` is container, image, network, volume, daemon …"""
@@ -96,15 +97,24 @@ class Events:
             if event.time >= since and (not until or event.time <= until) and matches(event, filters)
         ]
 
-    def subscribe(self, since: int | None, until: int | None, filters: Filters) -> "Subscription":
+    def subscribe(
+        self, since: int | None, until: int | None, filters: Filters, *, own: bool = False
+    ) -> "Subscription":
         """Past events from `since` (None: none), then new ones up to `until` (None: for ever).
 
-        What is published after this call returns is not missed; `close` the subscription in the end.
+        `own`: it is a part of the daemon that listens, not a client. What is published after this call returns is
+        not missed; `close` the subscription in the end.
         """
         past = [] if since is None else self.history(since, until or 0, filters)
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
         self._listeners.add(queue)
-        return Subscription(past, queue, until, filters, self._listeners.discard)
+        if own:
+            self._own.add(queue)
+        return Subscription(past, queue, until, filters, self._leave)
+
+    def _leave(self, queue: "asyncio.Queue[Event]") -> None:
+        self._listeners.discard(queue)
+        self._own.discard(queue)
 
 
 class Subscription:

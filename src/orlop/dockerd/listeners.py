@@ -42,7 +42,7 @@ def open_listeners(config: Config, environment: Mapping[str, str]) -> list[Liste
     try:
         for scheme, address in hosts_of(config):
             if scheme == "unix":
-                found.append(_open_unix(address, config.group))
+                found.append(_open_unix(address, config.group, open_to_all=bool(config.socket_policy)))
             elif scheme == "fd":
                 found += _inherited(address, environment)
             else:
@@ -107,7 +107,7 @@ def _open_tcp(address: str) -> list[socket.socket]:
     return opened
 
 
-def _open_unix(path: str, group: str) -> socket.socket:
+def _open_unix(path: str, group: str, *, open_to_all: bool) -> socket.socket:
     Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -120,7 +120,10 @@ def _open_unix(path: str, group: str) -> socket.socket:
         raise UnavailableError(f"cannot listen on unix://{path}: {error.strerror}") from None
     finally:
         os.umask(mask)
-    _give_to_group(path, group)
+    if open_to_all:  # the policy decides what each of them may do
+        Path(path).chmod(0o666)
+    else:
+        _give_to_group(path, group)
     listening.listen(_BACKLOG)
     return listening
 

@@ -34,6 +34,7 @@ _KEPT = (
     "registry-mirrors",
     "runtimes",
     "shutdown-timeout",
+    "socket-policy",
 )
 """Keys that stay as they are when the file no longer has them."""
 _RESET = ("features", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts")

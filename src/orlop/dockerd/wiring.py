@@ -10,6 +10,7 @@ import msgspec
 from orlop import __version__
 from orlop.containerd.client import Client
 from orlop.dockerd import identity, network, store, volumes
+from orlop.dockerd.access.gate import Gate
 from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
@@ -106,6 +107,7 @@ def build(config: Config, options: Options) -> Parts:
         min_version=config.lowest_api_version,
         experimental=config.experimental,
         grpc=grpc,
+        gate=Gate(lambda: config.socket_policy, base.registry, services.volumes, services.networks),
         authorization=base.authorization,
         metrics=base.metrics,
     )

@@ -51,6 +51,11 @@ class Hijacked:
         """Done when the connection is closed."""
         return self._connection.gone
 
+    @property
+    def socket(self) -> socket.socket | None:
+        """The socket below, without TLS."""
+        return self._connection.socket
+
     async def read(self) -> bytes:
         """What the client has sent; empty at the end of its input."""
         while not self._chunks:
@@ -224,6 +229,12 @@ class Connection(RequestHandler):
         poll = select.poll()
         poll.register(peer.fileno(), 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The socket below, without TLS; None when it is closed."""
+        found: socket.socket | None = self.transport.get_extra_info("socket") if self.transport else None
+        return found
 
     # -- HTTP/2
 

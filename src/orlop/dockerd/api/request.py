@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from orlop import codec
+from orlop.dockerd.access.policy import OWNER_LABEL, ROOT, Level, Viewer
 from orlop.dockerd.api.connection import Connection
 from orlop.dockerd.api.version import Version
 from orlop.dockerd.filters import Filters
@@ -26,7 +27,7 @@ class ApiRequest:
     are not sent yet when the handler returns).
     """
 
-    __slots__ = ("common_headers", "connection", "http", "params", "version")
+    __slots__ = ("common_headers", "connection", "http", "owned_only", "params", "version", "viewer")
 
     def __init__(
         self,
@@ -35,7 +36,11 @@ class ApiRequest:
         version: Version,
         params: dict[str, str],
         common_headers: dict[str, str],
+        viewer: Viewer = ROOT,
     ) -> None:
+        self.viewer = viewer
+        self.owned_only = False
+        """Whether a list shows only what is the viewer's."""
         self.common_headers = common_headers
         self.http = http
         self.connection = connection
@@ -74,6 +79,8 @@ class ApiRequest:
     def filters(self, accepted: tuple[str, ...] | None = None) -> Filters:
         """The `filters` parameter. Raises InvalidArgumentError for malformed text or a name not accepted."""
         filters = Filters.parse(self.query("filters"))
+        if self.owned_only:
+            filters.add("label", f"{OWNER_LABEL}={self.viewer.owner}")
         if accepted is not None:
             filters.validate(accepted)
         return filters
@@ -81,6 +88,12 @@ class ApiRequest:
     def header(self, name: str, default: str = "") -> str:
         """A request header."""
         return self.http.headers.get(name, default)
+
+    def claim(self, labels: dict[str, str]) -> dict[str, str]:
+        """The labels of a new object, with the owner's where only what one owns can be used."""
+        if self.viewer.level is Level.OWN:
+            return {**labels, OWNER_LABEL: self.viewer.owner}
+        return labels
 
     @property
     def wants_upgrade(self) -> bool:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiohttp import web
 
+from orlop.dockerd.access.gate import Gate
+from orlop.dockerd.access.policy import Level
 from orlop.dockerd.api import version as api_version
-from orlop.dockerd.api.connection import Connection, ConnectionServer
+from orlop.dockerd.api.connection import Connection, ConnectionServer, Hijacked
 from orlop.dockerd.api.errors import error_response, message_response, status_of
 from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.request import ApiRequest
@@ -47,6 +49,7 @@ class ApiServer:
         min_version: api_version.Version,
         experimental: bool,
         grpc: GrpcFront,
+        gate: Gate,
         authorization: Authorization,
         metrics: Metrics,
     ) -> None:
@@ -62,6 +65,7 @@ class ApiServer:
         self._listeners: list[asyncio.Server | TlsServer] = []
         self._tls: list[TlsServer] = []
         self._grpc = grpc
+        self._gate = gate
         self._authorization = authorization
         self._metrics = metrics
 
@@ -70,7 +74,7 @@ class ApiServer:
         loop = asyncio.get_running_loop()
         self._protocols = ConnectionServer(
             self._handle,
-            http2=self._grpc.serve,
+            http2=self._serve_grpc,
             request_factory=_make_request,
             access_log=None,
             logger=log,
@@ -103,6 +107,12 @@ class ApiServer:
             await front.cut()
         await self._grpc.close()
 
+    async def _serve_grpc(self, stream: Hijacked) -> None:
+        if self._gate.viewer(stream.socket).level is Level.ALL:
+            await self._grpc.serve(stream)
+        else:
+            stream.close()
+
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Connection, http.protocol)
         connection.check_body(http)
@@ -120,8 +130,10 @@ class ApiServer:
         try:
             version = api_version.parse(match.version) if match.version else api_version.MAX
             plain = version < api_version.FLOOR
-            request = ApiRequest(http, connection, version, match.params, self._common)
+            viewer = self._gate.viewer(connection.socket)
+            request = ApiRequest(http, connection, version, match.params, self._common, viewer)
             api_version.check(version, self._min_version)
+            await self._gate.check(match.route, request)
             response = await self._serve(match, request)
         except (ConnectionError, CanceledError) as error:
             log.debug("%s %s: client went away: %s", http.method, http.path, error)

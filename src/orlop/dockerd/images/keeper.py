@@ -62,7 +62,7 @@ class ImageKeeper:
 
     async def run(self, events: Events) -> None:
         """Note uses and tidy up whenever there may be something to do, until cancelled."""
-        subscription = events.subscribe(None, None, Filters({"type": ["container", "image", "daemon"]}))
+        subscription = events.subscribe(None, None, Filters({"type": ["container", "image", "daemon"]}), own=True)
         try:
             await self._tidy_logged()
             async for event in subscription:

@@ -114,6 +114,7 @@ class ContainerRoutes:
         """POST /containers/create."""
         body = await request.json(CreateRequest)
         _drop_newer_fields(body, request)
+        body.labels = request.claim(body.labels)
         created = await self._use.create(request.query("name"), body)
         return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
 

@@ -71,7 +71,9 @@ class VolumeRoutes:
         body = await request.json(VolumeCreateRequest)
         known = {volume.name for volume in await asyncio.to_thread(self._volumes.list)}
         driver = body.driver or "local"
-        volume = await asyncio.to_thread(self._volumes.create, body.name, driver, body.driver_opts, body.labels)
+        volume = await asyncio.to_thread(
+            self._volumes.create, body.name, driver, body.driver_opts, request.claim(body.labels)
+        )
         if volume.name not in known:
             self._publish("create", volume.name, {"driver": volume.driver})
         return json_response(volume.inspect(), 201)
