@@ -301,6 +301,23 @@ async def test_names_are_answered_and_others_asked_of_upstream(container: str, k
 
 
 @pytest.mark.root
+async def test_answers_are_remembered_until_something_changes(container: str) -> None:
+    names = Names()
+    names.put("e1", Entry("n1", ("web",), ("10.0.0.1",)))
+    async with serving(container, View((FRONT,)), names) as server:
+        for number in (1, 2):
+            reply = await ask(container, query("web", id=number))
+            assert answers(reply) == ["10.0.0.1"] and dnslib.DNSRecord.parse(reply).header.id == number
+        names.put("e2", Entry("n1", ("web",), ("10.0.0.2",)))
+        orders = [answers(await ask(container, query("web"))) for _ in range(40)]
+        assert sorted(orders[0]) == ["10.0.0.1", "10.0.0.2"] and len({tuple(order) for order in orders}) == 2
+        names.remove("e1")
+        assert answers(await ask(container, query("web"))) == ["10.0.0.2"]
+        server.view = View()
+        assert rcode(await ask(container, query("web"))) == "SERVFAIL"
+
+
+@pytest.mark.root
 async def test_the_host_is_asked_only_where_there_is_a_way_out(container: str) -> None:
     view = View((FRONT,), (Upstream("127.0.0.53", from_host=True),))
     with upstream("127.0.0.53", saying("192.0.2.1")) as seen:

@@ -114,6 +114,11 @@ def rcode(reply: bytes) -> int:
     return reply[3] & 15
 
 
+def answer_count(reply: bytes) -> int:
+    """How many records an answer has."""
+    return reply[6] << 8 | reply[7]
+
+
 def name_data(name: str) -> bytes:
     """A name as data of a PTR record. Raises ValueError if it cannot be one."""
     parts = [label.encode("ascii") for label in name.rstrip(".").split(".")]

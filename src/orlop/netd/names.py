@@ -45,6 +45,8 @@ class Names:
     """Entries by endpoint. A name that several endpoints of a network have stands for all their addresses."""
 
     def __init__(self) -> None:
+        self.changes = 0
+        """Grows with every change."""
         self._entries: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], list[bytes]] = {}
         self._by_address: dict[tuple[str, bytes], str] = {}
@@ -59,6 +61,7 @@ class Names:
     def put(self, endpoint: str, entry: Entry) -> None:
         """Enter an endpoint, in place of what it had."""
         self.remove(endpoint)
+        self.changes += 1
         self._entries[endpoint] = entry
         for address in entry.addresses:
             packed = ip_address(address).packed
@@ -71,6 +74,7 @@ class Names:
         entry = self._entries.pop(endpoint, None)
         if entry is None:
             return
+        self.changes += 1
         for address in entry.addresses:
             packed = ip_address(address).packed
             for name in entry.names:

@@ -21,6 +21,7 @@ _IP_RECVERR = 11
 _MAX_TASKS = 1024
 _BATCH = 32
 _BACKLOG = 100
+_MAX_ANSWERED = 256
 
 
 class Resolver:
@@ -37,6 +38,8 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._answered: dict[bytes, bytes] = {}
+        self._answered_for, self._answered_at = view, names.changes
         if fds:
             self._udp, self._tcp = (socket.socket(fileno=fd) for fd in fds[:2])
             self._namespace = fds[2]
@@ -88,7 +91,24 @@ class Resolver:
                 query, asker = self._udp.recvfrom(dns.MAX_SIZE)
             except OSError:
                 return  # nothing more; or an ICMP error about an earlier answer
-            self._serve_datagram(query, asker)
+            known = self._known(query)
+            if known:
+                self._send(query[:2] + known, asker)
+            else:
+                self._serve_datagram(query, asker)
+
+    def _known(self, query: bytes) -> bytes:
+        """The same query's answer, but for its id, if it was given before and nothing has changed since."""
+        if self._answered_for is not self.view or self._answered_at != self._names.changes:
+            self._answered.clear()
+            self._answered_for, self._answered_at = self.view, self._names.changes
+        return self._answered.get(query[2:], b"")
+
+    def _remember(self, query: bytes, reply: bytes) -> None:
+        if dns.answer_count(reply) < 2:  # several addresses come in another order each time
+            if len(self._answered) >= _MAX_ANSWERED:
+                self._answered.clear()
+            self._answered[query[2:]] = reply[2:]
 
     def _serve_datagram(self, query: bytes, asker: Any) -> None:
         try:
@@ -98,7 +118,9 @@ class Resolver:
                 self._send(dns.refusal(query, error.rcode), asker)
             return
         reply = self._answer(question, question.udp_size)
-        if reply is None and len(self._tasks) >= _MAX_TASKS:
+        if reply is not None:
+            self._remember(query, reply)
+        elif len(self._tasks) >= _MAX_TASKS:
             reply = dns.failure(question, dns.REFUSED)
         if reply is not None:
             self._send(reply, asker)
