@@ -15,7 +15,8 @@ import pytest_asyncio
 from support.networks import Host, pings, run
 
 from orlop.dockerd.network import SandboxRequest
-from orlop.dockerd.plugins import Plugins
+from orlop.dockerd.plugins.client import Plugins
+from orlop.dockerd.plugins.discovery import Discovery
 from orlop.engine.types import (
     IPAM,
     EndpointIPAMConfig,
@@ -26,7 +27,6 @@ from orlop.engine.types import (
 )
 from orlop.errdefs import (
     InternalError,
-    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -64,7 +64,7 @@ def plugin(netns: None, tmp_path: Path) -> Iterator[Plugin]:
 @pytest_asyncio.fixture
 async def plugged(plugin: Plugin, tmp_path: Path) -> AsyncIterator[Host]:
     """A service that finds the plugin."""
-    machine = Host(tmp_path, plugin_directories=(str(tmp_path / "plugins"),))
+    machine = Host(tmp_path, plugins=Plugins(Discovery([str(tmp_path / "plugins")], [])))
     await machine.service.start()
     yield machine
     rows = machine.connection.execute("SELECT container_id FROM endpoints").fetchall()
@@ -140,7 +140,7 @@ async def test_a_plugin_that_refuses_or_is_away(plugged: Host, plugin: Plugin) -
     assert links() == before
     await plugged.service.create_network(wanted())
     plugin.end()
-    with pytest.raises(UnavailableError, match=r'plugin "own" at unix://.* does not answer NetworkDriver'):
+    with pytest.raises(UnavailableError, match=r"plugin own: unix://"):
         await plugged.service.create_network(wanted("late", "10.69.0.0/24"))
     assert "late" not in [each["Name"] for each in plugged.service.list_networks()]
     await plugged.service.remove_network("mine")  # it goes all the same
@@ -177,25 +177,3 @@ async def test_addresses_from_a_plugin(plugged: Host, plugin: Plugin) -> None:
     assert given[:3] == ["10.66.0.100", "10.66.0.7", "10.66.0.1"]
     names = [name for name, _ in calls]
     assert names.count("RequestPool") == names.count("ReleasePool") == 2
-
-
-async def test_how_plugins_are_found(plugin: Plugin, tmp_path: Path) -> None:
-    directory = tmp_path / "plugins"
-    other = tmp_path / "etc"
-    other.mkdir()
-    (other / "spec.spec").write_text(f"unix://{directory}/own.sock\n")
-    (other / "file.json").write_text(json.dumps({"Name": "file", "Addr": f"unix://{directory}/own.sock"}))
-    (other / "bad.json").write_text("{")
-    (other / "worse.spec").write_text("ftp://x")
-    plugins = Plugins((str(directory), str(other)))
-    for name in ("own", "spec", "file"):
-        assert await plugins.call(name, "NetworkDriver.GetCapabilities") == {"Scope": "local"}
-    for name in ("nope", "../plugins/own", ".own", ""):
-        assert not plugins.exists(name)
-        with pytest.raises(NotFoundError, match="not found"):
-            await plugins.call(name, "NetworkDriver.GetCapabilities")
-    with pytest.raises(NotFoundError, match='plugin "own" does not implement VolumeDriver'):
-        await plugins.call("own", "VolumeDriver.List")
-    for name in ("bad", "worse"):
-        with pytest.raises(InvalidArgumentError, match="invalid plugin file"):
-            plugins.exists(name)

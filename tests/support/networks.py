@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orlop.dockerd.network import NetworkConfig, NetworkService, Sandbox, SandboxRequest, init_schema
+from orlop.dockerd.plugins.client import Plugins
 from orlop.netd.client import NetdClient
 from orlop.unix.process import CLONE_NEWNET, setns, unshare
 
@@ -207,8 +208,9 @@ def lingering(netns: str) -> Iterator[None]:
 class Host:
     """A network service on files of its own, which can be thrown away and started again."""
 
-    def __init__(self, directory: Path, **config: Any) -> None:
+    def __init__(self, directory: Path, *, plugins: Plugins | None = None, **config: Any) -> None:
         self.directory = directory
+        self._plugins = plugins
         self.config = NetworkConfig(**config)
         self.netd_socket = str(directory / "run" / "netd.sock")
         self._open()
@@ -217,7 +219,9 @@ class Host:
         self.connection = sqlite3.connect(self.directory / "dockerd.db")
         init_schema(self.connection)
         self.netd = NetdClient(self.netd_socket, str(self.directory / "netd.log"))
-        self.service = NetworkService(self.connection, self.netd, self.config, str(self.directory / "run"))
+        self.service = NetworkService(
+            self.connection, self.netd, self.config, str(self.directory / "run"), self._plugins
+        )
 
     async def connect(self, name: str, **request: Any) -> Sandbox:
         """A sandbox for a container of that name and id."""

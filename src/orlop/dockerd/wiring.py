@@ -187,7 +187,7 @@ def _services(base: Base) -> Services:
         PluginDrivers(base.plugins),
     )
     netd = NetdClient(f"{config.exec_root}/netd.sock", f"{config.exec_root}/netd.log")
-    networks = NetworkService(base.connection, netd, _network_config(config), config.exec_root)
+    networks = NetworkService(base.connection, netd, _network_config(config), config.exec_root, base.plugins)
 
     def publish(action: str, actor: str, attributes: Mapping[str, str]) -> None:
         base.events.publish("image", action, actor, attributes)

@@ -11,12 +11,12 @@ from ipaddress import ip_network
 from orlop.dockerd.network import configurations, creation, default_bridge, drivers, hostlinks, ipam
 from orlop.dockerd.network.drivers.base import unavailable
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.remote_ipam import RemoteIpam
 from orlop.dockerd.network.removals import Removals
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
-from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -39,7 +39,7 @@ class Networks:
         thread: KernelThread,
         config: NetworkConfig,
         rules: Rules | None,
-        plugins: Plugins,
+        plugins: NetworkPlugins,
     ) -> None:
         self._store = store
         self._thread = thread

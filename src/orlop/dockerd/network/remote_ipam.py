@@ -5,8 +5,8 @@ from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from orlop.dockerd.network import drivers
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.types import Endpoint, Network
-from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings
 from orlop.errdefs import InternalError
 
@@ -18,7 +18,7 @@ _MAC = "com.docker.network.endpoint.macaddress"
 class RemoteIpam:
     """One plugin's pools and addresses."""
 
-    def __init__(self, plugins: Plugins, name: str) -> None:
+    def __init__(self, plugins: NetworkPlugins, name: str) -> None:
         self._plugins = plugins
         self._name = name
 

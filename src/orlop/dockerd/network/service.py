@@ -23,6 +23,7 @@ from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.membership import Membership
 from orlop.dockerd.network.networks import Networks
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.publishing import Bindings, Publishing
 from orlop.dockerd.network.resolvers import Resolvers
@@ -40,7 +41,8 @@ from orlop.dockerd.network.types import (
     SandboxRequest,
     addresses_of,
 )
-from orlop.dockerd.plugins import Plugins
+from orlop.dockerd.plugins.client import Plugins
+from orlop.dockerd.plugins.discovery import Discovery
 from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.errdefs import NotFoundError
 from orlop.netd.client import NetdClient
@@ -63,6 +65,7 @@ class NetworkService:
         netd: NetdClient,
         config: NetworkConfig,
         exec_root: str = "/run/orlop",
+        plugins: Plugins | None = None,
     ) -> None:
         """Use `connection` (its schema made by `init_schema`); namespaces are pinned under `exec_root`/netns."""
         self._store = NetworkStore(connection)
@@ -71,8 +74,10 @@ class NetworkService:
         self._thread = KernelThread()
         plan = _firewall(config)
         self._rules = Rules(self._thread, plan) if plan.families else None
-        plugins = Plugins(config.plugin_directories)
-        self._networks = Networks(self._store, self._thread, config, self._rules, plugins)
+        if plugins is None:
+            plugins = Plugins(Discovery([], []))
+        network_plugins = NetworkPlugins(plugins)
+        self._networks = Networks(self._store, self._thread, config, self._rules, network_plugins)
         self._kernel = SandboxKernel(config, self._rules)
         self._publisher = Publisher(netd, config, self._live_endpoints)
         self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
@@ -84,7 +89,7 @@ class NetworkService:
             self._publisher,
             self._resolvers,
             config,
-            plugins,
+            network_plugins,
             self._directory,
         )
         self._publishing = Publishing(self._steps)

@@ -12,6 +12,7 @@ from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.leaving import LeavingLinks
 from orlop.dockerd.network.networks import Networks
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.sandbox_files import Files
@@ -25,7 +26,6 @@ from orlop.dockerd.network.types import (
     SandboxRequest,
     addresses_of,
 )
-from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
 from orlop.unix.nftables import NftablesError
@@ -46,7 +46,7 @@ class Steps:
         publisher: Publisher,
         resolvers: Resolvers,
         config: NetworkConfig,
-        plugins: Plugins,
+        plugins: NetworkPlugins,
         directory: str,
     ) -> None:
         """`directory` is where namespaces are pinned."""

@@ -43,7 +43,6 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     """Packets with this mark ("0x1/0xff") enter bridges whatever else is said."""
     default_options: dict[str, dict[str, str]] = {}
     """Options of new networks that do not say otherwise, by driver."""
-    plugin_directories: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins")
     address_pools: list[tuple[str, int]] = []
     """Where networks without a subnet get one: ranges and the prefix length to cut; empty: Docker's own."""
 

@@ -110,6 +110,10 @@ class Plugins:
         self._discovery = discovery
         self._active: dict[Place, list[str]] = {}
 
+    def find(self, name: str) -> Place:
+        """Where a plugin is. Raises NotFoundError, InvalidArgumentError."""
+        return self._discovery.find(name)
+
     def get(self, name: str, kind: str) -> PluginClient:
         """A plugin that implements `kind`. Raises NotFoundError, UnavailableError, InternalError."""
         place = self._discovery.find(name)

@@ -7,8 +7,8 @@ from ipaddress import ip_interface
 from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Link, Route
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
-from orlop.dockerd.plugins import Plugins
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import UnavailableError
 
@@ -100,16 +100,18 @@ class Driver:
 
     # -- a plugin
 
-    async def announce(self, plugins: Plugins, network: Network) -> None:
+    async def announce(self, plugins: NetworkPlugins, network: Network) -> None:
         """A network is made. Raises OrlopError."""
 
-    async def retract(self, plugins: Plugins, network: Network) -> None:
+    async def retract(self, plugins: NetworkPlugins, network: Network) -> None:
         """A network goes. Raises OrlopError."""
 
-    async def admit(self, plugins: Plugins, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
+    async def admit(
+        self, plugins: NetworkPlugins, network: Network, endpoint: Endpoint, request: SandboxRequest
+    ) -> None:
         """An endpoint is made, with addresses; what the plugin says about it is entered. Raises OrlopError."""
 
-    async def dismiss(self, plugins: Plugins, network: Network, endpoint: Endpoint) -> None:
+    async def dismiss(self, plugins: NetworkPlugins, network: Network, endpoint: Endpoint) -> None:
         """An endpoint goes; its interface is where the plugin made it, or nowhere. Raises OrlopError."""
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from orlop.dockerd.network import options
 from orlop.dockerd.network.drivers.base import Driver
 from orlop.dockerd.network.links import EVERYWHERE, Given, Link, Route
+from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.types import Endpoint, Joined, Network, NetworkConfig, SandboxRequest
-from orlop.dockerd.plugins import Plugins
 from orlop.errdefs import InternalError
 
 _GENERIC = "com.docker.network.generic"
@@ -68,7 +68,7 @@ class RemoteDriver(Driver):
 
     # -- the plugin
 
-    async def announce(self, plugins: Plugins, network: Network) -> None:
+    async def announce(self, plugins: NetworkPlugins, network: Network) -> None:
         """CreateNetwork."""
         await plugins.call(self.name, "NetworkDriver.GetCapabilities")
         arguments = {
@@ -84,11 +84,13 @@ class RemoteDriver(Driver):
         }
         await plugins.call(self.name, "NetworkDriver.CreateNetwork", arguments)
 
-    async def retract(self, plugins: Plugins, network: Network) -> None:
+    async def retract(self, plugins: NetworkPlugins, network: Network) -> None:
         """DeleteNetwork."""
         await plugins.call(self.name, "NetworkDriver.DeleteNetwork", {"NetworkID": network.id})
 
-    async def admit(self, plugins: Plugins, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
+    async def admit(
+        self, plugins: NetworkPlugins, network: Network, endpoint: Endpoint, request: SandboxRequest
+    ) -> None:
         """CreateEndpoint, Join and ProgramExternalConnectivity."""
         who = {"NetworkID": network.id, "EndpointID": endpoint.id}
         settings: dict[str, Any] = {_EXPOSED: _exposed(request)} | ({_MAC: endpoint.mac} if endpoint.mac else {})
@@ -110,7 +112,7 @@ class RemoteDriver(Driver):
         connectivity = {**who, "Options": settings | {_PORT_MAP: _port_map(request)}}
         await plugins.call(self.name, "NetworkDriver.ProgramExternalConnectivity", connectivity)
 
-    async def dismiss(self, plugins: Plugins, network: Network, endpoint: Endpoint) -> None:
+    async def dismiss(self, plugins: NetworkPlugins, network: Network, endpoint: Endpoint) -> None:
         """RevokeExternalConnectivity, Leave and DeleteEndpoint, each even if the one before fails."""
         who = {"NetworkID": network.id, "EndpointID": endpoint.id}
         failure: Exception | None = None
