@@ -57,7 +57,10 @@ class PluginClient:
             answer = connection.getresponse()
             data = answer.read(_LONGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(f"plugin {self.name}: {self._place.address}: {error}") from None
+            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+            raise UnavailableError(
+                f'plugin "{self.name}" at {self._place.address} does not answer {method}: {reason}'
+            ) from None
         finally:
             connection.close()
         if len(data) > _LONGEST_ANSWER:
@@ -121,8 +124,7 @@ class Plugins:
         if place not in self._active:
             self._active[place] = client.activate()
         if kind not in self._active[place]:
-            raise NotFoundError(f'plugin does not implement the requested driver: plugin="{name}", '
-                                f'requested implementation="{kind}"')  # fmt: skip
+            raise NotFoundError(f'plugin "{name}" does not implement {kind}')
         return client
 
     def of_kind(self, kind: str, report: Callable[[str], Any]) -> list[PluginClient]:

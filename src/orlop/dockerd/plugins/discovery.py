@@ -95,9 +95,9 @@ def _read(name: str, path: Path) -> Place:
             spec = msgspec.json.decode(path.read_bytes(), type=_Spec)
             address, tls = spec.addr, spec.tls
     except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise InvalidArgumentError(f"plugin {name}: {path}: {error}") from None
+        raise InvalidArgumentError(f"invalid plugin file {path}: {error}") from None
     if address.partition("://")[0] not in ("unix", "tcp", "http", "https"):
         raise InvalidArgumentError(
-            f"plugin {name}: {path}: {address!r} is no unix://, tcp://, http:// or https://"
+            f"invalid plugin file {path}: {address!r} is no unix://, tcp://, http:// or https://"
         )
     return Place(name, address, tls)
