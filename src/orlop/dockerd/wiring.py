@@ -14,8 +14,8 @@ from orlop.dockerd.access.gate import Gate
 from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
-from orlop.dockerd.api.routes.archive import ArchiveRoutes, ArchiveUseCases
-from orlop.dockerd.api.routes.containers import ContainerRoutes, ContainerUseCases
+from orlop.dockerd.api.routes.archive import ArchiveRoutes
+from orlop.dockerd.api.routes.containers import ContainerRoutes
 from orlop.dockerd.api.routes.debug import DebugRoutes
 from orlop.dockerd.api.routes.exec import ExecRoutes
 from orlop.dockerd.api.routes.grpc import GrpcRoutes
@@ -26,44 +26,24 @@ from orlop.dockerd.api.routes.volumes import VolumeRoutes
 from orlop.dockerd.api.routes.websocket import WebSocketRoutes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.config import Config
-from orlop.dockerd.containers.archive_in import ArchiveIn
-from orlop.dockerd.containers.archive_out import ArchiveOut
-from orlop.dockerd.containers.attach import Attach
-from orlop.dockerd.containers.changes import Changes
 from orlop.dockerd.containers.commit_source import CommitSources
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.exec import Execs
 from orlop.dockerd.containers.exits import Exits
-from orlop.dockerd.containers.export import Export
 from orlop.dockerd.containers.health import HealthMonitor
-from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
-from orlop.dockerd.containers.list import List
-from orlop.dockerd.containers.live_mounts import LiveMounts
-from orlop.dockerd.containers.live_ports import LivePorts
-from orlop.dockerd.containers.logs import Logs
 from orlop.dockerd.containers.monitor import Monitor
 from orlop.dockerd.containers.networking import Networking
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.pause import Pause
-from orlop.dockerd.containers.prune import Prune
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remove import Remove
-from orlop.dockerd.containers.rename import Rename
-from orlop.dockerd.containers.resize import Resize
 from orlop.dockerd.containers.resources import Resources
-from orlop.dockerd.containers.restart import Restart
 from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.containers.start import Start
-from orlop.dockerd.containers.stats import GetStats
 from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.containers.streams import Streams
-from orlop.dockerd.containers.top import Top
 from orlop.dockerd.containers.unhealthy import Unhealthy
-from orlop.dockerd.containers.update import Update
-from orlop.dockerd.containers.view import Views
-from orlop.dockerd.containers.wait import Wait
 from orlop.dockerd.disk_usage import DiskUsage
 from orlop.dockerd.events import Events
 from orlop.dockerd.flags import Options
@@ -86,6 +66,7 @@ from orlop.dockerd.reload import Reload
 from orlop.dockerd.spec import Host
 from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
+from orlop.dockerd.use_cases import archive_use_cases, container_use_cases
 from orlop.dockerd.volumes import VolumeService
 from orlop.dockerd.volumes.plugin_driver import PluginDrivers
 from orlop.netd.client import NetdClient
@@ -285,54 +266,8 @@ def _life(base: Base, services: Services) -> Life:
     )
 
 
-def _containers(base: Base, services: Services, life: Life) -> ContainerUseCases:
-    registry, client = base.registry, base.client
-    logs = Logs(registry, base.paths, base.watcher, base.kept_logs)
-    inspect = Inspect(registry, client, base.paths)
-    images = services.images.store
-    return ContainerUseCases(
-        create=Create(
-            registry, client, images, services.volumes, base.runtimes, base.paths, base.host, base.config
-        ),
-        start=life.start,
-        stop=life.stop,
-        kill=life.kill,
-        restart=Restart(registry, life.stop, life.start),
-        pause=Pause(registry, client),
-        rename=Rename(registry, services.networks),
-        remove=life.remove,
-        wait=Wait(registry),
-        attach=Attach(registry, logs),
-        logs=logs,
-        resize=Resize(registry, client),
-        top=Top(registry, client),
-        stats=GetStats(registry, client),
-        inspect=inspect,
-        list=List(registry, images, inspect),
-        update=Update(
-            registry,
-            client,
-            base.host,
-            LiveMounts(services.volumes, base.events),
-            LivePorts(services.networks, life.resources),
-        ),
-        prune=Prune(registry, life.remove, inspect, base.events),
-    )
-
-
-def _archives(base: Base, services: Services) -> ArchiveUseCases:
-    registry = base.registry
-    views = Views(base.client, services.volumes, base.paths)
-    return ArchiveUseCases(
-        out=ArchiveOut(registry, views),
-        into=ArchiveIn(registry, views),
-        export=Export(registry, views),
-        changes=Changes(registry, base.client, views),
-    )
-
-
 def _routes(base: Base, services: Services, life: Life) -> list[Route]:
-    containers = _containers(base, services, life)
+    containers = container_use_cases(base, services, life)
     users_of = base.registry.users_of_volume
 
     async def count_images() -> int:
@@ -362,7 +297,7 @@ def _routes(base: Base, services: Services, life: Life) -> list[Route]:
         *SystemRoutes(system, base.events, disk_usage).routes(),
         *ContainerRoutes(containers).routes(),
         *WebSocketRoutes(containers.attach).routes(),
-        *ArchiveRoutes(_archives(base, services)).routes(),
+        *ArchiveRoutes(archive_use_cases(base, services)).routes(),
         *ExecRoutes(execs).routes(),
         *image_routes(services.images),
         *VolumeRoutes(services.volumes, users_of, publish_volume).routes(),
