@@ -251,3 +251,20 @@ def test_events(net: Cli, stack: Stack) -> None:
 
 def run(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout
+
+
+def test_the_api_is_not_reached_from_containers(net: Cli, stack: Stack) -> None:
+    """No TCP, no abstract sockets: a container of the host's network sees the same as everybody."""
+    ok(net("run", "-d", "--name", "near", "--network", "host", "busybox", "sleep", "1000"))
+    ok(net("run", "-d", "--name", "far", "-p", f"{stack.free_port()}:80", "busybox", "sleep", "1000"))
+    listening = subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True).stdout
+    (published,) = ok(net("port", "far", "80/tcp")).splitlines()[:1]
+    assert {line.split()[4].rpartition(":")[2] for line in listening.splitlines()} == {
+        published.rpartition(":")[2]
+    }
+    sockets = ok(net("exec", "near", "cat", "/proc/net/unix")).splitlines()[1:]
+    names_ = [words[7] for words in (line.split() for line in sockets) if len(words) > 7]
+    assert any(name.endswith("docker.sock") for name in names_)  # it is seen, and its path leads nowhere
+    assert [name for name in names_ if name.startswith("@")] == []
+    for name in names_:
+        assert net("exec", "near", "test", "-e", name).returncode == 1, name

@@ -309,8 +309,9 @@ async def test_answers_are_remembered_until_something_changes(container: str) ->
             reply = await ask(container, query("web", id=number))
             assert answers(reply) == ["10.0.0.1"] and dnslib.DNSRecord.parse(reply).header.id == number
         names.put("e2", Entry("n1", ("web",), ("10.0.0.2",)))
-        orders = [answers(await ask(container, query("web"))) for _ in range(40)]
-        assert sorted(orders[0]) == ["10.0.0.1", "10.0.0.2"] and len({tuple(order) for order in orders}) == 2
+        replies = [await ask(container, query("web")) for _ in range(40)]
+        assert answers(replies[0]) == ["10.0.0.1", "10.0.0.2"]
+        assert len({reply[12:] for reply in replies}) == 2  # both orders
         names.remove("e1")
         assert answers(await ask(container, query("web"))) == ["10.0.0.2"]
         server.view = View()

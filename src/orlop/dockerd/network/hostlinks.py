@@ -2,12 +2,18 @@
 """The host's interfaces, as networks meet them: what is there, whose addresses are taken, how they go."""
 
 import errno
-from ipaddress import IPv4Interface, IPv6Interface
+import fcntl
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from orlop.dockerd.network import rtnetlink
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.rtnetlink import Link, Subnet
 from orlop.errdefs import PermissionDeniedError
+
+_SIOCGIFHWADDR = 0x8927
 
 
 def find(kernel: Kernel, name: str) -> Link | None:
@@ -32,6 +38,23 @@ def addresses(kernel: Kernel, name: str) -> tuple[list[IPv4Interface | IPv6Inter
     taken = [address.network for owner, address in found if owner != index]
     taken += [network for owner, network in route.routes() if owner != index and not network.is_link_local]
     return existing, taken
+
+
+def mac(name: str) -> str:
+    """The MAC address of an interface, in the thread's namespace. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
+    return ":".join(f"{byte:02x}" for byte in answer[18:24])
+
+
+def forget_neighbours(kernel: Kernel, veth: str, addresses: Iterable[str]) -> None:
+    """Strike addresses behind a port of a bridge out of what the host knows; no error for those it does not."""
+    try:
+        index = kernel.route.link(veth).master
+        kernel.route.request(*(rtnetlink.neighbour_delete(index, ip_address(address)) for address in addresses))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def delete(kernel: Kernel, name: str) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's interface as a plan, and the ways in which interfaces come into a namespace."""
 
-import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ class InterfacePlan(NamedTuple):
     """A container's interface: how it is made, its addresses and the routes that lead through it.
 
     `mac` may be empty and `mtu` 0: what the kernel chooses. `sysctls` are pairs of a path below /proc/sys/net and
-    a value.
+    a value; `neighbours` are addresses that the container knows by heart, with their MAC addresses.
     """
 
     link: Link
@@ -57,6 +56,7 @@ class InterfacePlan(NamedTuple):
     addresses: Sequence[Interface]
     routes: Sequence[Route] = ()
     sysctls: Sequence[tuple[str, str]] = ()
+    neighbours: Sequence[tuple[Address, str]] = ()
 
 
 class Veth(NamedTuple):
@@ -75,13 +75,17 @@ class Veth(NamedTuple):
         host.request(pair)
 
     def connect(self, plan: InterfacePlan, host: RouteSocket) -> None:
-        """Let the host forget who had the addresses before, and set up the bridge's port."""
-        for address in plan.addresses:
-            with contextlib.suppress(FileNotFoundError):  # usually nobody had it, with another MAC
-                host.request(rtnetlink.neighbour_delete(self.bridge, address.ip))
-        if self.hairpin or self.isolated:
-            port = next(link.ifindex for link in host.links() if link.name == self.name)
-            host.request(rtnetlink.port_set(port, hairpin=self.hairpin, isolated=self.isolated))
+        """Set up the bridge's port, and have bridge and host know the addresses.
+
+        What a container says of addresses is not believed: else one that may send raw frames would get what is
+        meant for others.
+        """
+        port = host.link(self.name).ifindex
+        host.request(
+            rtnetlink.port_set(port, hairpin=self.hairpin, isolated=self.isolated),
+            rtnetlink.forwarding_set(port, plan.mac),
+            *(rtnetlink.neighbour_set(self.bridge, address.ip, plan.mac) for address in plan.addresses),
+        )
 
     def remove(self, plan: InterfacePlan, host: RouteSocket, inside: RouteSocket) -> None:
         """Delete both ends."""

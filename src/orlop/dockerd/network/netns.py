@@ -175,6 +175,7 @@ def _furnish(plan: InterfacePlan, inside: RouteSocket, host: RouteSocket, undo: 
             set_sysctl(f"net/ipv6/conf/{plan.name}/{key}", value)
     messages += [rtnetlink.address_add(index, address.ip, address.network) for address in plan.addresses]
     messages += [rtnetlink.route(index, route.destination, route.gateway) for route in plan.routes]
+    messages += [rtnetlink.neighbour_set(index, address, mac) for address, mac in plan.neighbours]
     inside.request(*messages)
     for key, value in plan.sysctls:
         _set_endpoint_sysctl(key, value)

@@ -28,17 +28,20 @@ _NETLINK_EXT_ACK = 11
 _NETLINK_CAP_ACK = 10
 
 _NLM_F_ACK_TLVS = 0x200
-CREATE = 0x400 | 0x200  # NLM_FCREATE | NLM_F_EXCL
-_REPLACE = 0x400 | 0x100  # NLM_FCREATE | NLM_F_REPLACE
+CREATE = 0x400 | 0x200  # NLM_F_CREATE | NLM_F_EXCL
+_REPLACE = 0x400 | 0x100  # NLM_F_CREATE | NLM_F_REPLACE
 RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_SETLINK = 16, 17, 18, 19
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_GETROUTE = 20, 22, 24, 26
-_RTM_DELNEIGH = 29
+_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
+_NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
+_NTF_MASTER = 4
+_NDA_DST, _NDA_LLADDR = 1, 2
 RTMGRP_LINK = 1
 _IFF_UP = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_PROTINFO, _IFLA_NET_NS_FD = 12, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
+_IFLA_BRPORT_MODE, _IFLA_BRPORT_LEARNING, _IFLA_BRPORT_ISOLATED = 4, 8, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
@@ -51,6 +54,8 @@ _INTERFACE: dict[int, type[IPv4Interface] | type[IPv6Interface]] = {
     socket.AF_INET: IPv4Interface,
     socket.AF_INET6: IPv6Interface,
 }
+_NDMSG = struct.Struct("=BxxxiHBx")
+
 
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
@@ -99,8 +104,12 @@ def veth_new(name: str, *, bridge: int, mtu: int, peer: str, peer_mac: str, netn
 
 
 def port_set(index: int, *, hairpin: bool, isolated: bool) -> Message:
-    """Set whether a bridge port sends frames back where they came from, and is cut off from its like."""
+    """Set whether a bridge port sends frames back where they came from, and is cut off from its like.
+
+    It learns no addresses from what comes in: see `forwarding_set`.
+    """
     flags = attribute(_IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
+    flags += attribute(_IFLA_BRPORT_LEARNING, b"\0")
     body = ifinfo(index, family=socket.AF_BRIDGE) + attribute(_IFLA_PROTINFO | NLA_F_NESTED, flags)
     return Message(_RTM_SETLINK, 0, body, f"set the bridge port {index}")
 
@@ -147,9 +156,22 @@ def route(index: int, destination: Subnet, gateway: Address | None) -> Message:
     )
 
 
+def forwarding_set(port: int, mac: str) -> Message:
+    """Have a bridge send to a port, and to no other, what goes to a MAC address."""
+    body = _NDMSG.pack(socket.AF_BRIDGE, port, _NUD_NOARP, _NTF_MASTER) + attribute(_NDA_LLADDR, mac_bytes(mac))
+    return Message(_RTM_NEWNEIGH, _REPLACE, body, f"lead {mac} to the bridge port {port}")
+
+
+def neighbour_set(index: int, address: Address, mac: str) -> Message:
+    """Make known which MAC address `address` has on an interface, whatever others say about it."""
+    body = _NDMSG.pack(_family(address), index, _NUD_PERMANENT, 0)
+    body += attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac_bytes(mac))
+    return Message(_RTM_NEWNEIGH, _REPLACE, body, f"set the neighbour {address}")
+
+
 def neighbour_delete(index: int, address: Address) -> Message:
     """Forget which MAC address `address` had on an interface (ENOENT if it is not known)."""
-    body = struct.pack("=BBHiHBB", _family(address), 0, 0, index, 0, 0, 0) + attribute(1, address.packed)
+    body = _NDMSG.pack(_family(address), index, 0, 0) + attribute(_NDA_DST, address.packed)
     return Message(_RTM_DELNEIGH, 0, body, f"forget the neighbour {address}")
 
 
@@ -196,6 +218,17 @@ class RouteSocket:
                     failure = OSError(error.errno, _error_text(payload, flags) or error.strerror, error.filename)
         if failure is not None:
             raise failure
+
+    def link(self, name: str) -> Link:
+        """One interface. Raises OSError (ENODEV)."""
+        look = Message(_RTM_GETLINK, 0, ifinfo(0) + text(_IFLA_IFNAME, name), f"find interface {name}")
+        self._socket.send(self._pack(look, NLM_F_REQUEST))
+        while True:
+            for kind, _, sequence, payload, _ in netlink.messages(self._socket.recv(1 << 16)):
+                if sequence == self._sequence:
+                    if kind == NLMSG_ERROR:
+                        raise netlink.error_of(payload, look.about) or OSError(errno.EPROTO, "no answer")
+                    return _link(payload)
 
     def links(self) -> list[Link]:
         """All interfaces."""

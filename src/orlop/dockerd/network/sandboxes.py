@@ -9,7 +9,7 @@ from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Route
 from orlop.dockerd.network.rules import Rules
-from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping
+from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping, addresses_of
 
 RouteOf = tuple[Pair, Route]
 
@@ -43,6 +43,7 @@ class SandboxKernel:
         """One interface less; `routes` are led elsewhere."""
         endpoint = pair[1]
         if endpoint.veth:
+            hostlinks.forget_neighbours(kernel, endpoint.veth, addresses_of(endpoint))
             hostlinks.delete(kernel, endpoint.veth)
         else:
             netns.detach(endpoint.netns, self._plan(pair, ()), kernel.route)
@@ -71,6 +72,8 @@ class SandboxKernel:
         if published and self._rules is not None:
             self._rules.unpublish(kernel, endpoint.ports)
         _forget_flows(endpoint.ports)
+        if endpoint.veth:
+            hostlinks.forget_neighbours(kernel, endpoint.veth, addresses_of(endpoint))
         if endpoint.netns and not pinned:
             netns.remove(endpoint.netns)
 
@@ -85,7 +88,7 @@ class SandboxKernel:
         mine = [route for (_, each), route in routes if each.id == endpoint.id]
         mine = [*driver.other_routes(network, endpoint), *mine]
         link = driver.link(network, endpoint, self._config)
-        return interface_plan(network, endpoint, link, mine, driver.mtu(network))
+        return interface_plan(network, endpoint, link, mine, driver)
 
 
 def _forget_flows(ports: Sequence[PortMapping]) -> None:

@@ -8,6 +8,7 @@ from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Link, Route
 from orlop.dockerd.network.plugins import NetworkPlugins
+from orlop.dockerd.network.rtnetlink import Address
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import UnavailableError
@@ -94,6 +95,10 @@ class Driver:
         """How the interface of an endpoint is made. Called in the kernel's thread. Raises OSError (the step)."""
         raise NotImplementedError
 
+    def neighbours(self, network: Network) -> Sequence[tuple[Address, str]]:
+        """What containers know by heart: addresses and their MAC addresses. Called in the kernel's thread."""
+        return ()
+
     def mtu(self, network: Network) -> int:
         """The size of packets, in bytes; 0 leaves it to the kernel."""
         return 0
@@ -116,7 +121,7 @@ class Driver:
 
 
 def interface_plan(
-    network: Network, endpoint: Endpoint, link: Link, routes: Sequence[Route], mtu: int
+    network: Network, endpoint: Endpoint, link: Link, routes: Sequence[Route], driver: Driver
 ) -> InterfacePlan:
     """What has to be made in the kernel for an endpoint; `routes` are the default routes that lead through it."""
     pairs = ((endpoint.address, network.subnet), (endpoint.address6, network.subnet6))
@@ -126,10 +131,11 @@ def interface_plan(
         link=link,
         name=endpoint.interface,
         mac=endpoint.mac,
-        mtu=mtu,
+        mtu=driver.mtu(network),
         addresses=tuple(ip_interface(each) for each in given),
         routes=tuple(routes),
         sysctls=tuple((key.replace("IFNAME", endpoint.interface), value) for key, value in endpoint.sysctls),
+        neighbours=driver.neighbours(network),
     )
 
 

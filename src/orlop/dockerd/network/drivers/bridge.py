@@ -3,7 +3,6 @@
 
 import errno
 import os
-import secrets
 import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address, ip_interface
@@ -14,6 +13,7 @@ from orlop.dockerd.network.firewall import BridgeRules, SubnetRules
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import EVERYWHERE, Link, Route, Veth
 from orlop.dockerd.network.netns import set_sysctl
+from orlop.dockerd.network.rtnetlink import Address
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import InvalidArgumentError, PermissionDeniedError
@@ -149,8 +149,16 @@ class BridgeDriver(Driver):
         return options.mtu(network.options) or options.DEFAULT_MTU
 
     def mac(self, network: Network) -> str:
-        """The bridge's MAC address: a new one each time it is made."""
-        return "02:42:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
+        """The bridge's MAC address, the same when it is made again: containers know it by heart."""
+        return "02:42:" + ":".join(network.id[start : start + 2] for start in range(0, 8, 2))
+
+    def neighbours(self, network: Network) -> Sequence[tuple[Address, str]]:
+        """The bridge itself, unless it is somebody else's, which may change its MAC address."""
+        mac = self.mac(network)
+        if hostlinks.mac(network.bridge) != mac:
+            return ()
+        own = _own_addresses(network, options.parse(network.options))
+        return [(ip_address(address), mac) for address, _ in own]
 
 
 def _own_addresses(network: Network, wanted: options.BridgeOptions) -> list[tuple[str, str]]:
