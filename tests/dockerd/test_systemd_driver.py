@@ -39,7 +39,8 @@ def configure(machine: Machine, settings: dict[str, object]) -> None:
 
 
 def docker(machine: Machine, *words: str, check: bool = True) -> Result:
-    return machine("env", "DOCKER_HOST=unix:///run/orlop/docker.sock", "docker", *words, check=check)
+    program = shutil.which("docker") or "docker"
+    return machine("env", "DOCKER_HOST=unix:///run/orlop/docker.sock", program, *words, check=check)
 
 
 def has_memory(machine: Machine) -> bool:
