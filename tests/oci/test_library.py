@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import mmap
 import os
 import select
@@ -57,6 +58,37 @@ def _finish(container: Container) -> int:
     _, status = os.waitpid(container.init_pid, 0)
     container.delete()
     return os.waitstatus_to_exitcode(status)
+
+
+def _growth() -> dict[str, int]:
+    """What a life of a container may not leave: in this process, and in the kernel."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        mounts = sum(1 for _ in file)
+    with open("/proc/keys", encoding="utf-8") as file:
+        keys = sum("_ses.orlop-oci" in line for line in file)
+    groups = len(glob.glob("/sys/fs/cgroup/*/orlop-oci/*"))
+    return {"descriptors": len(os.listdir("/proc/self/fd")), "mounts": mounts, "keys": keys, "groups": groups}
+
+
+def test_two_hundred_lives_leave_nothing(ours: Runtime, bundle: Bundle) -> None:
+    """Mounts, control groups, descriptors, keys; and a child is collected each time."""
+    container = ours.new_id(bundle.args("true", ""))
+    spec = convert(bundle.spec, Spec)
+    with open("/dev/null", "r+b", buffering=0) as null:
+        options = CreateOptions(stdio=Stdio(null.fileno(), null.fileno(), null.fileno()))
+
+        def live(times: int) -> None:
+            for _ in range(times):
+                made = Container.create(ours.root, container, bundle.path, spec, options)
+                made.start()
+                os.waitpid(made.init_pid, 0)
+                made.delete()
+
+        live(3)  # what is opened once for all
+        before = _growth()
+        live(200)
+        eventually(lambda: _growth() == before, f"{before} has become {_growth()}")
+    assert os.listdir(ours.root) == []
 
 
 def test_streams_of_the_caller(ours: Runtime, bundle: Bundle) -> None:
