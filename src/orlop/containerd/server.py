@@ -242,6 +242,7 @@ def storage_settings(config: Config) -> Settings:
         config.differs,
         config.proxy_plugins,
         config.disabled_plugins,
+        config.stream_processors,
     )
 
 

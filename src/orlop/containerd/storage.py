@@ -47,7 +47,7 @@ from orlop.containerd.services.snapshots import SnapshotsService
 from orlop.errdefs import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from orlop.containerd.config import ProxyPlugin
+    from orlop.containerd.config import ProxyPlugin, StreamProcessor
     from orlop.containerd.core.diff import Differ
     from orlop.containerd.core.events import EventPublisher
 
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
 
     `startup_delay`: seconds from the services' start to the first collection. `differs`: names, in the order in
     which they are asked. `proxies`: snapshotters and differs of other processes. `disabled`: snapshotters that are
-    not wanted, as `io.containerd.snapshotter.v1.native`.
+    not wanted, as `io.containerd.snapshotter.v1.native`. `processors`: programs for other media types.
     """
 
     snapshotter: str = "overlayfs"
@@ -71,6 +71,7 @@ class Settings(NamedTuple):
     differs: Sequence[str] = ("walking",)
     proxies: Sequence[ProxyPlugin] = ()
     disabled: Sequence[str] = ()
+    processors: Sequence[StreamProcessor] = ()
 
 
 class Storage:
@@ -199,7 +200,7 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
             raise InvalidArgumentError(
                 f'snapshotter "{settings.snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
             )
-        differ = LayerDiffer(content, differ_workers)
+        differ = LayerDiffer(content, differ_workers, settings.processors)
         differs: dict[str, Differ] = {"walking": differ}
         differs |= {each.name: RemoteDiffer(each.address) for each in settings.proxies if each.type == "diff"}
         mounts = LocalMounts(state, MetadataActivations(db, namespaces), workers)

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,8 +33,10 @@ class LayerSource:
     """
 
     def __init__(self, fd: int, hash_compressed: bool = True) -> None:
-        """Read the file `fd` from offset 0; the descriptor stays the caller's."""
+        """Read the file `fd` from offset 0, or a pipe to its end; the descriptor stays the caller's."""
         self._fd = fd
+        self._piped = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        self._begun = b""  # what has been read of a pipe to see how it begins
         self._offset = 0
         self._compressed = hashlib.sha256() if hash_compressed else None
         self._plain = hashlib.sha256()
@@ -105,7 +108,7 @@ class LayerSource:
                 self._changed.notify_all()
 
     def _decompress(self) -> Iterator[bytes]:
-        magic = os.pread(self._fd, 4, 0)
+        magic = self._peek()
         if magic.startswith(GZIP_MAGIC):
             return _gunzip(self._read)
         if magic == ZSTD_MAGIC:
@@ -114,9 +117,20 @@ class LayerSource:
         self._compressed = None
         return iter(lambda: self._read(CHUNK), b"")
 
+    def _peek(self) -> bytes:
+        """The first bytes, by which a compression is known."""
+        if not self._piped:
+            return os.pread(self._fd, 4, 0)
+        while len(self._begun) < 4 and (data := os.read(self._fd, 4 - len(self._begun))):
+            self._begun += data
+        return self._begun
+
     def _read(self, size: int) -> bytes:
-        data = os.pread(self._fd, size, self._offset)
-        self._offset += len(data)
+        if self._piped:
+            data, self._begun = self._begun or os.read(self._fd, size), b""
+        else:
+            data = os.pread(self._fd, size, self._offset)
+            self._offset += len(data)
         if self._compressed is not None:
             self._compressed.update(data)
         return data

@@ -4,8 +4,12 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from google.protobuf.any_pb2 import Any
+
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
+
+Payloads = Mapping[str, Any]
 
 
 class Descriptor(NamedTuple):
@@ -26,11 +30,17 @@ class Differ(Protocol):
     """
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        sync: bool = False,
+        payloads: Payloads | None = None,
     ) -> Descriptor:
         """Unpack a layer onto the mounts; answers what the uncompressed layer is (its digest is the diffID).
 
-        `sync` brings the file system to the disk before it returns. Raises NotFoundError for the content,
+        `sync` brings the file system to the disk before it returns. `payloads` are for stream processors, by their
+        names. Raises NotFoundError for the content,
         NotImplementedByUsError for a media type that is no layer, InvalidArgumentError for a malformed layer,
         DataLossError when the content is not what its digest says, ResourceExhaustedError when the disk is full.
         """

@@ -15,15 +15,23 @@ from orlop.containerd.archive.compression import (
     PlainCompressor,
     ZstdCompressor,
 )
+from orlop.containerd.config import StreamProcessor
 from orlop.containerd.core.content import Writer
-from orlop.containerd.core.diff import Descriptor
+from orlop.containerd.core.diff import Descriptor, Payloads
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.disk import disk_errors
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.content import MetadataContent
-from orlop.containerd.plugins.layer_mounts import lower_directories, open_target, open_tree, upper_directory
+from orlop.containerd.plugins.layer_mounts import (
+    LayerTarget,
+    lower_directories,
+    open_target,
+    open_tree,
+    upper_directory,
+)
 from orlop.containerd.plugins.layer_workers import LayerWorkers
+from orlop.containerd.plugins.stream_processors import StreamProcessors
 from orlop.containerd.threads import in_thread
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -61,26 +69,43 @@ _COMPRESSIONS: dict[str, Callable[[], Compressor]] = {
 class LayerDiffer:
     """Implements `orlop.containerd.core.diff.Differ`."""
 
-    def __init__(self, content: MetadataContent, workers: Executor) -> None:
+    def __init__(
+        self, content: MetadataContent, workers: Executor, processors: Sequence[StreamProcessor] = ()
+    ) -> None:
+        self._processors = StreamProcessors(processors)
         self._content = content
         self._workers = workers
         self._processes = LayerWorkers(workers)
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        sync: bool = False,
+        payloads: Payloads | None = None,
     ) -> Descriptor:
         """Unpack a layer in a process of its own."""
-        if layer.media_type not in _LAYER_TYPES:
+        steps = self._processors.chain(layer.media_type, _LAYER_TYPES)
+        if steps is None:
             raise NotImplementedByUsError(f'media type "{layer.media_type}" is no layer that can be applied')
         reader = self._content.bind(scope).reader(layer.digest)
         try:
             with open_target(mounts) as target:
-                digest, size = await self._processes.apply(
-                    layer.digest, reader.fileno(), target.root, target.lower, overlay=target.overlay, sync=sync
-                )
+                if not steps:
+                    digest, size = await self._unpack(layer.digest, reader.fileno(), target, sync)
+                else:
+                    file, media_type = reader.fileno(), layer.media_type
+                    async with self._processors.run(steps, media_type, file, payloads or {}) as made:
+                        digest, size = await self._unpack("", made, target, sync)
         finally:
             reader.close()
         return Descriptor(TAR, digest, size)
+
+    async def _unpack(self, digest: str, blob: int, target: LayerTarget, sync: bool) -> tuple[str, int]:
+        return await self._processes.apply(
+            digest, blob, target.root, target.lower, overlay=target.overlay, sync=sync
+        )
 
     def close(self) -> None:
         """End the processes."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orlop.api import types_pb2
-    from orlop.containerd.core.diff import Differ
+    from orlop.containerd.core.diff import Differ, Payloads
     from orlop.containerd.core.mount import Mount
     from orlop.containerd.core.namespaces import Scope
 
@@ -26,15 +26,20 @@ class OrderedDiffers:
         self._differs = differs
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        sync: bool = False,
+        payloads: Payloads | None = None,
     ) -> Descriptor:
         """As the contract says."""
         for differ in self._differs[:-1]:
             try:
-                return await differ.apply(scope, layer, mounts, sync)
+                return await differ.apply(scope, layer, mounts, sync, payloads)
             except NotImplementedByUsError:
                 continue
-        return await self._differs[-1].apply(scope, layer, mounts, sync)
+        return await self._differs[-1].apply(scope, layer, mounts, sync, payloads)
 
     async def compare(
         self,
@@ -74,11 +79,18 @@ class RemoteDiffer:
             await self._client.close()
 
     async def apply(
-        self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount], sync: bool = False
+        self,
+        scope: Scope,
+        layer: Descriptor,
+        mounts: Sequence[Mount],
+        sync: bool = False,
+        payloads: Payloads | None = None,
     ) -> Descriptor:
         """As the contract says."""
         message = to_descriptor(layer)
-        return from_descriptor(await self._in(scope).diff.apply(message, to_proto(mounts), sync=sync))
+        return from_descriptor(
+            await self._in(scope).diff.apply(message, to_proto(mounts), payloads=payloads, sync=sync)
+        )
 
     async def compare(
         self,

@@ -33,7 +33,7 @@ class LayerWorkers:
     async def apply(
         self, digest: str, blob: int, root: int, lower: Sequence[int], *, overlay: bool, sync: bool
     ) -> tuple[str, int]:
-        """Apply the layer `blob`, whose digest is `digest`; digest and size of the uncompressed layer.
+        """Apply the layer `blob` of that digest (empty: unknown); digest and size of the uncompressed layer.
 
         The descriptors stay the caller's. When the caller is cancelled, nothing is written any more by the time
         the cancellation goes on. Raises what `orlop.containerd.archive.apply.apply_layer` does, DataLossError for

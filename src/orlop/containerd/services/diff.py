@@ -24,7 +24,11 @@ class DiffService(DiffServicer):
         validate_digest(request.diff.digest, "diff.digest")
         layer = from_descriptor(request.diff)
         applied = await self._differ.apply(
-            scope_of(context.invocation_metadata()), layer, from_proto(request.mounts), request.sync_fs
+            scope_of(context.invocation_metadata()),
+            layer,
+            from_proto(request.mounts),
+            request.sync_fs,
+            dict(request.payloads),
         )
         return pb.ApplyResponse(applied=to_descriptor(applied))
 
