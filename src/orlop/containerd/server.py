@@ -185,7 +185,7 @@ class Daemon:
         return Services(
             ContainersService(containers, exchange),
             EventsService(exchange),
-            TasksService(manager, containers),
+            TasksService(manager, containers, storage.checkpoints),
             SandboxControllerService({SHIM_CONTROLLER: sandboxes}, exchange),
             StreamingService(streams),
             TransferService(config.address, streams, config.snapshotter, config.downloads),

@@ -29,6 +29,7 @@ from orlop.containerd.metadata.namespaces import MetadataNamespaces
 from orlop.containerd.metadata.remote_snapshots import RemoteRecords
 from orlop.containerd.metadata.sandboxes import MetadataSandboxes
 from orlop.containerd.metadata.snapshots import MetadataSnapshots
+from orlop.containerd.plugins.checkpoints import Checkpoints
 from orlop.containerd.plugins.content_local import LocalContent
 from orlop.containerd.plugins.differ import LayerDiffer
 from orlop.containerd.plugins.differs import OrderedDiffers, RemoteDiffer
@@ -95,6 +96,7 @@ class Storage:
         sandboxes: MetadataSandboxes,
         remotes: Mapping[str, RemoteSnapshots],
         differs: Mapping[str, Differ],
+        checkpoints: Checkpoints,
         workers: Sequence[ThreadPoolExecutor],
         settings: Settings,
     ) -> None:
@@ -110,6 +112,7 @@ class Storage:
         self.sandboxes = sandboxes
         self.remotes = remotes
         self.differs = differs
+        self.checkpoints = checkpoints
         self._settings = settings
         self._workers = workers
 
@@ -229,6 +232,7 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         sandboxes,
         remotes,
         differs,
+        Checkpoints(state, content, workers),
         pools,
         settings,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -28,6 +28,7 @@ class CreateOptions(NamedTuple):
     stderr: str = ""
     terminal: bool = False
     checkpoint: str = ""  # a directory to restore from
+    restore: Callable[[str], Awaitable[None]] | None = None  # makes a directory of the bundle to restore from
     options: AnyMessage | None = None  # of the runtime
 
 

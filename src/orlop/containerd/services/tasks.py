@@ -20,6 +20,7 @@ from orlop.containerd.core import filters
 from orlop.containerd.core.namespaces import scope_of, validate_identifier
 from orlop.containerd.core.runtime import CreateOptions
 from orlop.containerd.failpoints import failpoint
+from orlop.containerd.plugins.differs import from_descriptor, to_descriptor
 from orlop.errdefs import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from orlop.api.containers_pb2 import Container
     from orlop.containerd.core.containers import ContainerStore
     from orlop.containerd.core.runtime import Task, TaskManager
+    from orlop.containerd.plugins.checkpoints import Checkpoints
 
 log = logging.getLogger("containerd.tasks")
 
@@ -45,8 +47,9 @@ _STATE_TIMEOUT = 2.0  # seconds; a list of tasks must not hang on one shim
 class TasksService(TasksServicer):
     """Translates requests into calls of the task manager and of the tasks' shims."""
 
-    def __init__(self, manager: TaskManager, containers: ContainerStore) -> None:
+    def __init__(self, manager: TaskManager, containers: ContainerStore, checkpoints: Checkpoints) -> None:
         self._manager = manager
+        self._checkpoints = checkpoints
         self._containers = containers
         self._waiting: set[asyncio.Task[tuple[int, Timestamp]]] = set()
         self._stopped = False
@@ -62,9 +65,13 @@ class TasksService(TasksServicer):
 
     async def Create(self, request: pb.CreateTaskRequest, context: Any) -> pb.CreateTaskResponse:
         """Make a task from its container's record."""
-        namespace = scope_of(context.invocation_metadata()).namespace
-        container = self._containers.get(namespace, request.container_id)
-        pid = await self._manager.create(namespace, container.id, _create_options(request, container))
+        scope = scope_of(context.invocation_metadata())
+        container = self._containers.get(scope.namespace, request.container_id)
+        options = _create_options(request, container)
+        if request.HasField("checkpoint") and request.checkpoint.digest:
+            checkpoint = from_descriptor(request.checkpoint)
+            options = options._replace(restore=lambda path: self._checkpoints.restore(scope, checkpoint, path))
+        pid = await self._manager.create(scope.namespace, container.id, options)
         return pb.CreateTaskResponse(container_id=container.id, pid=pid)
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
@@ -157,18 +164,21 @@ class TasksService(TasksServicer):
         return pb.ListPidsResponse(processes=answer.processes)
 
     async def Checkpoint(self, request: pb.CheckpointTaskRequest, context: Any) -> pb.CheckpointTaskResponse:
-        """Write a checkpoint into the directory that the options name."""
+        """Write a checkpoint into the directory that the options name, else into the content store."""
         task = self._task(request, context)
         path = ""
         if request.HasField("options"):
             path = typeurl.unpack(request.options, CheckpointOptions).image_path
-        if not path:
-            raise NotImplementedByUsError(
-                "checkpoint into the content store: name a directory in options.image_path"
-            )
-        os.makedirs(path, 0o700, exist_ok=True)
-        await task.call("Checkpoint", path=path, options=request.options)
-        return pb.CheckpointTaskResponse()
+        if path:
+            os.makedirs(path, 0o700, exist_ok=True)
+            await task.call("Checkpoint", path=path, options=request.options)
+            return pb.CheckpointTaskResponse()
+        scope = scope_of(context.invocation_metadata())
+        spec = self._containers.get(scope.namespace, task.id).spec
+        with self._checkpoints.directory() as directory:
+            await task.call("Checkpoint", path=directory, options=request.options)
+            made = await self._checkpoints.store(scope, directory, spec)
+        return pb.CheckpointTaskResponse(descriptors=[to_descriptor(one) for one in made])
 
     async def Update(self, request: pb.UpdateTaskRequest, context: Any) -> Empty:
         """Change the limits of a running task."""
@@ -205,10 +215,6 @@ class TasksService(TasksServicer):
 def _create_options(request: pb.CreateTaskRequest, container: Container) -> CreateOptions:
     if request.task_api_address or container.sandbox:
         raise NotImplementedByUsError("tasks in the shim of a sandbox")
-    if request.checkpoint.digest:
-        raise NotImplementedByUsError(
-            "restore from the content store: name a directory in options.criu_image_path"
-        )
     return CreateOptions(
         runtime=request.runtime_path or container.runtime.name,
         spec=container.spec.value,

@@ -114,6 +114,9 @@ class TaskManager:
         _make_bundle(bundle, options.spec)
         try:
             failpoint("task.create.after_bundle")
+            if options.restore is not None:
+                await options.restore(bundle.file("checkpoint"))
+                options = options._replace(checkpoint=bundle.file("checkpoint"))
             bundle.write_shim(program)
             failpoint("task.create.after_intent")
             shim = await self._starter.start(bundle, program, options, self._on_close)
