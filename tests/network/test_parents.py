@@ -20,6 +20,12 @@ pytestmark = pytest.mark.root
 WIRE = "198.51.100.0/24"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an emulated machine Python takes its time to start."""
+    monkeypatch.setattr("orlop.netd.client._START_SECONDS", 120.0)
+
+
 def kernel_has(kind: str, *words: str) -> bool:
     """Whether the kernel makes interfaces of a kind; tried in a namespace of its own."""
     on = "link p " if words else ""
