@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Overlay networks: two machines, each with a network service of its own, and a wire between them."""
 
+import contextlib
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +124,75 @@ def test_bad_overlays(machines: Pair, request_: dict[str, Any], message: str) ->
         machines[0].call("create", **request_)
     assert message in str(raised.value)
     assert run(machines[0].netns, "ip", "-o", "link").stdout.count("\n") == before
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    """A secret that both machines know."""
+    path = tmp_path / "key"
+    path.write_text("0123456789abcdef0123456789abcdef\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def kernel_encrypts() -> bool:
+    """Whether there is ESP with the algorithms of overlay networks; tried in a namespace of its own."""
+    key = "0x" + "00" * 32
+    script = (
+        "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1000 mode transport "
+        f"auth-trunc 'hmac(sha256)' {key} 128 enc 'cbc(aes)' {key}"
+    )
+    argv = ["unshare", "-n", "sh", "-c", script]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def test_encrypted(machines: Pair, key: str) -> None:
+    if not kernel_encrypts():
+        with pytest.raises(RuntimeError, match="the kernel cannot encrypt: it needs ESP, AES-CBC and"):
+            machines[0].call("create", **overlay(encrypted="", **{"key-file": key}))
+        assert "vx-" not in run(machines[0].netns, "ip", "-o", "link").stdout
+        pytest.skip("no ESP in this kernel: tests/vm/run has one with it")
+    for machine in machines:
+        machine.call("create", **overlay(encrypted="", **{"key-file": key}))
+    one = machines[0].call("connect", name="one", network="far")
+    two = machines[1].call("connect", name="two", network="far")
+    with contextlib.closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))) as wire:
+        wire.bind((machines[0].wire, 0))
+        wire.setblocking(False)
+        assert pings(one["netns"], two["address"]) and pings(two["netns"], one["address"])
+        protocols = set()
+        with contextlib.suppress(BlockingIOError):
+            while frame := wire.recv(2000):
+                protocols.add(frame[23] if frame[12:14] == b"\x08\x00" else 0)
+    assert socket.IPPROTO_ESP in protocols and socket.IPPROTO_UDP not in protocols
+    large = run(one["netns"], "busybox", "ping", "-c1", "-W2", "-s", "1362", two["address"], check=False)
+    assert "1 packets received" in large.stdout
+    machines[0].call("restart")
+    assert pings(one["netns"], two["address"])
+    for machine in machines:  # neither says or hears anything as clear text when the settings are gone
+        run(machine.netns, "ip", "xfrm", "policy", "flush")
+        run(machine.netns, "ip", "xfrm", "state", "flush")
+    assert not pings(one["netns"], two["address"])
+
+
+def test_what_encryption_needs(machines: Pair, key: str, tmp_path: Path) -> None:
+    open_to_all, short = tmp_path / "open", tmp_path / "short"
+    open_to_all.write_text("0" * 64)
+    short.write_text("0")
+    short.chmod(0o600)
+    for opts, message in (
+        ({"encrypted": ""}, "encrypted and key-file=PATH go together"),
+        ({"key-file": key}, "encrypted and key-file=PATH go together"),
+        ({"encrypted": "", "key-file": "/nope"}, "invalid key-file: /nope: No such file or directory"),
+        ({"encrypted": "", "key-file": str(open_to_all)}, "others than its owner may read"),
+        ({"encrypted": "", "key-file": str(short)}, "has less than 32 bytes"),
+    ):
+        with pytest.raises(RuntimeError) as raised:
+            machines[0].call("create", **overlay(**opts))
+        assert message in str(raised.value)
+    machines[0].call("create", **overlay())
+    with pytest.raises(RuntimeError, match="an encrypted network has a port of its own: -o port="):
+        machines[0].call("create", **overlay("more", "10.51.0.0/24", encrypted="true", **{"key-file": key}))
 
 
 def test_one_number_for_one_network(machines: Pair) -> None:

@@ -250,6 +250,7 @@ class Networks:
             raise unavailable(network, error) from None
 
     def _withdraw_rules(self, kernel: Kernel, network: Network) -> None:
+        drivers.of(network).unset(kernel, network)
         rules = drivers.of(network).rules(network)
         if self._rules is not None and rules is not None:
             self._rules.remove_bridge(kernel, rules)

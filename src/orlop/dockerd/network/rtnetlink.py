@@ -178,9 +178,9 @@ def neighbour_delete(index: int, address: Address) -> Message:
 class RouteSocket:
     """A NETLINK_ROUTE socket of the network namespace in which it is made; blocking; belongs to one thread."""
 
-    def __init__(self, groups: int = 0) -> None:
-        """Join the multicast `groups` (RTMGRP_LINK), if any."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    def __init__(self, groups: int = 0, protocol: int = _NETLINK_ROUTE) -> None:
+        """Join the multicast `groups` (RTMGRP_LINK), if any; `protocol` is another one of netlink's families."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
         try:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)

@@ -32,12 +32,28 @@ table inet {table} {{
         udp dport {port} @th,96,24 {vni} {family} saddr != {{ {peers} }} drop
         udp dport {port} @th,96,24 {vni} meta nfproto != {protocol} drop
     }}
-}}
+{encrypted}}}
+"""
+
+
+_ENCRYPTED = """\
+    chain encrypted_in {{
+        type filter hook input priority filter; policy accept;
+        udp dport {port} meta ipsec missing drop
+    }}
+    chain encrypted_out {{
+        type filter hook output priority filter; policy accept;
+        udp dport {port} rt ipsec missing drop
+    }}
 """
 
 
 class Tunnel(NamedTuple):
-    """What of a tunnel counts here; `mac` and `gateways` are those of the bridge that it is a port of."""
+    """What of a tunnel counts here; `mac` and `gateways` are those of the bridge that it is a port of.
+
+    `encrypted`: nothing comes in or leaves at its port as clear text, whatever becomes of IPsec's settings
+    (CVE-2023-28840, CVE-2023-28841).
+    """
 
     name: str
     vni: int
@@ -45,6 +61,7 @@ class Tunnel(NamedTuple):
     mac: str
     gateways: tuple[str, ...]
     peers: tuple[str, ...]
+    encrypted: bool = False
 
 
 def guard(tunnel: Tunnel) -> Guard:
@@ -57,6 +74,12 @@ def guard(tunnel: Tunnel) -> Guard:
     family, protocol = ("ip6", "ipv6") if any(":" in peer for peer in tunnel.peers) else ("ip", "ipv4")
     words = {"table": table, "port": tunnel.port, "vni": tunnel.vni}
     install = _GATEWAY.format(**words, tunnel=tunnel.name, mac=tunnel.mac, gateways=gateways)
-    install += _PEERS.format(**words, family=family, protocol=protocol, peers=", ".join(tunnel.peers))
+    install += _PEERS.format(
+        **words,
+        family=family,
+        protocol=protocol,
+        peers=", ".join(tunnel.peers),
+        encrypted=_ENCRYPTED.format(**words) if tunnel.encrypted else "",
+    )
     remove = "".join(f"add table {kind} {table}\ndelete table {kind} {table}\n" for kind in ("netdev", "inet"))
     return Guard(table, install, remove)

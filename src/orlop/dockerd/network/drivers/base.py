@@ -58,6 +58,9 @@ class Driver:
     def set_up(self, kernel: Kernel, network: Network, config: NetworkConfig) -> None:
         """Make the host's part where it is missing."""
 
+    def unset(self, kernel: Kernel, network: Network) -> None:
+        """Undo what `set_up` has done besides interfaces."""
+
     def take_down(self, network: Network, others: Iterable[Network]) -> Sequence[str]:
         """The interfaces of the host that go with a network."""
         return ()

@@ -5,12 +5,14 @@ The same command on each host makes the same network. Every host's bridge has th
 that containers leave through their own host; what comes out of the tunnel in the gateway's name is dropped.
 """
 
+import contextlib
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from orlop.dockerd.network import hostlinks, ipam, linkkinds, options, rtnetlink, vxlan_rules
+from orlop.dockerd.network import hostlinks, ipam, linkkinds, options, rtnetlink, vxlan_rules, xfrm
 from orlop.dockerd.network.drivers.bridge import BridgeDriver
 from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel
@@ -18,19 +20,23 @@ from orlop.dockerd.network.types import Network, NetworkConfig
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError, PermissionDeniedError
 
-PEERS, VNI, PORT, LOCAL = "peers", "id", "port", "local"
+PEERS, VNI, PORT, LOCAL, ENCRYPTED, KEY_FILE = "peers", "id", "port", "local", "encrypted", "key-file"
 _DEFAULT_PORT = 4789
 _MTU = 1450
 """An Ethernet frame of 1500 bytes without the tunnel's headers: Ethernet 14, VXLAN 8, UDP 8, IPv4 20."""
+_ENCRYPTED_MTU = _MTU - 60
+"""Without ESP's, too: header 8, IV 16, at most 17 of padding and its length, ICV 16."""
+_KEY_BYTES = 32
 
 
 class OverlayDriver(BridgeDriver):
     """`peers`: the addresses of all hosts, this one among them or not; `id`: the tunnel's number (VNI), which
-    follows from the network's name where it is not given; `port`: UDP; `local`: this host's address.
+    follows from the network's name where it is not given; `port`: UDP; `local`: this host's address;
+    `encrypted`, with the secret in `key-file`: by IPsec.
     """
 
     name = "overlay"
-    options = options.BRIDGE | {PEERS, VNI, PORT, LOCAL}
+    options = options.BRIDGE | {PEERS, VNI, PORT, LOCAL, ENCRYPTED, KEY_FILE}
 
     def plan(self, network: Network, request: NetworkCreateRequest) -> None:
         """Check the options; the gateway is the subnet's first address on every host."""
@@ -44,6 +50,8 @@ class OverlayDriver(BridgeDriver):
         vni(network)
         port(network)
         local(network)
+        if is_encrypted(network) != (KEY_FILE in network.options):
+            raise InvalidArgumentError(f"{ENCRYPTED} and {KEY_FILE}=PATH go together")
         for version, subnet in ((4, network.subnet), (6, network.subnet6)):
             wanted = network.enable_ipv4 if version == 4 else network.enable_ipv6
             if wanted and not subnet:
@@ -64,6 +72,12 @@ class OverlayDriver(BridgeDriver):
                     f"cannot create network {network.id}: conflicts with network {other.id} ({other.name}): "
                     f"both have the VXLAN id {vni(network)} at port {port(network)}"
                 )
+            alone = is_encrypted(other) or is_encrypted(network)
+            if other.driver == self.name and alone and port(other) == port(network):
+                raise PermissionDeniedError(
+                    f"cannot create network {network.id}: conflicts with network {other.id} ({other.name}): an "
+                    f"encrypted network has a port of its own: -o {PORT}="
+                )
 
     def adopt(self, kernel: Kernel, network: Network, others: Iterable[Network]) -> None:
         """Find out which of the peers this host is, and with that its part of the subnet."""
@@ -82,12 +96,18 @@ class OverlayDriver(BridgeDriver):
             raise InvalidArgumentError(f"invalid {LOCAL}: {local(network)} is no address of this host")
         if not others_of(network):
             raise InvalidArgumentError(f"invalid {PEERS}: no other host than this one")
+        if is_encrypted(network):
+            _secret(network)
+            if not local(network):
+                raise InvalidArgumentError(f"an encrypted network needs this host's address: -o {LOCAL}=")
         network.ip_range = network.ip_range or _part(network, network.subnet)
         network.ip_range6 = network.ip_range6 or _part(network, network.subnet6)
 
     def set_up(self, kernel: Kernel, network: Network, config: NetworkConfig) -> None:
         """Make the bridge and the tunnel."""
         super().set_up(kernel, network, config)
+        if is_encrypted(network):
+            _encrypt(network)
         name = tunnel(network)
         if hostlinks.find(kernel, name) is not None:
             return
@@ -106,6 +126,13 @@ class OverlayDriver(BridgeDriver):
         if not options.boolean(network.options, options.ICC):
             kernel.route.request(rtnetlink.port_set(index, hairpin=False, isolated=True))
 
+    def unset(self, kernel: Kernel, network: Network) -> None:
+        """Forget IPsec's settings."""
+        if is_encrypted(network):
+            with contextlib.suppress(InvalidArgumentError):  # without the key nobody knows which they are
+                for each, outgoing in _directions(network):
+                    xfrm.unprotect(each, outgoing=outgoing)
+
     def take_down(self, network: Network, others: Iterable[Network]) -> Sequence[str]:
         """The tunnel, and the bridge if it was made for this network."""
         return (tunnel(network), *super().take_down(network, others))
@@ -116,13 +143,19 @@ class OverlayDriver(BridgeDriver):
         assert rules is not None
         gateways = tuple(each for each in (network.gateway, network.gateway6) if each)
         guard = vxlan_rules.Tunnel(
-            tunnel(network), vni(network), port(network), self.mac(network), gateways, others_of(network)
+            tunnel(network),
+            vni(network),
+            port(network),
+            self.mac(network),
+            gateways,
+            others_of(network),
+            is_encrypted(network),
         )
         return rules._replace(guards=(vxlan_rules.guard(guard),))
 
     def mtu(self, network: Network) -> int:
         """As the options say, else what is left of an Ethernet frame."""
-        return options.mtu(network.options) or _MTU
+        return options.mtu(network.options) or (_ENCRYPTED_MTU if is_encrypted(network) else _MTU)
 
     def mac(self, network: Network) -> str:
         """The same on every host."""
@@ -163,6 +196,48 @@ def local(network: Network) -> str:
     """This host's address; empty if it is not known. Raises InvalidArgumentError."""
     text = network.options.get(LOCAL, "")
     return _address(LOCAL, text) if text else ""
+
+
+def is_encrypted(network: Network) -> bool:
+    """Whether the option says so; its value may be empty, as in Docker. Raises InvalidArgumentError."""
+    return options.boolean(network.options, ENCRYPTED, default=False)
+
+
+def _encrypt(network: Network) -> None:
+    try:
+        for each, outgoing in _directions(network):
+            xfrm.protect(each, outgoing=outgoing)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            "the kernel cannot encrypt: it needs ESP, AES-CBC and HMAC-SHA-256 (modules xfrm_user, esp4, esp6): "
+            f"{error.strerror}",
+            error.filename or "IPsec",
+        ) from None
+
+
+def _directions(network: Network) -> list[tuple[xfrm.Tunnel, bool]]:
+    """Each direction to and from each other host, and whether it is an outgoing one."""
+    own, secret = local(network), _secret(network)
+    found = []
+    for peer in others_of(network):
+        found.append((xfrm.Tunnel(own, peer, port(network), secret), True))
+        found.append((xfrm.Tunnel(peer, own, port(network), secret), False))
+    return found
+
+
+def _secret(network: Network) -> bytes:
+    path = network.options[KEY_FILE]
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise InvalidArgumentError(f"invalid {KEY_FILE}: others than its owner may read {path}: chmod 600")
+            secret = file.read(4096).strip()
+    except OSError as error:
+        raise InvalidArgumentError(f"invalid {KEY_FILE}: {path}: {error.strerror}") from None
+    if len(secret) < _KEY_BYTES:
+        raise InvalidArgumentError(f"invalid {KEY_FILE}: {path} has less than {_KEY_BYTES} bytes")
+    return secret
 
 
 def _number(network: Network, name: str, largest: int) -> int:
