@@ -99,15 +99,16 @@ class _Private:
 class Docker(_Private):
     """Debian's docker.io: dockerd with the containerd that it starts."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, program: str = "dockerd") -> None:
         super().__init__("docker", directory)
+        self._program = program
 
     def start(self) -> None:
         self._prepare()
         d = self.directory
         (d / "daemon.json").write_text("{}")
         self._spawn(
-            "dockerd", "dockerd", "-H", self.host, "--data-root", f"{d}/data", "--exec-root", f"{d}/exec",
+            "dockerd", self._program, "-H", self.host, "--data-root", f"{d}/data", "--exec-root", f"{d}/exec",
             "--pidfile", f"{d}/pid", "--config-file", f"{d}/daemon.json",
         )  # fmt: skip
         self._wait_ready()

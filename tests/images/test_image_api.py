@@ -23,12 +23,16 @@ from support.registry import Registry, registry, running_registry
 
 from orlop.codec import decode
 from orlop.containerd.client import Client
+from orlop.dockerd.access.gate import Gate
+from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.images import image_routes
 from orlop.dockerd.api.server import ApiServer
 from orlop.dockerd.images.ports import ContainerUse
 from orlop.dockerd.images.service import ImageService
+from orlop.dockerd.metrics import Metrics
+from orlop.dockerd.plugins.authorization import Authorization
 from orlop.oci.build import BuiltImage, write_archive
 from orlop.oci.image import Manifest, chain_ids
 from orlop.oci.platforms import parse_platform
@@ -39,6 +43,8 @@ __all__ = ["client", "containerd_daemon", "registry"]
 pytestmark = pytest.mark.root
 
 DOCKER = "/usr/local/bin/docker"
+
+_NOTHING: Any = None
 
 
 class Engine:
@@ -99,12 +105,16 @@ async def engine(client: Client) -> AsyncIterator[Engine]:
             server_version="test",
             min_version=(1, 24),
             experimental=False,
+            grpc=GrpcFront(f"{path}.grpc"),
+            gate=Gate(list, _NOTHING, _NOTHING, _NOTHING),  # no policy: nothing is asked whose it is
+            authorization=Authorization(_NOTHING, ()),
+            metrics=Metrics(),
         )
         watching = asyncio.create_task(running.service.store.watch())
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
             listening.listen()
-            await server.serve([listening])
+            await server.serve([(listening, None)])
             yield running
             await server.close(1)
         watching.cancel()
@@ -538,6 +548,30 @@ async def test_import(engine: Engine) -> None:
     assert "RUN is not a valid change command" in refused
 
 
+async def test_import_from_a_url(engine: Engine) -> None:
+    """The daemon fetches the archive; what cannot be fetched is an error before anything is sent."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("hello"))
+
+    async def serve(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=output.getvalue()) if request.path == "/a.tar" else web.Response(status=404)
+
+    runner = web.ServerRunner(web.Server(serve))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    place = f"127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        text = await engine.docker("import", f"http://{place}/a.tar", "fetched:v1")
+        assert text.splitlines()[0] == f"Downloading from http://{place}/a.tar"
+        assert "fetched:v1" in json.loads(await engine.docker("inspect", "fetched:v1"))[0]["RepoTags"]
+        status, body = await engine.request("POST", f"/images/create?fromSrc={place}/b.tar")
+        assert (status, body["message"]) == (503, f"unexpected status 404 from GET http://{place}/b.tar")
+    finally:
+        await runner.cleanup()
+    assert (await engine.request("POST", "/images/create?fromSrc=ftp://x"))[0] == 400
+
+
 async def test_other_clients_of_containerd_are_noticed(engine: Engine, client: Client) -> None:
     """An image that ctr removes or makes is gone or there at once, by containerd's events."""
     await _load(engine, "busybox")
@@ -625,10 +659,38 @@ async def test_push_with_and_without_password(engine: Engine) -> None:
         assert body[-1]["aux"] == {"Tag": "v1", "Digest": target.digest, "Size": target.size}
 
 
-async def test_search_and_distribution(engine: Engine, registry: Registry) -> None:
-    """Search says that it cannot; a registry's image is described without being pulled."""
-    status, body = await engine.request("GET", "/images/search?term=x")
-    assert (status, body) == (503, {"message": "searching Docker Hub is not supported"})
+async def test_search(engine: Engine) -> None:
+    """An index of its own: what it is asked, and what is left of its answer by filters."""
+    asked = []
+    results = [
+        {"name": "one", "description": "first", "star_count": 5, "is_official": True, "is_automated": False},
+        {"name": "two", "description": "second", "star_count": 1, "is_official": False, "is_automated": False},
+    ]
+
+    async def index(request: web.BaseRequest) -> web.Response:
+        asked.append((request.path, dict(request.query), request.headers.get("Authorization", "")))
+        return web.json_response({"results": results})
+
+    runner = web.ServerRunner(web.Server(index))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    place = f"127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        assert await engine.request("GET", f"/images/search?term={place}/word&limit=7") == (200, results)
+        assert asked == [("/v1/search", {"q": "word", "n": "7"}, "")]
+        for filter, names in (('{"is-official":["true"]}', ["one"]), ('{"stars":["2"]}', ["one"])):
+            _, found = await engine.request("GET", f"/images/search?term={place}/word&filters={filter}")
+            assert [each["name"] for each in found] == names
+    finally:
+        await runner.cleanup()
+    for query, status in (("", 400), ("term=x&limit=1000", 400), ('term=x&filters={"odd":["x"]}', 400)):
+        assert (await engine.request("GET", f"/images/search?{query}"))[0] == status
+    status, body = await engine.request("GET", f"/images/search?term={place}/word")
+    assert (status, "127.0.0.1" in body["message"]) == (503, True)
+
+
+async def test_distribution(engine: Engine, registry: Registry) -> None:
+    """A registry's image is described without being pulled."""
     name = registry.push(images.multi_platform(), "multi:latest")
     status, body = await engine.request("GET", f"/distribution/{name}/json")
     assert status == 200

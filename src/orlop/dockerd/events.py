@@ -15,24 +15,6 @@ HISTORY = 1024
 # A listener that does not read loses its oldest events beyond this, not the daemon its memory.
 _QUEUE = 4096
 
-ACCEPTED_FILTERS = (
-    "config",
-    "container",
-    "daemon",
-    "event",
-    "id",
-    "image",
-    "label",
-    "network",
-    "node",
-    "plugin",
-    "scope",
-    "secret",
-    "service",
-    "type",
-    "volume",
-)
-
 
 class Event(NamedTuple):
     """`time` in nanoseconds since 1970."""

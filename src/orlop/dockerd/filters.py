@@ -68,7 +68,7 @@ class Filters:
             return True
         if values <= {"0", "false", "False", "FALSE", "f", "F"}:
             return False
-        raise InvalidArgumentError(f"invalid filter '{name}={self.get(name)}'")
+        raise InvalidArgumentError(f"invalid filter '{name}=[{' '.join(self.get(name))}]'")
 
     def exact(self, name: str, value: str) -> bool:
         """True if the name is absent or one of its values equals `value`."""

@@ -125,7 +125,7 @@ class Reconcile:
             if not state.running:
                 # The last daemon died between the start and noting it down; nobody waits for its end yet.
                 task = await self._client.tasks.get(container.id)
-                state.started_at, state.finished_at = timestamps.now(), 0
+                state.started_at = timestamps.now()
             state.running, state.restarting = True, False
             state.paused = task.status in (Status.PAUSED, Status.PAUSING)
             state.pid = task.pid

@@ -78,7 +78,7 @@ class System:
             components.append({"Name": "containerd", "Version": found.version, "Details": details})
         except OrlopError:
             components.append({"Name": "containerd", "Version": "not available", "Details": {}})
-        return {
+        view: View = {
             "Platform": {"Name": f"orlop {__version__}"},
             "Components": components,
             "Version": __version__,
@@ -89,9 +89,9 @@ class System:
             "Os": "linux",
             "Arch": machine,
             "KernelVersion": uname.release,
-            "Experimental": self._config.experimental,
             "BuildTime": "",
         }
+        return view | ({"Experimental": True} if self._config.experimental else {})
 
     async def info(self) -> View:
         """GET /info as of the latest API version."""
@@ -109,7 +109,6 @@ class System:
             "Images": images,
             "Driver": self._config.storage_driver,
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
-            "SystemStatus": None,
             "Plugins": {
                 "Volume": self._volume_drivers(),
                 "Network": ["bridge", "host", "null"],

@@ -10,6 +10,7 @@ from orlop.dockerd.containers.changes import Changes
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.export import Export
 from orlop.dockerd.containers.inspect import Inspect
+from orlop.dockerd.containers.links import RemoveLink
 from orlop.dockerd.containers.list import List
 from orlop.dockerd.containers.live_mounts import LiveMounts
 from orlop.dockerd.containers.live_ports import LivePorts
@@ -60,6 +61,7 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
             LivePorts(services.networks, life.resources),
         ),
         prune=Prune(registry, life.remove, inspect, base.events),
+        remove_link=RemoveLink(registry),
     )
 
 

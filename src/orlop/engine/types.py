@@ -176,9 +176,9 @@ class HostConfig(_Struct):
     cap_add: list[str] | None = None
     cap_drop: list[str] | None = None
     cgroupns_mode: str = ""
-    dns: list[str] = []
-    dns_options: list[str] = []
-    dns_search: list[str] = []
+    dns: list[str] | None = None
+    dns_options: list[str] | None = None
+    dns_search: list[str] | None = None
     extra_hosts: list[str] | None = None
     group_add: list[str] | None = None
     ipc_mode: str = ""
@@ -206,20 +206,18 @@ class HostConfig(_Struct):
     nano_cpus: int = 0
     cgroup_parent: str = ""
     blkio_weight: int = 0
-    blkio_weight_device: list[WeightDevice] = []
-    blkio_device_read_bps: list[ThrottleDevice] = []
-    blkio_device_write_bps: list[ThrottleDevice] = []
-    blkio_device_read_iops: list[ThrottleDevice] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[ThrottleDevice] = msgspec.field(
-        default_factory=list, name="BlkioDeviceWriteIOps"
-    )
+    blkio_weight_device: list[WeightDevice] | None = None
+    blkio_device_read_bps: list[ThrottleDevice] | None = None
+    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    blkio_device_read_iops: list[ThrottleDevice] | None = msgspec.field(default=None, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: list[ThrottleDevice] | None = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
     cpu_period: int = 0
     cpu_quota: int = 0
     cpu_realtime_period: int = 0
     cpu_realtime_runtime: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
-    devices: list[DeviceMapping] = []
+    devices: list[DeviceMapping] | None = None
     device_cgroup_rules: list[str] | None = None
     device_requests: list[DeviceRequest] | None = None
     memory_reservation: int = 0
@@ -228,7 +226,7 @@ class HostConfig(_Struct):
     oom_kill_disable: bool | None = None
     init: bool | None = None
     pids_limit: int | None = None
-    ulimits: list[Ulimit] = []
+    ulimits: list[Ulimit] | None = None
 
 
 class EndpointIPAMConfig(_Struct, omit_defaults=True):

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The answer that turns an HTTP connection into a raw two-way stream."""
 
+from http import HTTPStatus
+
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from orlop.dockerd.api.connection import Hijacked
+from orlop.dockerd.api.errors import status_of
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.streams import MULTIPLEXED_STREAM, RAW_STREAM
+from orlop.errdefs import OrlopError
 
 
 class HijackedResponse(web.StreamResponse):
@@ -43,3 +47,11 @@ def hijack(request: ApiRequest, media_type: str, *, with_headers: bool) -> Hijac
     stream = request.connection.hijack()
     stream.write(("\r\n".join(lines) + "\r\n\r\n").encode())
     return stream
+
+
+def refuse(request: ApiRequest, error: OrlopError) -> HijackedResponse:
+    """Answer an attach that cannot be, as Docker does: the status, and the error as the text of a raw stream."""
+    status = status_of(error)
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {RAW_STREAM}\r\n\r\n"
+    request.connection.hijack().write(f"{head}{error}\r\n".encode())
+    return HijackedResponse()

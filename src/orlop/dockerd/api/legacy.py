@@ -4,6 +4,8 @@
 from typing import Any
 
 from orlop.dockerd.api.version import Version
+from orlop.engine.types import CreateRequest, EndpointSettings, Mount
+from orlop.errdefs import InvalidArgumentError
 
 View = dict[str, Any]
 
@@ -71,3 +73,74 @@ def summary(view: View, version: Version) -> View:
     if version < (1, 52):
         view.pop("Health", None)
     return view
+
+
+# The lists of before API 1.52, and the summaries that have them as their items.
+_USAGES = {
+    "Images": "ImageUsage",
+    "Containers": "ContainerUsage",
+    "Volumes": "VolumeUsage",
+    "BuildCache": "BuildCacheUsage",
+}
+
+
+def disk_usage(view: View, version: Version, *, verbose: bool) -> View:
+    """GET /system/df: since API 1.52 summaries, and the lists besides unless `verbose` puts them into these."""
+    if version < (1, 44) and "Images" in view:
+        view["Images"] = [{**image, "VirtualSize": image["Size"]} for image in view["Images"]]
+    for items, usage in _USAGES.items():
+        if usage not in view:
+            continue
+        if version < (1, 52):
+            del view[usage]
+            continue
+        summary = {**view[usage], "Items": view[items]}
+        view[usage] = {name: value for name, value in summary.items() if value}
+        if verbose:
+            del view[items]
+    if version >= (1, 52) and verbose:
+        view.pop("LayersSize", None)
+    return view
+
+
+def create_request(body: CreateRequest, version: Version) -> None:
+    """POST /containers/create: what the client's API version did not know is ignored or refused, as by Docker.
+
+    Raises InvalidArgumentError.
+    """
+    host_config = body.host_config
+    if version < (1, 40) and not host_config.ipc_mode:
+        host_config.ipc_mode = "shareable"
+    if version < (1, 41) and not host_config.cgroupns_mode:
+        host_config.cgroupns_mode = "host"
+    if version < (1, 43):
+        host_config.annotations = {}
+    if version < (1, 44) and body.healthcheck is not None:
+        body.healthcheck.start_interval = 0
+    if version >= (1, 52) and body.mac_address:
+        raise InvalidArgumentError(
+            "container-wide MAC address no longer supported; use endpoint-specific MAC address instead"
+        )
+    for mount in host_config.mounts:
+        _mount(mount, version)
+    _endpoints(body.networking_config.endpoints_config, version)
+
+
+def _mount(mount: Mount, version: Version) -> None:
+    bind = mount.bind_options
+    if bind is not None:
+        bind.non_recursive = bind.non_recursive and version >= (1, 40)
+        bind.create_mountpoint = bind.create_mountpoint and version >= (1, 42)
+        if version < (1, 44) and (bind.read_only_non_recursive or bind.read_only_force_recursive):
+            raise InvalidArgumentError("BindOptions.ReadOnlyNonRecursive needs API v1.44 or newer")
+    if mount.volume_options is not None and mount.volume_options.subpath and version < (1, 45):
+        raise InvalidArgumentError("VolumeOptions.Subpath needs API v1.45 or newer")
+
+
+def _endpoints(asked: dict[str, EndpointSettings], version: Version) -> None:
+    if version < (1, 44) and len(asked) > 1:
+        names = ", ".join(sorted(asked))
+        raise InvalidArgumentError(f"Container cannot be connected to network endpoints: {names}")
+    if version < (1, 48):
+        for settings in asked.values():
+            settings.gw_priority = 0

@@ -2,6 +2,7 @@
 """A request of the Engine API as its handlers see it."""
 
 import asyncio
+import re
 from typing import TypeVar
 
 import msgspec
@@ -13,9 +14,13 @@ from orlop.dockerd.api.connection import Connection
 from orlop.dockerd.api.version import Version
 from orlop.dockerd.filters import Filters
 from orlop.errdefs import InvalidArgumentError
+from orlop.oci.image import Platform
+from orlop.oci.platforms import parse_platform
 
 T = TypeVar("T")
 
+_LOWER_KEY = re.compile(rb'[{,]\s*"[a-z]\w*"\s*:')
+"""A key that begins with a small letter, as no field of ours does."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
 
@@ -85,6 +90,13 @@ class ApiRequest:
             filters.validate(accepted)
         return filters
 
+    def platform(self, *, since: Version) -> Platform | None:
+        """The `platform` parameter, `linux/arm64` or a platform's JSON; clients before `since` have none."""
+        text = self.query("platform")
+        if not text or self.version < since:
+            return None
+        return codec.decode(text, Platform) if text.startswith("{") else parse_platform(text)
+
     def header(self, name: str, default: str = "") -> str:
         """A request header."""
         return self.http.headers.get(name, default)
@@ -100,8 +112,8 @@ class ApiRequest:
         """True if the client asked for `Connection: Upgrade`."""
         return "upgrade" in self.header("Connection").lower() and bool(self.header("Upgrade"))
 
-    async def json(self, to: type[T], *, required: bool = True) -> T:
-        """The body as a typed value; an empty body is `to()` unless required.
+    async def json(self, to: type[T], *, required: bool = False) -> T:
+        """The body as a typed value; no body at all is `to()` unless required.
 
         Raises InvalidArgumentError: wrong Content-Type, malformed JSON, content after it, a field of a wrong type.
         """
@@ -115,11 +127,17 @@ class ApiRequest:
                 raise InvalidArgumentError(
                     f"unsupported Content-Type header ({content_type}): must be 'application/json'"
                 )
-        if not body.strip():
+        if not body:
             if required:
-                raise InvalidArgumentError("invalid JSON: got EOF while reading request body")
+                raise InvalidArgumentError("invalid JSON: EOF")
             return to()
+        if not body.strip():
+            raise InvalidArgumentError("invalid JSON: got EOF while reading request body")
         try:
+            if _LOWER_KEY.search(body):
+                from orlop.dockerd.api.fold import fold  # seldom needed
+
+                body = fold(body, to)
             return codec.decode(body, to)
         except InvalidArgumentError as error:
             if "trailing characters" in str(error):

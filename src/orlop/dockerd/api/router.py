@@ -12,6 +12,9 @@ from orlop.dockerd.api.request import ApiRequest
 Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
+ANY = "{path:.*}"
+"""A path of one route that takes every path: `/{path:.*}`."""
+
 _PARAMETER = re.compile(r"\{(\w+)(?::([^}]+))?\}")
 
 
@@ -45,7 +48,8 @@ class Router:
         version = ""
         if versioned := _VERSIONED.fullmatch(path):
             version, path = versioned[1], versioned[2]
-        for pattern, route in self._table.get((method, _first_segment(path)), ()):
+        found_here = self._table.get((method, _first_segment(path)), ())
+        for pattern, route in (*found_here, *self._table.get((method, ANY), ())):
             if found := pattern.fullmatch(path):
                 return Match(route, version, found.groupdict())
         return None

@@ -124,7 +124,9 @@ class ApiServer:
     async def _answer(self, http: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         match = self._router.find(http.method, http.path)
         if match is None:
-            return message_response(404, "page not found")
+            missing: web.StreamResponse = message_response(404, "page not found")
+            missing.headers["Server"] = self._common["Server"]
+            return missing
         request: ApiRequest | None = None
         plain = False
         try:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `docker commit` needs of a container."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.pause import Pause
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.images.ports import CommitSource
-from orlop.errdefs import ConflictError
+from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError
 from orlop.oci.image import ImageConfig
 
 
@@ -49,10 +50,11 @@ class CommitSources:
             return
         try:
             await self._pause.pause(container.id)
-        except ConflictError:  # it has just ended
+        except (ConflictError, FailedPreconditionError, NotFoundError):  # it has just ended
             yield
             return
         try:
             yield
         finally:
-            await self._pause.unpause(container.id)
+            with contextlib.suppress(ConflictError, NotFoundError):  # killed, or thawed by somebody else
+                await self._pause.unpause(container.id)

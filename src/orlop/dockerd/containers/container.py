@@ -75,7 +75,7 @@ class Container:
         return ExitInfo(self.record.state.exit_code, self.record.state.error)
 
     def on_end(self) -> "asyncio.Future[ExitInfo]":
-        """Resolves when this run has ended, whatever follows."""
+        """Resolves when this run has ended, whatever follows, or the container stops for good."""
         return _wait_in(self._ended)
 
     def on_stop(self) -> "asyncio.Future[ExitInfo]":
@@ -92,11 +92,13 @@ class Container:
 
     def tell_stopped(self) -> None:
         """Wake those who wait for the stop."""
+        self.tell_ended()
         _resolve(self._stopped, self.last_exit)
 
     async def tell_removed(self, error: str = "") -> None:
         """Wake everybody: the container is gone, or (`error`) its removal has failed."""
         info = ExitInfo(self.record.state.exit_code, error)
+        _resolve(self._ended, info)
         _resolve(self._stopped, info)
         _resolve(self._removed, info)
         await self.attach.abandon()

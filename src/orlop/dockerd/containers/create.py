@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ from orlop.api.types_pb2 import Mount as SnapshotMount
 from orlop.containerd.client import Client
 from orlop.dockerd import rootfs, timestamps
 from orlop.dockerd.config import Config
+from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.merge import merge
 from orlop.dockerd.containers.model import ContainerRecord
 from orlop.dockerd.containers.names import check_name, generate_id, generate_name
@@ -24,9 +25,11 @@ from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.logging.options import check_log_config, with_defaults
 from orlop.dockerd.spec import Host, MountPoint, apply_defaults, command_line, resolve_mounts, validate
+from orlop.dockerd.spec.modes import container_of
 from orlop.dockerd.spec.validate import check_cgroup_parent
 from orlop.engine.types import ContainerConfig, CreateRequest, EndpointSettings, HostConfig, LogConfig
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
+from orlop.oci.image import Platform
 
 SNAPSHOT_LABEL = "orlop.container"
 """On the snapshot of a container, with its id: what a crash left behind is found by it."""
@@ -63,24 +66,28 @@ class Create:
         self._host = host
         self._config = config
 
-    async def __call__(self, name: str, request: CreateRequest) -> Created:
-        """Make a container. An empty name gets one made up.
+    async def __call__(self, name: str, request: CreateRequest, platform: Platform | None = None) -> Created:
+        """Make a container. An empty name gets one made up; no platform means the host's.
 
-        Raises NotFoundError (image, a container that is referred to), InvalidArgumentError, ConflictError (name).
+        Raises NotFoundError (the image), InvalidArgumentError (also for a container that is referred to and not
+        there: clients pull an image at 404), ConflictError (name).
         """
         container_id = generate_id(self._registry.__contains__)
         name = check_name(name) if name else generate_name(self._registry.name_taken)
         self._registry.reserve(name, container_id)
         try:
-            return await self._create(container_id, name, request)
+            return await self._create(container_id, name, request, platform)
         except BaseException:
             self._registry.release(name)
             raise
 
-    async def _create(self, container_id: str, name: str, request: CreateRequest) -> Created:
-        image = await self._images.resolve(request.image)
+    async def _create(
+        self, container_id: str, name: str, request: CreateRequest, platform: Platform | None
+    ) -> Created:
+        image = await self._images.resolve(request.image, platform)
         config = self._container_config(request, image)
         host_config, warnings = self._host_config(config, request.host_config)
+        self._check_referred(host_config)
         config.hostname = config.hostname or self._hostname(container_id, host_config)
         endpoints = self._endpoints(host_config, request.networking_config.endpoints_config, config.mac_address)
         points = resolve_mounts(config, host_config, self._volumes_from(host_config))
@@ -90,7 +97,7 @@ class Create:
             name=name,
             created=timestamps.now(),
             image_id=image.id,
-            image_manifest=msgspec.to_builtins(image.manifest),
+            image_manifest=_manifest_view(image),
             snapshotter=self._config.storage_driver,
             path=command[0],
             args=command[1:],
@@ -173,8 +180,25 @@ class Create:
         found = {}
         for entry in host_config.volumes_from or []:
             name = entry.partition(":")[0]
-            found[name] = self._registry.get(name).record.mounts
+            found[name] = self._referred(name).record.mounts
         return found
+
+    def _check_referred(self, host_config: HostConfig) -> None:
+        """What is joined or linked must be there; for `network` and `ipc` that is said at the start only."""
+        if joined := container_of(host_config.pid_mode):
+            self._referred(joined)
+        for link in host_config.links or []:
+            name = link.partition(":")[0]
+            try:
+                self._referred(name)
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(f"could not get container for {name}: {error}") from None
+
+    def _referred(self, reference: str) -> Container:
+        try:
+            return self._registry.get(reference)
+        except NotFoundError as error:
+            raise InvalidArgumentError(str(error)) from None
 
     async def _resolve_volumes(self, points: list[MountPoint], container_id: str) -> list[MountPoint]:
         if not any(point.type == "volume" for point in points):
@@ -205,3 +229,8 @@ class Create:
             await self._client.snapshots(self._config.storage_driver).remove(container_id)
         except OrlopError:
             return  # it was not made, or the next start of the daemon finds it by its label
+
+
+def _manifest_view(image: ImageRecord) -> dict[str, Any]:
+    """`ImageManifestDescriptor`: the manifest's descriptor with the platform that its image is for."""
+    return msgspec.to_builtins(msgspec.structs.replace(image.manifest, platform=image.config.platform))  # type: ignore[no-any-return]

@@ -120,7 +120,7 @@ class Execs:
         if client is None or stream is None:
             return
         keys = parse_keys(record.detach_keys) if record.tty and record.open_stdin else b""
-        if await attach.serve(stream, client, tty=record.tty, stdin=record.open_stdin, keys=keys):
+        if await attach.serve(stream, client, tty=record.tty and request.tty, stdin=record.open_stdin, keys=keys):
             self._registry.publish(container, "exec_detach", execID=exec_id)
             return
         if not client.left.done():
@@ -143,7 +143,7 @@ class Execs:
         container = self._registry.get(reference)
         container.check_running()
         if container.record.state.paused:
-            raise ConflictError(f"Container {container.id} is paused, unpause the container before exec")
+            raise ConflictError(f"Container {reference} is paused, unpause the container before exec")
         return container
 
     async def _run(self, container: Container, extra: Exec, attached: bool) -> Stream | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's record as the Engine API shows it."""
 
+import base64
 from typing import Any
 
 import msgspec
@@ -8,12 +9,16 @@ import msgspec
 from orlop.containerd.client import Client
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.escape import parse_keys
 from orlop.dockerd.containers.model import ExecRecord, Health, State
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.engine.types import HostConfig
 from orlop.errdefs import NotFoundError
 
 View = dict[str, Any]
+
+_OF_WINDOWS = {"CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0}
 
 
 class Inspect:
@@ -38,7 +43,7 @@ class Inspect:
             "ResolvConfPath": self._existing(record.id, "resolv.conf"),
             "HostnamePath": self._existing(record.id, "hostname"),
             "HostsPath": self._existing(record.id, "hosts"),
-            "LogPath": record.log_path,
+            "LogPath": record.log_path if record.state.started_at or record.state.error else "",
             "Name": f"/{record.name}",
             "RestartCount": record.restart_count,
             "Driver": record.snapshotter,
@@ -47,7 +52,7 @@ class Inspect:
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": [id_ for id_, extra in container.execs.items() if extra.record.running] or None,
-            "HostConfig": msgspec.to_builtins(record.host_config),
+            "HostConfig": host_config_view(record.host_config),
             "Storage": {"RootFS": {"Snapshot": {"Name": record.snapshotter}}},
             "GraphDriver": {"Name": record.snapshotter, "Data": None},
             "Mounts": [point.inspect() for point in record.mounts],
@@ -121,11 +126,20 @@ def config_view(container: Container) -> View:
     for name in ("MacAddress", "NetworkDisabled", "ArgsEscaped", "StopSignal", "ExposedPorts"):
         if not shown[name]:
             del shown[name]
-    for name in ("Healthcheck", "StopTimeout", "Shell"):
+    for name in ("Healthcheck", "OnBuild", "StopTimeout", "Shell"):
         if shown[name] is None:
             del shown[name]
     shown["Volumes"] = shown["Volumes"] or None
     return shown
+
+
+def host_config_view(host_config: HostConfig) -> View:
+    """`HostConfig` of inspect: with the zeros of what only Windows has, and without what is unset and optional."""
+    shown: View = msgspec.to_builtins(host_config)
+    for name in ("Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs"):
+        if shown[name] is None or shown[name] in ({}, []):
+            del shown[name]
+    return shown | _OF_WINDOWS
 
 
 def network_view(container: Container) -> View:
@@ -153,8 +167,8 @@ def exec_view(record: ExecRecord) -> View:
         "OpenStdin": record.open_stdin,
         "OpenStderr": record.open_stderr,
         "OpenStdout": record.open_stdout,
-        "CanRemove": record.exit_code is not None,
+        "CanRemove": False,
         "ContainerID": record.container_id,
-        "DetachKeys": record.detach_keys,
+        "DetachKeys": base64.b64encode(parse_keys(record.detach_keys)).decode() if record.detach_keys else "",
         "Pid": record.pid,
     }

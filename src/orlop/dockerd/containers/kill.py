@@ -9,7 +9,7 @@ from orlop.containerd.client import Client
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.signals import parse_signal, stop_signal
-from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError
+from orlop.errdefs import ConflictError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 _KILL_SECONDS = 10.0
 
@@ -24,10 +24,13 @@ class Kill:
     async def __call__(self, reference: str, signal_name: str = "") -> None:
         """Send a signal; SIGKILL (the default) also waits for the end.
 
-        Raises NotFoundError, ConflictError when it does not run.
+        Raises NotFoundError, InvalidArgumentError (the signal), ConflictError when it does not run.
         """
-        container = self._registry.get(reference)
-        number = parse_signal(signal_name) if signal_name else int(signal.SIGKILL)
+        try:
+            container = self._registry.get(reference)
+            number = parse_signal(signal_name) if signal_name else int(signal.SIGKILL)
+        except (NotFoundError, InvalidArgumentError) as error:
+            raise type(error)(f"cannot kill container: {reference}: {error}") from None
         state = container.record.state
         if not state.running or state.restarting:
             raise ConflictError(f"cannot kill container: {reference}: container {container.id} is not running")

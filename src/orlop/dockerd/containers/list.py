@@ -35,8 +35,8 @@ ACCEPTED_FILTERS = (
     "status",
     "volume",
 )
-_STATES = ("created", "dead", "exited", "paused", "removing", "restarting", "running")
-_HEALTHS = ("starting", "healthy", "unhealthy", "none")
+_STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_HEALTHS = ("none", "starting", "healthy", "unhealthy")
 View = dict[str, Any]
 
 
@@ -122,11 +122,15 @@ class _Wanted:
         self._expose = _ports(filters, "expose")
         for status in filters.get("status"):
             if status not in _STATES:
-                raise InvalidArgumentError(f"invalid filter 'status={status}'")
+                raise InvalidArgumentError(
+                    f"invalid filter 'status={status}': invalid value for state ({status}): "
+                    f"must be one of {', '.join(_STATES)}"
+                )
         for health in filters.get("health"):
             if health not in _HEALTHS:
                 raise InvalidArgumentError(
-                    f"unrecognized filter value for health: {health}; use one of {', '.join(_HEALTHS)}"
+                    f"invalid filter 'health={health}': invalid value for health ({health}): "
+                    f"must be one of {', '.join(_HEALTHS)}"
                 )
         if filters.flag("is-task", False):
             self._images = set()  # there is no swarm: no container is a task

@@ -54,9 +54,9 @@ class Logs:
     def check(self, reference: str, request: LogsRequest) -> bool:
         """Whether the container has a terminal. Raises NotFoundError and what the request lacks."""
         if not (request.stdout or request.stderr):
-            raise InvalidArgumentError("Bad parameters: you must choose at least one stream")
+            raise InvalidArgumentError("must specify at least one of 'stdout' or 'stderr'")
         if request.previous and request.follow:
-            raise InvalidArgumentError("Bad parameters: what an earlier run has written cannot be followed")
+            raise InvalidArgumentError("what an earlier run has written cannot be followed")
         record = self._source(reference, request).record
         if not readable(record.host_config.log_config):
             raise NotImplementedByUsError("configured logging driver does not support reading")

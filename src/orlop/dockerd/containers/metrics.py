@@ -32,6 +32,7 @@ _BLKIO = {
     "io_time_recursive": "io_time_recursive",
     "sectors_recursive": "sectors_recursive",
 }
+NO_BLKIO: Stats = dict.fromkeys(_BLKIO)
 NO_CPU: Stats = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
     "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},

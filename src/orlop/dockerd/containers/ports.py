@@ -8,13 +8,14 @@ from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.network.types import Attached, Detached, Sandbox, SandboxRequest
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.engine.types import EndpointSettings, PortBinding
+from orlop.oci.image import Platform
 
 
 class Images(Protocol):
     """Finds the image that a container shall be made of."""
 
-    async def resolve(self, name: str) -> ImageRecord:
-        """Raises NotFoundError `No such image: foo:latest`."""
+    async def resolve(self, name: str, platform: Platform | None = None) -> ImageRecord:
+        """Raises NotFoundError `No such image: foo:latest`, also for an image that is not there for a platform."""
         ...
 
     async def ensure_unpacked(self, record: ImageRecord) -> None:

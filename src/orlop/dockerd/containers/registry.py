@@ -45,13 +45,15 @@ class Registry:
 
     def get(self, reference: str) -> Container:
         """By id, name or unambiguous beginning of an id. Raises NotFoundError, InvalidArgumentError."""
+        if not reference:
+            raise InvalidArgumentError('invalid name or ID supplied: ""')
         found = self._by_id.get(reference)
         if found is None:
             id_ = self._names.get(reference.removeprefix("/"))
             found = self._by_id.get(id_) if id_ else None
         if found is not None:
             return found
-        matching = [container for id_, container in self._by_id.items() if reference and id_.startswith(reference)]
+        matching = [container for id_, container in self._by_id.items() if id_.startswith(reference)]
         if len(matching) > 1:
             raise InvalidArgumentError(f"multiple IDs found with provided prefix: {reference}")
         if not matching:

@@ -6,6 +6,8 @@ from orlop.dockerd.containers.ports import Networks
 from orlop.dockerd.containers.registry import Registry
 from orlop.errdefs import ConflictError, InvalidArgumentError
 
+_FAILED = "Error when allocating new name: "
+
 
 class Rename:
     """The use case."""
@@ -19,14 +21,20 @@ class Rename:
         if not name:
             raise InvalidArgumentError("Neither old nor new names may be empty")
         container = self._registry.get(reference)
-        name = check_name(name)
+        try:
+            name = check_name(name)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{_FAILED}{error}") from None
         async with container.lock:
             old = container.name
             if container.record.state.removing:
                 raise ConflictError(f"container {container.id} is being removed")
             if name == old:
                 raise InvalidArgumentError("Renaming a container with the same name as its current name")
-            self._registry.reserve(name, container.id)
+            try:
+                self._registry.reserve(name, container.id)
+            except ConflictError as error:
+                raise ConflictError(f"{_FAILED}{error}") from None
             try:
                 self._registry.rename(container, name)
             except BaseException:

@@ -16,5 +16,7 @@ class Resize:
         """In characters. Raises NotFoundError, ConflictError when it does not run."""
         container = self._registry.get(reference)
         container.check_running()
+        if not container.record.config.tty:
+            return  # there is no terminal to have a size, which is no error for Docker either
         await self._client.tasks.resize_pty(container.id, width=width, height=height)
         self._registry.publish(container, "resize", height=str(height), width=str(width))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.links import Links
 from orlop.dockerd.containers.model import ContainerRecord, NetworkState
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Networks, Volumes
@@ -45,6 +46,7 @@ class Resources:
         self._networks = networks
         self._volumes = volumes
         self._paths = paths
+        self._links = Links(registry)
 
     async def take(self, container: Container) -> Namespaces:
         """Network sandbox, volumes and shared memory for a run, all at once.
@@ -73,6 +75,10 @@ class Resources:
             ports=msgspec.to_builtins(sandbox.ports),
         )
         return Namespaces(sandbox.netns_path or "", pid, ipc, shm, *self._write_files(record, sandbox))
+
+    def link_variables(self, record: ContainerRecord) -> list[str]:
+        """The environment that legacy links bring. Raises ConflictError for a container that does not run."""
+        return self._links.variables(record)
 
     async def give_back(self, container: Container) -> None:
         """Undo `take`. Raises the first error after having tried everything."""
@@ -127,24 +133,13 @@ class Resources:
             port_bindings=host_config.port_bindings,
             exposed_ports=list(config.exposed_ports),
             publish_all=host_config.publish_all_ports,
-            dns=host_config.dns,
-            dns_search=host_config.dns_search,
-            dns_options=host_config.dns_options,
+            dns=host_config.dns or [],
+            dns_search=host_config.dns_search or [],
+            dns_options=host_config.dns_options or [],
             extra_hosts=host_config.extra_hosts or [],
             links=links,
-            link_addresses=self._link_addresses(links) if mode in ("bridge", "default", "") else {},
+            link_addresses=self._links.addresses(links) if mode in ("bridge", "default", "") else {},
         )
-
-    def _link_addresses(self, links: list[str]) -> dict[str, str]:
-        addresses = {}
-        for link in links:
-            name = link.partition(":")[0]
-            other = self._registry.get(name).record
-            bridge = other.endpoints.get("bridge")
-            if not other.state.running or bridge is None or not bridge.ip_address:
-                raise ConflictError(f"Cannot link to a non running container: /{other.name}")
-            addresses[name] = bridge.ip_address
-        return addresses
 
     def _write_files(self, record: ContainerRecord, sandbox: Sandbox) -> tuple[str, str, str]:
         mode = record.host_config.network_mode

@@ -218,6 +218,7 @@ class Start:
             ],
             no_new_privileges=config.no_new_privileges,
             seccomp_profile=self._seccomp,
+            link_env=self._resources.link_variables(record),
         )
 
     async def _create_record(self, record: ContainerRecord, runtime: Runtime, spec: Spec) -> None:
@@ -261,7 +262,7 @@ class Start:
         state.running, state.restarting, state.paused = True, False, False
         state.pid, state.exit_code = pid, 0
         record.previous_start = state.started_at
-        state.started_at, state.finished_at = started_at, 0
+        state.started_at = started_at  # and finished_at tells of the run before, as with Docker
         self._registry.save(container)
         self._registry.publish(container, "start")
         self._forwarding.follow(container)

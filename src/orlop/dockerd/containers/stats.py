@@ -12,6 +12,7 @@ from orlop.containerd.client import Client, typeurl
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.metrics import (
+    NO_BLKIO,
     NO_CPU,
     Stats,
     parse_net_dev,
@@ -65,7 +66,7 @@ class GetStats:
             "read": timestamps.rfc3339(timestamps.now()) if measured else timestamps.ZERO,
             "preread": before.get("read", timestamps.ZERO),
         }
-        empty = {"pids_stats": {}, "blkio_stats": {}, "cpu_stats": NO_CPU, "memory_stats": {}}
+        empty = {"pids_stats": {}, "blkio_stats": NO_BLKIO, "cpu_stats": NO_CPU, "memory_stats": {}}
         return {
             **identity,
             **moments,

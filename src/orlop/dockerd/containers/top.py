@@ -56,7 +56,7 @@ async def _ps(arguments: list[str]) -> str:
     output, errors = await process.communicate()
     if process.returncode:
         reason = errors.decode("utf-8", "replace").strip().splitlines()[:1]
-        raise InternalError(f"error running ps: {reason[0] if reason else f'exit status {process.returncode}'}")
+        raise InternalError(f"ps: {reason[0] if reason else f'exit status {process.returncode}'}")
     return output.decode("utf-8", "replace")
 
 

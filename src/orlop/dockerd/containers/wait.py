@@ -31,4 +31,4 @@ class Wait:
             done: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
             done.set_result(container.last_exit)
             return done
-        return container.on_stop()
+        return container.on_end()  # a restart by policy ends the wait, as with Docker

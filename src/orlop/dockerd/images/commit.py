@@ -12,7 +12,7 @@ from orlop.dockerd.images.changes import apply_changes
 from orlop.dockerd.images.import_ import write_image
 from orlop.dockerd.images.names import dangling_name, set_name
 from orlop.dockerd.images.ports import CommitSource, FindCommitSource, PublishImageEvent
-from orlop.dockerd.images.store import ImageRecord, ImageStore
+from orlop.dockerd.images.store import LABEL_PARENT, ImageRecord, ImageStore
 from orlop.errdefs import InternalError
 from orlop.oci.image import OCI_LAYER_GZIP, Descriptor, History, Image, ImageConfig, RootFS
 from orlop.oci.reference import Reference
@@ -51,7 +51,7 @@ class CommitContainer:
             else:
                 layer, diff_id = await self._changes(client, source)
             image = _image(parent, wanted, diff_id, source, comment, author)
-            content = await write_image(client, image, [*parent.layers, layer])
+            content = await write_image(client, image, [*parent.layers, layer], {LABEL_PARENT: parent.id})
             await unpack(client, content, self._store.snapshotter)
             name = str(reference.tagged()) if reference else dangling_name(content.target)
             await set_name(self._store, name, content.target)

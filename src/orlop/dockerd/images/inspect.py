@@ -7,7 +7,8 @@ import msgspec
 
 from orlop.dockerd import timestamps
 from orlop.dockerd.images.sizes import LayerSizes
-from orlop.dockerd.images.store import ImageRecord, ImageStore
+from orlop.dockerd.images.store import LABEL_PARENT, ImageRecord, ImageStore
+from orlop.errdefs import NotFoundError
 from orlop.oci.image import Platform
 
 
@@ -26,6 +27,7 @@ class InspectImage:
             "Id": record.id,
             "RepoTags": record.repo_tags,
             "RepoDigests": record.repo_digests,
+            "Parent": await self._parent(record),
             "Comment": image.comment or (image.history[-1].comment if image.history else ""),
             "Created": image.created,
             "Author": image.author,
@@ -43,8 +45,15 @@ class InspectImage:
         }
         return {key: value for key, value in body.items() if value or key not in _OPTIONAL}
 
+    async def _parent(self, record: ImageRecord) -> str:
+        try:
+            info = await self._store.client.content.info(record.manifest.digest)
+        except NotFoundError:
+            return ""  # being removed
+        return info.labels.get(LABEL_PARENT, "")
 
-_OPTIONAL = frozenset({"Comment", "Created", "Author", "Variant", "OsVersion", "DockerVersion"})
+
+_OPTIONAL = frozenset({"Parent", "Comment", "Created", "Author", "Variant", "OsVersion", "DockerVersion"})
 
 
 def config_section(record: ImageRecord) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 import re
 from typing import Any
 
+import msgspec
+
 from orlop.dockerd import timestamps
 from orlop.dockerd.filters import Filters
 from orlop.dockerd.images.ports import ContainerUses
@@ -38,7 +40,7 @@ class ListImages:
                     "Id": record.id,
                     "Labels": record.config.config.labels,
                     "ParentId": "",
-                    "Descriptor": _descriptor(record),
+                    "Descriptor": msgspec.to_builtins(record.target),
                     "RepoDigests": digests,
                     "RepoTags": tags,
                     "SharedSize": shared.get(record.id, -1),
@@ -125,8 +127,3 @@ def _glob(pattern: str) -> re.Pattern[str]:
         return re.compile("".join(parts))
     except re.error:
         return re.compile(re.escape(pattern))
-
-
-def _descriptor(record: ImageRecord) -> dict[str, Any]:
-    target = record.target
-    return {"mediaType": target.media_type, "digest": target.digest, "size": target.size}

@@ -36,8 +36,8 @@ class PushImage:
 
         Raises NotFoundError if there is no such image, else what `push` raises.
         """
-        wanted = await self._wanted(reference)
         await send({"status": f"The push refers to repository [{reference.name}]"})
+        wanted = await self._wanted(reference)
         for tagged, target in wanted:
             messages = Messages(_STATUSES)
             work = push(

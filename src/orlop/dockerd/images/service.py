@@ -23,6 +23,7 @@ from orlop.dockerd.images.push import PushImage
 from orlop.dockerd.images.registries import InspectDistribution, Login
 from orlop.dockerd.images.remove import RemoveImage
 from orlop.dockerd.images.save import SaveImages
+from orlop.dockerd.images.search import SearchImages
 from orlop.dockerd.images.sizes import LayerSizes
 from orlop.dockerd.images.store import ImageStore
 from orlop.dockerd.images.tag import TagImage
@@ -66,6 +67,7 @@ class ImageService:
         self.commit = CommitContainer(self.store, commit_source, publish)
         self.distribution = InspectDistribution(registries)
         self.login = Login(registries)
+        self.search = SearchImages(registries)
 
     def set_slots(self, downloads: int, uploads: int) -> None:
         """Change how many layers are transferred at a time; what is under way is not touched."""

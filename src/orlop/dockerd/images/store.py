@@ -24,6 +24,8 @@ from orlop.oci.image import Descriptor, Image, Platform, chain_ids
 from orlop.oci.platforms import host_platform, platform_rank
 
 DANGLING = "moby-dangling"
+LABEL_PARENT = "org.mobyproject.image.parent"
+"""On the manifest of an image that was made of another here: that one's ID. moby's label."""
 
 _SHORT_ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})\Z")
 _log = logging.getLogger(__name__)

@@ -138,8 +138,6 @@ def _json_rotation(options: Options) -> Rotation:
     files = _number(options, "max-file", 1)
     if files < 1:
         raise InvalidArgumentError("max-file cannot be less than 1")
-    if files > 1 and not size:
-        raise InvalidArgumentError("max-file cannot be more than 1 when max-size is not set")
     compress = "compress" in options and boolean(options["compress"], "compress")
     if compress and (files < 2 or not size):
         raise InvalidArgumentError("compress cannot be true when max-file is less than 2 or max-size is not set")

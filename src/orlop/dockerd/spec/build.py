@@ -80,7 +80,7 @@ def _process(
         terminal=config.tty,
         console_size=console_size(config.tty, host_config.console_size),
         capabilities=capability_sets(capabilities),
-        rlimits=rlimits(host_config.ulimits, request.default_ulimits),
+        rlimits=rlimits(host_config.ulimits or [], request.default_ulimits),
         no_new_privileges=request.no_new_privileges if forbidden is None else forbidden,
         apparmor_profile=apparmor_profile(options, host_config.privileged, request.host),
         oom_score_adj=host_config.oom_score_adj,

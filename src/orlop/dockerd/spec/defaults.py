@@ -28,6 +28,8 @@ def apply_defaults(
     if config.memory > 0 and config.memory_swap == 0:
         config.memory_swap = 2 * config.memory
     config.shm_size = config.shm_size or shm_size
+    if not config.restart_policy.name:
+        config.restart_policy = msgspec.structs.replace(config.restart_policy, name="no")
     config.ipc_mode = config.ipc_mode or ipc_mode
     if not config.cgroupns_mode:
         if config.privileged and not host.cgroup_v2:

@@ -45,12 +45,12 @@ def container_devices(host_config: HostConfig) -> tuple[list[Device], list[Devic
     nodes: list[Device] = []
     if host_config.privileged:
         nodes += host_devices("/dev")
-        for mapping in host_config.devices:
+        for mapping in host_config.devices or ():
             if mapping.path_on_host != mapping.path_in_container:
                 nodes += mapped_devices(mapping)
         return nodes, [DeviceCgroup(allow=True, access="rwm")]
     rules = docker_device_rules()
-    for mapping in host_config.devices:
+    for mapping in host_config.devices or ():
         mapped = mapped_devices(mapping)
         nodes += mapped
         rules += [

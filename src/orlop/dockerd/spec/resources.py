@@ -67,17 +67,17 @@ def _block_io(config: HostConfig) -> BlockIO | None:
     return None if block == BlockIO() else block
 
 
-def _weights(limits: Sequence[engine.WeightDevice]) -> list[WeightDevice]:
+def _weights(limits: Sequence[engine.WeightDevice] | None) -> list[WeightDevice]:
     result = []
-    for limit in limits:
+    for limit in limits or ():
         major, minor = devices.device_number(limit.path)
         result.append(WeightDevice(major=major, minor=minor, weight=limit.weight))
     return result
 
 
-def _throttles(limits: Sequence[engine.ThrottleDevice]) -> list[ThrottleDevice]:
+def _throttles(limits: Sequence[engine.ThrottleDevice] | None) -> list[ThrottleDevice]:
     result = []
-    for limit in limits:
+    for limit in limits or ():
         major, minor = devices.device_number(limit.path)
         result.append(ThrottleDevice(major=major, minor=minor, rate=limit.rate))
     return result

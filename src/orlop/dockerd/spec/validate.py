@@ -132,6 +132,8 @@ def _check_host_config(config: HostConfig, host: Host) -> None:
         raise InvalidArgumentError("can't create 'AutoRemove' container with restart policy")
     for mount in config.mounts:
         check_mount(mount)
+    for address in config.dns or []:
+        _check_dns(address)
     for entry in config.extra_hosts or []:
         _check_extra_host(entry)
     _check_ports(config)
@@ -164,6 +166,13 @@ def _check_extra_host(entry: str) -> None:
             ipaddress.ip_address(address.strip("[]").strip())
         except ValueError:
             raise InvalidArgumentError(f'invalid IP address in add-host: "{address}"') from None
+
+
+def _check_dns(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise InvalidArgumentError(f'invalid DNS server: "{address}" is not an IP address') from None
 
 
 def _check_ports(config: HostConfig) -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 from orlop import codec
 from orlop.dockerd import timestamps
 from orlop.dockerd.api import legacy
-from orlop.dockerd.api.hijack import HijackedResponse, content_type, hijack
+from orlop.dockerd.api.hijack import HijackedResponse, content_type, hijack, refuse
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import (
@@ -25,6 +25,7 @@ from orlop.dockerd.containers.attach import Attach, AttachRequest
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
+from orlop.dockerd.containers.links import RemoveLink
 from orlop.dockerd.containers.list import List
 from orlop.dockerd.containers.logs import Logs, LogsRequest
 from orlop.dockerd.containers.pause import Pause
@@ -68,6 +69,7 @@ class ContainerUseCases(NamedTuple):
     list: List
     update: Update
     prune: Prune
+    remove_link: RemoveLink
 
 
 class ContainerRoutes:
@@ -97,7 +99,7 @@ class ContainerRoutes:
             Route("POST", "/containers/{id}/rename", self.rename),
             Route("POST", "/containers/{id}/resize", self.resize),
             Route("POST", "/containers/{id}/update", self.update),
-            Route("DELETE", "/containers/{id}", self.remove),
+            Route("DELETE", "/containers/{id:[^/]+(?:/[^/]+)?}", self.remove),  # with an alias: a link
         ]
 
     async def list(self, request: ApiRequest) -> web.StreamResponse:
@@ -112,10 +114,11 @@ class ContainerRoutes:
 
     async def create(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/create."""
-        body = await request.json(CreateRequest)
-        _drop_newer_fields(body, request)
+        body = await _create_request(request)
+        legacy.create_request(body, request.version)
         body.labels = request.claim(body.labels)
-        created = await self._use.create(request.query("name"), body)
+        platform = request.platform(since=(1, 41))
+        created = await self._use.create(request.query("name"), body, platform)
         return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
 
     async def inspect(self, request: ApiRequest) -> web.StreamResponse:
@@ -131,6 +134,8 @@ class ContainerRoutes:
                 "starting container with non-empty request body was deprecated since API v1.22 and removed "
                 "in v1.24"
             )
+        if request.query("checkpoint"):
+            raise InvalidArgumentError("checkpoint is only supported in experimental mode")
         await self._use.start(request.params["id"])
         return empty_response()
 
@@ -167,7 +172,8 @@ class ContainerRoutes:
     async def remove(self, request: ApiRequest) -> web.StreamResponse:
         """DELETE /containers/{id}."""
         if request.flag("link"):
-            raise InvalidArgumentError("removing legacy links is not supported")
+            self._use.remove_link(request.params["id"])
+            return empty_response()
         await self._use.remove(request.params["id"], force=request.flag("force"), volumes=request.flag("v"))
         return empty_response()
 
@@ -179,8 +185,11 @@ class ContainerRoutes:
 
     async def update(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/{id}/update."""
-        warnings = await self._use.update(request.params["id"], await request.json(UpdateRequest))
-        return json_response({"Warnings": warnings})
+        body = await request.json(UpdateRequest)
+        if request.version < (1, 40):
+            body.pids_limit = None
+        warnings = await self._use.update(request.params["id"], body)
+        return json_response({"Warnings": warnings or None})
 
     async def prune(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/prune."""
@@ -256,7 +265,10 @@ class ContainerRoutes:
             detach_keys=request.query("detachKeys"),
         )
         await request.http.read()
-        tty = self._use.attach.check(request.params["id"], wanted)
+        try:
+            tty = self._use.attach.check(request.params["id"], wanted)
+        except OrlopError as error:
+            return refuse(request, error)
         stream = hijack(request, content_type(request, tty=tty), with_headers=False)
         try:
             await or_gone(request, self._use.attach(request.params["id"], wanted, stream))
@@ -301,19 +313,7 @@ def _exit_view(info: "ExitInfo") -> dict[str, Any]:
     return view
 
 
-def _drop_newer_fields(body: CreateRequest, request: ApiRequest) -> None:
-    """What the client's API version did not know yet is ignored, as by Docker."""
-    host_config = body.host_config
-    if request.version < (1, 43):
-        host_config.annotations = {}
-    if request.version < (1, 44) and body.healthcheck is not None:
-        body.healthcheck.start_interval = 0
-    if request.version < (1, 42):
-        for mount in host_config.mounts:
-            if mount.bind_options is not None:
-                mount.bind_options.create_mountpoint = False
-    if request.version < (1, 48):
-        for settings in body.networking_config.endpoints_config.values():
-            settings.gw_priority = 0
-    if request.version < (1, 41) and not host_config.cgroupns_mode:
-        host_config.cgroupns_mode = "host"
+async def _create_request(request: ApiRequest) -> CreateRequest:
+    if (await request.http.read()).strip() == b"null":
+        raise InvalidArgumentError("config cannot be empty in order to create a container")
+    return await request.json(CreateRequest, required=True)

@@ -47,7 +47,7 @@ class ExecRoutes:
     async def start(self, request: ApiRequest) -> web.StreamResponse:
         """POST /exec/{id}/start: takes the connection over unless detached."""
         exec_id = request.params["id"]
-        body = await request.json(_StartBody, required=False)
+        body = await request.json(_StartBody)
         tty = self._execs.check(exec_id)
         size = body.console_size if request.version >= (1, 42) else None
         wanted = ExecStart(body.detach, body.tty, size)
@@ -61,7 +61,7 @@ class ExecRoutes:
             return HijackedResponse()
         except OrlopError as error:
             text = f"{error}\r\n".encode()
-            stream.write(text if tty else stdcopy.encode(stdcopy.STDOUT, text))
+            stream.write(text if tty and body.tty else stdcopy.encode(stdcopy.STDOUT, text))
         return HijackedResponse()
 
     async def resize(self, request: ApiRequest) -> web.StreamResponse:

@@ -5,18 +5,23 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
-from orlop import codec
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import JsonStream, empty_response, json_response, or_gone, pump, start_stream
+from orlop.dockerd.images.download import download, source_url
 from orlop.dockerd.images.service import ImageService
 from orlop.dockerd.images.tag import tag_reference
-from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError, OrlopError, UnavailableError
+from orlop.errdefs import (
+    InvalidArgumentError,
+    NotImplementedByUsError,
+    OrlopError,
+    PermissionDeniedError,
+)
 from orlop.oci import reference
 from orlop.oci.distribution import AuthConfig, decode_registry_auth
-from orlop.oci.image import ImageConfig, Platform
-from orlop.oci.platforms import parse_platform
+from orlop.oci.image import ImageConfig
 
 CHUNK = 1 << 20  # bytes of a body at a time
 
@@ -90,7 +95,7 @@ class _Handlers:
         return json_response(summaries)
 
     async def inspect(self, request: ApiRequest) -> web.StreamResponse:
-        platform = _platform(request, (1, 49))
+        platform = request.platform(since=(1, 49))
         body = await self._images.inspect(request.params["name"], platform)
         if request.version < (1, 52):
             legacy = _CONFIG_BEFORE_1_50 if request.version < (1, 50) else _CONFIG_BEFORE_1_52
@@ -142,9 +147,14 @@ class _Handlers:
         raise NotImplementedByUsError("attestations of images are not supported")
 
     async def search(self, request: ApiRequest) -> web.StreamResponse:
-        if not request.query("term"):
+        term, filters = request.query("term"), request.filters()
+        if not term:
             raise InvalidArgumentError("term is required")
-        raise UnavailableError("searching Docker Hub is not supported")
+        limit = request.integer("limit")
+        found = await or_gone(
+            request, self._images.search(term, limit=limit, filters=filters, auth=_auth(request))
+        )
+        return json_response(found)
 
     # Streams
 
@@ -162,21 +172,22 @@ class _Handlers:
         return await progress.close()
 
     async def _pull(self, request: ApiRequest, wanted: reference.Reference, progress: "_Progress") -> None:
-        platform = _platform(request, (1, 32))
+        platform = request.platform(since=(1, 32))
         auth = _auth(request)
         await or_gone(request, self._images.pull(wanted, progress.send, platform=platform, auth=auth))
 
     async def _import(self, request: ApiRequest, progress: "_Progress") -> None:
         source = request.query("fromSrc")
+        archive = _body(request)
         if source != "-":
-            raise NotImplementedByUsError("importing from a URL is not supported; send the archive (fromSrc=-)")
+            archive = _downloaded(source_url(source), progress)
         repository = request.query("repo")
         image_id = await self._images.import_(
-            _body(request),
+            archive,
             reference=tag_reference(repository, request.query("tag")) if repository else None,
             message=request.query("message") or f"Imported from {source}",
             changes=request.query_all("changes"),
-            platform=_platform(request, (1, 32)),
+            platform=request.platform(since=(1, 32)),
         )
         await progress.send({"status": image_id})
 
@@ -192,7 +203,7 @@ class _Handlers:
         return await progress.close()
 
     async def load(self, request: ApiRequest) -> web.StreamResponse:
-        platform = _platform(request, (1, 48))
+        platform = request.platform(since=(1, 48))
         stream = await JsonStream.open(request)
         try:
             await self._images.load(_body(request), stream.send, platform=platform)
@@ -213,7 +224,7 @@ class _Handlers:
         return json_response(await self._images.distribution(request.params["name"], _auth(request)))
 
     async def login(self, request: ApiRequest) -> web.StreamResponse:
-        return json_response(await self._images.login(await request.json(AuthConfig)))
+        return json_response(await self._images.login(await request.json(AuthConfig, required=True)))
 
 
 class _Progress:
@@ -239,12 +250,21 @@ class _Progress:
         return await self._stream.close()
 
 
+async def _downloaded(url: URL, progress: _Progress) -> AsyncIterator[bytes]:
+    told = False
+    async for chunk in download(url):
+        if not told:  # a failure before is the request's own status
+            told = True
+            await progress.send({"status": f"Downloading from {url}"})
+        yield chunk
+
+
 def _pull_reference(image: str, tag: str) -> reference.Reference:
     parsed = reference.parse(image)
     if tag:
         parsed = parsed.with_digest(tag) if ":" in tag else parsed.with_tag(tag)
     if parsed.path == "scratch" or parsed.familiar_name == "scratch":
-        raise InvalidArgumentError("'scratch' is a reserved name")
+        raise PermissionDeniedError("'scratch' is a reserved name")
     return parsed
 
 
@@ -254,16 +274,6 @@ def _auth(request: ApiRequest) -> AuthConfig | None:
         return decode_registry_auth(request.header("X-Registry-Auth"))
     except InvalidArgumentError:
         return None
-
-
-def _platform(request: ApiRequest, since: tuple[int, int]) -> Platform | None:
-    """`linux/arm64`, or the JSON of a platform."""
-    text = request.query("platform")
-    if not text or request.version < since:
-        return None
-    if text.startswith("{"):
-        return codec.decode(text, Platform)
-    return parse_platform(text)
 
 
 async def _body(request: ApiRequest) -> AsyncIterator[bytes]:

@@ -75,7 +75,12 @@ class NetworkRoutes:
 
     async def inspect(self, request: ApiRequest) -> web.StreamResponse:
         """GET /networks/{id}."""
-        return json_response(self._networks.inspect_network(request.params["id"]))
+        _check_verbose(request.query("verbose"))
+        network = self._networks.inspect_network(request.params["id"])
+        scope = request.query("scope")
+        if scope and scope != network["Scope"]:
+            raise NotFoundError(f"network {request.params['id']} not found")
+        return json_response(network)
 
     async def create(self, request: ApiRequest) -> web.StreamResponse:
         """POST /networks/create."""
@@ -91,6 +96,8 @@ class NetworkRoutes:
         body = await request.json(NetworkConnectRequest)
         if request.version < (1, 48):
             body.endpoint_config.gw_priority = 0
+        if request.version < (1, 54):
+            body.endpoint_config.mac_address = ""
         await self._networking.connect(request.params["id"], body.container, body.endpoint_config)
         return empty_response(200)
 
@@ -125,6 +132,11 @@ class NetworkRoutes:
 
     def _tell(self, action: str, network: dict[str, Any]) -> None:
         self._publish(action, network["Id"], {"name": network["Name"], "type": network["Driver"]})
+
+
+def _check_verbose(text: str) -> None:
+    if text and text.lower() not in ("1", "t", "true", "0", "f", "false"):
+        raise InvalidArgumentError(f"invalid value for verbose: {text} is neither true nor false")
 
 
 def _passes(network: dict[str, Any], filters: Filters, used: set[str]) -> bool:

@@ -10,9 +10,9 @@ from orlop import codec
 from orlop.dockerd import timestamps
 from orlop.dockerd.api import legacy
 from orlop.dockerd.api.request import ApiRequest
-from orlop.dockerd.api.router import Route
-from orlop.dockerd.api.streams import json_response, pump, start_stream
-from orlop.dockerd.events import ACCEPTED_FILTERS, Subscription
+from orlop.dockerd.api.router import ANY, Route
+from orlop.dockerd.api.streams import empty_response, json_response, pump, start_stream
+from orlop.dockerd.events import Subscription
 from orlop.dockerd.filters import Filters
 from orlop.errdefs import InvalidArgumentError
 
@@ -50,6 +50,7 @@ class SystemRoutes:
     def routes(self) -> list[Route]:
         """The table."""
         return [
+            Route("OPTIONS", f"/{ANY}", self.options),
             Route("GET", "/_ping", self.ping),
             Route("HEAD", "/_ping", self.ping),
             Route("GET", "/version", self.version),
@@ -71,6 +72,10 @@ class SystemRoutes:
             return web.Response(headers={**headers, "Content-Length": "0"})
         return web.Response(body=b"OK", headers=headers)
 
+    async def options(self, request: ApiRequest) -> web.StreamResponse:
+        """OPTIONS of anything: 200 and nothing else, as with Docker."""
+        return empty_response(200)
+
     async def version(self, request: ApiRequest) -> web.StreamResponse:
         """Versions of the engine and its parts."""
         return json_response(await self._system.version())
@@ -81,11 +86,12 @@ class SystemRoutes:
 
     async def events(self, request: ApiRequest) -> web.StreamResponse:
         """A stream of events, one JSON object each."""
-        since = timestamps.parse(request.query("since"), name="since") if request.query("since") else None
-        until = timestamps.parse(request.query("until"), name="until") if request.query("until") else None
+        first, last = request.query("since"), request.query("until")
+        since = timestamps.parse(first, name="since") if first else None
+        until = timestamps.parse(last, name="until") if last else None
         if since is not None and until is not None and since > until:
-            raise InvalidArgumentError("`since` time cannot be after `until` time")
-        filters = request.filters(ACCEPTED_FILTERS)
+            raise InvalidArgumentError(f"`since` time ({first}) cannot be after `until` time ({last})")
+        filters = request.filters()
         before, after, content_type = _framing(request)
         show_legacy = request.version < (1, 52)
         subscription = self._events.subscribe(since, until, filters)
@@ -105,11 +111,15 @@ class SystemRoutes:
 
     async def df(self, request: ApiRequest) -> web.StreamResponse:
         """Disk space by images, containers, volumes and build cache."""
-        kinds = set(request.query_all("type")) or {"container", "image", "volume", "build-cache"}
-        unknown = kinds - {"container", "image", "volume", "build-cache"}
+        everything = {"container", "image", "volume", "build-cache"}
+        kinds = set(request.query_all("type")) or everything
+        unknown = kinds - everything
         if unknown:
             raise InvalidArgumentError(f"unknown object type: {sorted(unknown)[0]}")
-        return json_response(await self._disk_usage(kinds))
+        if request.version < (1, 42):
+            kinds = everything
+        usage = await self._disk_usage(kinds)
+        return json_response(legacy.disk_usage(usage, request.version, verbose=request.flag("verbose")))
 
 
 def _framing(request: ApiRequest) -> tuple[bytes, bytes, str]:

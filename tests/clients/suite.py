@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the integration suites of Docker's Python clients over Debian's docker.io and over orlop, and compare.
+
+The suites are those of their authors, at a pinned commit, unchanged, outside of this checkout. They name images of
+Docker Hub; images of that name are made of the host's busybox before, so that no registry is needed. A test that
+passes over docker.io and does not over orlop fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as xml
+from typing import TYPE_CHECKING, NamedTuple
+
+from engines import Docker
+from support import images
+from support.stack import DOCKER, Stack
+
+from orlop.oci.build import write_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHE = "/var/cache/orlop-tests/clients"
+ENGINES = ("docker.io", "orlop")
+
+
+class Suite(NamedTuple):
+    """Where a suite is from, what it needs, and how pytest is told to run it."""
+
+    source: str
+    commit: str
+    packages: tuple[str, ...]
+    images: tuple[str, ...]
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+
+SUITES = {
+    "docker-py": Suite(
+        source="https://github.com/docker/docker-py",
+        commit="afc6d1ee308e78b908b96a94298c37fa8c465588",
+        packages=("requests", "urllib3", "paramiko", "websocket-client", "pytest<9", "pytest-timeout"),
+        images=("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest"),
+        arguments=("tests/integration", "--timeout=60"),
+        environment={"DOCKER_TEST_API_VERSION": "1.41"},
+    ),
+}
+
+
+class Engine(NamedTuple):
+    """A daemon's address and the prefix of a command that is to see its containers' networks."""
+
+    host: str
+    prefix: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def engine(name: str) -> Iterator[Engine]:
+    """One of the two, with nothing in it."""
+    if name == "orlop":
+        with Stack() as stack:
+            yield Engine(stack.host, ("nsenter", f"--net=/proc/{stack.process.pid}/ns/net"))
+        return
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="od")) / "e"
+    original = Docker(directory)
+    try:
+        original.start()
+        (daemon,) = original.daemons()["dockerd"]
+        yield Engine(original.host, ("nsenter", f"--net=/proc/{daemon}/ns/net"))
+    finally:
+        original.stop()
+        directory.parent.rmdir()
+
+
+def fetch(name: str, suite: Suite, cache: str, source: str) -> str:
+    """The suite's tree and an environment for it; the tree's path."""
+    tree = f"{cache}/{name}-{suite.commit[:12]}"
+    if not os.path.isdir(tree):
+        os.makedirs(cache, exist_ok=True)
+        subprocess.run(["git", "clone", "-q", source, f"{tree}.part"], check=True)
+        subprocess.run(["git", "-C", f"{tree}.part", "checkout", "-q", suite.commit], check=True)
+        os.rename(f"{tree}.part", tree)
+    if not os.path.exists(f"{tree}/.venv/ready"):
+        subprocess.run([sys.executable, "-m", "venv", f"{tree}/.venv"], check=True)
+        pip = [f"{tree}/.venv/bin/pip", "install", "-q", "--disable-pip-version-check", *suite.packages]
+        subprocess.run(pip, check=True)
+        pathlib.Path(f"{tree}/.venv/ready").touch()
+    return tree
+
+
+def run(tree: str, suite: Suite, where: Engine, more: list[str]) -> dict[str, str]:
+    """Run a suite over an engine: each test's verdict (passed, failed, skipped) by its name."""
+    subprocess.run(["git", "-C", tree, "clean", "-dfq", "-e", ".venv"], check=True)  # of what a run before left
+    with tempfile.TemporaryDirectory(prefix="oc") as directory:
+        archive, report = f"{directory}/images.tar", f"{directory}/report.xml"
+        with open(archive, "wb") as file:
+            write_archive({name: images.busybox() for name in suite.images}, file)
+        subprocess.run(
+            [DOCKER, "-H", where.host, "load", "-q", "-i", archive], check=True, stdout=subprocess.DEVNULL
+        )
+        command = [*where.prefix, f"{tree}/.venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        environment = {
+            **os.environ, **suite.environment, "DOCKER_HOST": where.host, "HOME": directory, "PYTHONPATH": tree,
+        }  # fmt: skip
+        subprocess.run(
+            [*command, f"--junitxml={report}", *suite.arguments, *more],
+            cwd=tree, env=environment, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return _verdicts(report)
+
+
+def _verdicts(report: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for case in xml.parse(report).getroot().iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        kinds = {child.tag for child in case}
+        verdict = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        # An error of the tear-down is a second entry of the same name.
+        found[name] = "failed" if "failed" in (verdict, found.get(name)) else verdict
+    return found
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="tests/clients/run", description=__doc__)
+    parser.add_argument("--cache", default=CACHE, help="where the suites are kept (default: %(default)s)")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="SUITE=PLACE", help="another git repository"
+    )
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="one engine only")
+    parser.add_argument("--suite", action="append", choices=SUITES, help="one suite only (may be repeated)")
+    parser.add_argument("more", nargs="*", help="arguments for pytest, after --")
+    given = parser.parse_args()
+    if os.geteuid() != 0:
+        print("tests/clients/run: containers are started: run it as root", file=sys.stderr)
+        return 1
+    sources = dict(entry.split("=", 1) for entry in given.source)
+    status = 0
+    for name in given.suite or SUITES:
+        suite = SUITES[name]
+        tree = fetch(name, suite, given.cache, sources.get(name, suite.source))
+        results: dict[str, dict[str, str]] = {}
+        for kind in given.engine or ENGINES:
+            with engine(kind) as where:
+                results[kind] = run(tree, suite, where, given.more)
+        for kind, verdicts in results.items():
+            counts = {word: list(verdicts.values()).count(word) for word in ("passed", "failed", "skipped")}
+            print(f"{name} over {kind}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+        if len(results) == len(ENGINES):
+            theirs, ours = (results[kind] for kind in ENGINES)
+            behind = [test for test, verdict in theirs.items() if verdict == "passed" != ours.get(test)]
+            print(f"passed over docker.io and not over orlop: {len(behind)}", *behind, sep="\n  ")
+            status |= bool(behind)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
