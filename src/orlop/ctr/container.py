@@ -78,9 +78,19 @@ CONTAINER_FLAGS = (
     Flag("device", list, help="file path to a device to add to the container"),
     Flag("cgroup", help='cgroup path (to disable use of cgroup, set to "" explicitly)'),
     Flag("platform", help="run image for specific platform"),
+    Flag("sandbox", help="create the container in the given sandbox"),
+    Flag("rdt-class", help="name of the RDT class to associate the container with"),
+    Flag("cni", bool, help="enable cni networking for the container (not supported)"),
+    Flag("gpus", list, help="add gpus to the container (not supported)"),
     Flag("uidmap", list, help="user namespace mapping (container-uid:host-uid:length)"),
     Flag("gidmap", list, help="user namespace mapping (container-gid:host-gid:length)"),
 )
+
+
+_INSTEAD = {
+    "cni": "run with --net-host, or give a network namespace with --with-ns network:<path>",
+    "gpus": "name the devices with --device",
+}
 
 
 async def create_container(client: Client, values: Values) -> Container:
@@ -92,7 +102,10 @@ async def create_container(client: Client, values: Values) -> Container:
         (id,) = values.need("container id")
         with open(values["config"], "rb") as file:
             return await client.containers.create(_record(values, id, file.read()))
-    source, id = values.need("image or rootfs", "container id")
+    for flag in ("cni", "gpus"):
+        if values[flag]:
+            raise InvalidArgumentError(f"{flag}: not supported: {_INSTEAD[flag]}")
+    source, id = values.need("rootfs" if values["rootfs"] else "image ref", "container id")
     arguments = values.arguments[2:]
     if values["rootfs"]:
         return await client.containers.create(
@@ -131,6 +144,7 @@ async def _create_from_image(
     record = _record(values, id, codec.encode(spec))
     record.image = name
     record.snapshotter, record.snapshot_key = values["snapshotter"], id
+    record.labels["io.containerd.image.config.stop-signal"] = content.image.config.stop_signal or "SIGTERM"
     for key, value in {**content.image.config.labels, **image.labels}.items():
         if key not in record.labels and not key.startswith(_RESERVED):
             record.labels[key] = value
@@ -165,6 +179,7 @@ def _record(values: Values, id: str, spec: bytes) -> Container:
         labels=label_arguments(values["label"]),
         runtime=Container.Runtime(name=values["runtime"], options=options),
         spec=typeurl.pack_json(typeurl.SPEC, spec),
+        sandbox=values["sandbox"],
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.ctr.flags import Flag, Values, duration, parse, usage
-from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.errdefs import OrlopError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,12 +32,18 @@ class Command(NamedTuple):
 _GROUPS = {
     "containers": "containers",
     "content": "content",
+    "deprecations": "deprecations",
     "events": "events",
     "images": "images",
+    "info": "info",
     "leases": "leases",
     "namespaces": "namespaces",
+    "oci": "oci",
     "plugins": "plugins",
+    "pprof": "pprof",
     "run": "run",
+    "sandboxes": "sandboxes",
+    "shim": "shim",
     "snapshots": "snapshots",
     "tasks": "tasks",
     "version": "version",
@@ -52,6 +58,9 @@ _GROUP_ALIASES = {
     "namespace": "namespaces",
     "ns": "namespaces",
     "plugin": "plugins",
+    "s": "sandboxes",
+    "sandbox": "sandboxes",
+    "sb": "sandboxes",
     "snapshot": "snapshots",
     "t": "tasks",
     "task": "tasks",
@@ -96,7 +105,7 @@ def _run(words: Sequence[str]) -> int:
     group, *rest = options.arguments
     group = _GROUP_ALIASES.get(group, group)
     if group not in _GROUPS:
-        raise InvalidArgumentError(f'no command "{group}": see ctr --help')
+        return _unknown(group)
     commands: dict[str, Command] = importlib.import_module(f"orlop.ctr.commands.{_GROUPS[group]}").COMMANDS
     shared: Sequence[Flag] = ()
     title = f"ctr {group}"
@@ -110,8 +119,10 @@ def _run(words: Sequence[str]) -> int:
             return 0
         name, *rest = before.arguments
         name = name if name in commands else _ALIASES.get(name, name)
+        if rest and f"{name} {rest[0]}" in commands:
+            name = f"{name} {rest.pop(0)}"
         if name not in commands:
-            raise InvalidArgumentError(f'no command "{group} {name}": see ctr {group} --help')
+            return _unknown(name)
         command = commands[name]
         title += f" {name}"
         # Flags of the group may stand before the command's name or behind it.
@@ -121,6 +132,11 @@ def _run(words: Sequence[str]) -> int:
         print(usage(title, command.arguments, command.flags, command.summary))
         return 0
     return asyncio.run(_call(command, values, options))
+
+
+def _unknown(name: str) -> int:
+    print(f"No help topic for '{name}'", file=sys.stderr)
+    return 3
 
 
 async def _call(command: Command, values: Values, options: Values) -> int:

@@ -44,6 +44,8 @@ def build_spec(
         spec.hostname = values["hostname"]
     if values.given("cgroup"):
         spec.linux.cgroups_path = values["cgroup"]
+    if values["rdt-class"]:
+        spec.linux.intel_rdt = oci.IntelRdt(clos_id=values["rdt-class"])
     if values["rootfs-propagation"]:
         spec.linux.rootfs_propagation = values["rootfs-propagation"]
     if values["seccomp"] or values["seccomp-profile"]:

@@ -28,7 +28,7 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.enable_http_proxy", 0),
     # A daemon that restarts is back within a second: do not wait for the usual minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # no pause: how long a daemon may take to greet, on a busy machine
     ("grpc.max_reconnect_backoff_ms", 250),
     # Every client has a connection of its own, so that closing one ends its calls and nobody else's.
     ("grpc.use_local_subchannel_pool", 1),

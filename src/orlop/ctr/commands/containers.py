@@ -82,8 +82,8 @@ def _document(container: Container) -> dict[str, Any]:
         },
         "SnapshotKey": container.snapshot_key,
         "Snapshotter": container.snapshotter,
-        "CreatedAt": container.created_at.ToJsonString(),
-        "UpdatedAt": container.updated_at.ToJsonString(),
+        "CreatedAt": table.nano_text(container.created_at),
+        "UpdatedAt": table.nano_text(container.updated_at),
         "Extensions": {key: MessageToDict(value) for key, value in container.extensions.items()} or None,
         "SandboxID": container.sandbox,
     }

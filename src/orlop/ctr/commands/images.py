@@ -8,21 +8,22 @@ import sys
 from typing import TYPE_CHECKING
 
 from orlop.api.images_pb2 import Image
-from orlop.containerd.client import DEFAULT_SNAPSHOTTER, Client
+from orlop.containerd.client import Client
 from orlop.ctr import table
+from orlop.ctr.commands import image_mounts, image_state
+from orlop.ctr.commands.image_state import SNAPSHOTTER
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.labels import label_arguments
 from orlop.ctr.main import Command
+from orlop.ctr.registry import REGISTRY_FLAGS, registry_auth, registry_config
 from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundError
+from orlop.oci.image import OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from orlop.containerd.client.archive import ImportedImage
-    from orlop.oci.distribution import AuthConfig
     from orlop.oci.image import Platform
-
-_SNAPSHOTTER = Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER")
 
 
 async def _list(client: Client, values: Values) -> None:
@@ -66,37 +67,22 @@ async def _pull(client: Client, values: Values) -> None:
     from orlop.containerd.client.pull import pull
     from orlop.oci import reference
     from orlop.oci.platforms import parse_platform
-    from orlop.registry import RegistryConfig
 
     (name,) = values.need("ref")
     ref = reference.parse(name)
-    insecure = [ref.domain] if values["plain-http"] or values["skip-verify"] else []
     image = await pull(
         client,
         ref,
         platform=parse_platform(values["platform"]) if values["platform"] else None,
-        auth=_auth(values["user"], ref.domain),
+        auth=registry_auth(values, ref.domain),
         snapshotter=values["snapshotter"],
-        config=RegistryConfig(insecure=insecure),
+        config=registry_config(values, ref.domain),
     )
     labels = label_arguments(values["label"])
     if labels:
         change = Image(name=image.name, labels=labels)
         await client.images.update(change, *(f"labels.{key}" for key in labels))
     print(f"{image.name}: {image.target.digest}")
-
-
-def _auth(text: str, domain: str) -> AuthConfig | None:
-    from orlop.oci.distribution import AuthConfig
-
-    if not text:
-        return None
-    user, _, password = text.partition(":")
-    if not password:
-        import getpass
-
-        password = getpass.getpass("Password: ")
-    return AuthConfig(username=user, password=password, serveraddress=domain)
 
 
 async def _import(client: Client, values: Values) -> None:
@@ -172,7 +158,11 @@ async def _export(client: Client, values: Values) -> None:
 async def _delete(client: Client, values: Values) -> None:
     values.need("ref")
     for number, name in enumerate(values.arguments, 1):
-        await client.images.delete(name, sync=values["sync"] and number == len(values.arguments))
+        try:
+            await client.images.delete(name, sync=values["sync"] and number == len(values.arguments))
+        except NotFoundError:
+            print(f"ctr: {name}: image not found", file=sys.stderr)
+            continue
         print(name)
 
 
@@ -196,7 +186,48 @@ async def _label(client: Client, values: Values) -> None:
     print(table.label_text(image.labels, ""))
 
 
+async def _push(client: Client, values: Values) -> None:
+    from orlop.containerd.client.push import push
+    from orlop.containerd.client.unpack import from_proto
+    from orlop.oci import reference
+    from orlop.oci.image import Descriptor
+    from orlop.oci.platforms import parse_platform
+
+    (remote,) = values.need("remote")
+    ref = reference.parse(remote)
+    if values["manifest"]:
+        info = await client.content.info(values["manifest"])
+        target = Descriptor(media_type=values["manifest-type"], digest=info.digest, size=info.size)
+    else:
+        local = values.arguments[1] if len(values.arguments) > 1 else remote
+        target = from_proto((await client.images.get(local)).target)
+    await push(
+        client,
+        ref,
+        target,
+        auth=registry_auth(values, ref.domain),
+        config=registry_config(values, ref.domain),
+        slots=values["max-concurrent-uploaded-layers"] or 5,
+        platforms=[parse_platform(each) for each in values["platform"]],
+    )
+    print(f"{remote}: {target.digest}")
+
+
 COMMANDS = {
+    **image_state.COMMANDS,
+    **image_mounts.COMMANDS,
+    "push": Command(
+        _push,
+        "push an image to a remote",
+        "[flags] <remote> [<local>]",
+        (
+            *REGISTRY_FLAGS,
+            Flag("manifest", help="digest of manifest"),
+            Flag("manifest-type", str, OCI_MANIFEST, "media type of manifest digest"),
+            Flag("platform", list, help="push content from a specific platform"),
+            Flag("max-concurrent-uploaded-layers", int, help="how many layers are uploaded at a time"),
+        ),
+    ),
     "delete": Command(
         _delete,
         "remove one or more images by reference",
@@ -218,7 +249,7 @@ COMMANDS = {
             Flag("label", list, help="labels to attach to the image"),
             Flag("no-unpack", bool, help="skip unpacking the images"),
             Flag("platform", help="unpack for a specific platform"),
-            _SNAPSHOTTER,
+            SNAPSHOTTER,
         ),
     ),
     "label": Command(
@@ -238,12 +269,10 @@ COMMANDS = {
         "pull an image from a remote",
         "[flags] <ref>",
         (
-            Flag("user u", help="user[:password] Registry user and password"),
-            Flag("plain-http", bool, help="allow connections using plain HTTP"),
-            Flag("skip-verify k", bool, help="skip SSL certificate validation"),
+            *REGISTRY_FLAGS,
             Flag("platform", help="pull content from a specific platform"),
             Flag("label", list, help="labels to attach to the image"),
-            _SNAPSHOTTER,
+            SNAPSHOTTER,
         ),
     ),
     "tag": Command(

@@ -16,8 +16,10 @@ async def _list(client: Client, values: Values) -> None:
         print("".join(f"{plugin.id}\n" for plugin in plugins), end="")
         return
     if values["detailed"]:
+        rows: list[tuple[str, ...]] = []
         for plugin in plugins:
-            print(_details(plugin))
+            rows += [("", "", "", ""), *_details(plugin)] if rows else _details(plugin)
+        print(table.lines(rows, trail=False), end="")
         return
     rows = [("TYPE", "ID", "PLATFORMS", "STATUS")]
     rows += [(plugin.type, plugin.id, _platforms(plugin) or "-", _status(plugin)) for plugin in plugins]
@@ -36,19 +38,29 @@ def _status(plugin: Plugin) -> str:
     return "skip" if "skip plugin" in plugin.init_err.message else "error"
 
 
-def _details(plugin: Plugin) -> str:
-    rows = [("Type:", plugin.type), ("ID:", plugin.id)]
+def _details(plugin: Plugin) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("Type:", f" {plugin.type}"), ("ID:", f" {plugin.id}")]
     if plugin.requires:
-        rows += [("Requires:", ""), *(("", required) for required in plugin.requires)]
+        rows += [("Requires:", ""), *(("", f" {required}") for required in plugin.requires)]
     if plugin.platforms:
-        rows.append(("Platforms:", _platforms(plugin)))
+        rows.append(("Platforms:", f" {_platforms(plugin)}"))
     if plugin.exports:
-        rows += [("Exports:", ""), *(("", f"{key}  {value}") for key, value in sorted(plugin.exports.items()))]
+        exports = sorted(plugin.exports.items())
+        rows += [("Exports:", ""), *(("", f" {key} ", f" {value}") for key, value in exports)]
     if plugin.capabilities:
-        rows.append(("Capabilities:", ",".join(plugin.capabilities)))
+        rows.append(("Capabilities:", f" {','.join(plugin.capabilities)}"))
     if plugin.init_err.code:
-        rows.append(("Error:", plugin.init_err.message))
-    return table.lines(rows, trail=False)
+        rows += [("Error:", ""), ("", " Code:", f" {_code(plugin.init_err.code)}")]
+        rows.append(("", " Message:", f" {plugin.init_err.message}"))
+    return rows
+
+
+def _code(number: int) -> str:
+    """The name of a status as Go's gRPC writes it."""
+    import grpc
+
+    found = next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
+    return found.name.title().replace("_", "")
 
 
 COMMANDS = {

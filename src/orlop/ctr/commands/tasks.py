@@ -32,8 +32,9 @@ async def _list(client: Client, values: Values) -> None:
     if values["quiet"]:
         print("".join(f"{task.id}\n" for task in tasks), end="")
         return
-    rows = [("TASK", "PID", "STATUS"), *((task.id, str(task.pid), Status.Name(task.status)) for task in tasks)]
-    print(table.lines(rows), end="")
+    rows: list[tuple[str, ...]] = [("TASK", "PID", "STATUS", "")]
+    rows += [(task.id, str(task.pid), Status.Name(task.status)) for task in tasks]
+    print(table.lines(rows, trail=False), end="")
 
 
 async def _start(client: Client, values: Values) -> int:
@@ -72,7 +73,7 @@ async def _exec(client: Client, values: Values) -> int:
     id, _ = values.need("container id", "command")
     exec_id = values["exec-id"]
     if not exec_id:
-        raise InvalidArgumentError("exec-id must be provided")
+        raise InvalidArgumentError('Required flag "exec-id" not set')
     container = await client.containers.get(id)
     process = decode_spec(container.spec.value).process
     if process is None:

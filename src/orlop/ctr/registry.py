@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of every command that speaks to a registry, and what they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orlop.ctr.flags import Flag
+
+if TYPE_CHECKING:
+    from orlop.ctr.flags import Values
+    from orlop.oci.distribution import AuthConfig
+    from orlop.registry import RegistryConfig
+
+REGISTRY_FLAGS = (
+    Flag("skip-verify k", bool, help="skip SSL certificate validation"),
+    Flag("plain-http", bool, help="allow connections using plain HTTP"),
+    Flag("user u", help="user[:password] Registry user and password"),
+    Flag("refresh", help="refresh token for authorization server"),
+    Flag("hosts-dir", help="directory of a directory for each host with its certificates"),
+)
+
+
+def registry_config(values: Values, domain: str) -> RegistryConfig:
+    """How to reach the registry at `domain`."""
+    from orlop.registry import RegistryConfig
+
+    config = RegistryConfig(insecure=[domain] if values["plain-http"] or values["skip-verify"] else [])
+    if values["hosts-dir"]:
+        config.certs_dir = values["hosts-dir"]
+    return config
+
+
+def registry_auth(values: Values, domain: str) -> AuthConfig | None:
+    """Who asks; None for nobody in particular. Asks for a password where only the user is given."""
+    from orlop.oci.distribution import AuthConfig
+
+    if values["refresh"]:
+        return AuthConfig(identitytoken=values["refresh"], serveraddress=domain)
+    if not values["user"]:
+        return None
+    user, _, password = values["user"].partition(":")
+    if not password:
+        import getpass
+
+        password = getpass.getpass("Password: ")
+    return AuthConfig(username=user, password=password, serveraddress=domain)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's ctr and ours, the same command lines on the same containerd: exit status and output must be the same.
+
+In the lines {own} is a name of the program's own, so that each can make and remove things. What is left out of the
+comparison: times, ages, names of one's own, and the order of labels, which Go does not keep.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import images
+from support.containerd import CTR, Daemon, Result, run
+from support.registry import Registry, registry
+
+from orlop.codec import decode
+from orlop.oci.image import OCI_MANIFEST, Manifest
+
+__all__ = ["registry"]
+
+pytestmark = [pytest.mark.root, pytest.mark.original]
+
+IMAGE = "docker.io/library/busybox:latest"
+PROGRAMS = {"aaaa": [CTR], "bbbb": [sys.executable, "-P", "-m", "orlop.ctr.main"]}
+
+LINES = """
+images ls
+images ls -q
+images ls name=={image}
+images check
+images check -q
+images tag {image} example.com/{own}:1
+images tag {image} example.com/{own}:1
+images label example.com/{own}:1 a=b
+images label example.com/{own}:1 a=
+images rm example.com/{own}:1
+images rm example.com/{own}:1
+images export {base}/{own}.tar {image}
+images none
+content ls
+content ls -q
+content get {manifest}
+content active
+content label {layer} a=b
+content label {layer} a=
+content rm sha256:0000000000000000000000000000000000000000000000000000000000000000
+content prune references --dry
+snapshots ls
+snapshots info {top}
+snapshots info box
+snapshots info none
+snapshots usage
+snapshots usage -b box
+snapshots tree
+snapshots mounts /mnt box
+snapshots m /mnt box
+snapshots prepare {own} {top}
+snapshots label {own} a=b
+snapshots rm {own}
+snapshots rm none
+snapshots unpack {manifest}
+snapshots unpack sha256:0000000000000000000000000000000000000000000000000000000000000000
+leases create --id {own} a=b
+leases rm {own}
+leases rm {own}
+ns ls
+ns ls -q
+ns create {own} a=b
+ns create {own} a=b
+ns label {own} a=c
+ns rm {own}
+ns rm --cgroup {own}
+containers ls
+containers ls -q
+containers ls id==none
+containers info --spec box
+containers info none
+containers create {image} {own} sleep 1
+containers label {own} a=b
+containers label {own}
+containers rm {own}
+containers rm {own}
+tasks ls
+tasks ls -q
+tasks ps box
+tasks exec --exec-id {own} box echo inside
+tasks exec --exec-id {own} box sh -c exit_5
+tasks pause {own}-box
+tasks metrics {own}-none
+tasks resume {own}-box
+tasks kill none
+tasks rm none
+tasks rm box
+shim --id box state
+shim --id none state
+run --rm {image} {own} echo out
+run --rm {image} {own} /no/such/program
+run --rm none {own}
+run
+plugins ls
+plugins ls -q
+plugins ls -d id==overlayfs
+pprof goroutines
+none
+"""
+
+
+class Pair:
+    """A containerd of Debian's with an image and containers, and both programs."""
+
+    _boxes = ("box", *(f"{own}-box" for own in ("aaaa", "bbbb")))
+
+    def __init__(self) -> None:
+        self.daemon = Daemon("original").start()
+        self.base = ["-a", self.daemon.address, "-n", self.daemon.namespace]
+        self.daemon.ctr("images", "import", images.archive("busybox")).ok()
+        for name in self._boxes:
+            self.daemon.ctr("run", "-d", "--null-io", IMAGE, name, "sleep", "1000").ok()
+        manifest = images.busybox().target.digest
+        layers = decode(images.busybox().blobs[manifest], Manifest).layers
+        snapshots = self.daemon.ctr("snapshots", "ls").ok().splitlines()
+        self.names = {
+            "image": IMAGE, "manifest": manifest, "layer": layers[0].digest, "base": self.daemon.base,
+            "top": next(line.split()[0] for line in snapshots if "Committed" in line),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        for name in self._boxes:
+            self.daemon.ctr("tasks", "rm", "-f", name)
+            self.daemon.ctr("containers", "rm", name).ok()
+        self.daemon.remove()
+
+    def run(self, own: str, line: str, **options: Any) -> Result:
+        """One line by the program whose name that is."""
+        words = [word.replace("_", " ") if word.startswith("exit_") else word for word in line.split()]
+        words = [word.format(own=own, **self.names) for word in words]
+        return run([*PROGRAMS[own], *self.base, *words], stdin=subprocess.DEVNULL, **options)
+
+    def compare(self, line: str) -> tuple[Result, Result]:
+        """By both; the outputs normalized."""
+        results = []
+        for own in PROGRAMS:
+            done = self.run(own, line)
+            done.out = _normal(done.out)
+            if line.startswith("tasks ls"):  # containerd tells them in any order
+                done.out = "\n".join(sorted(done.out.splitlines()))
+            results.append(done)
+        return results[0], results[1]
+
+
+def _normal(text: str) -> str:
+    for name in PROGRAMS:
+        text = text.replace(name, "{own}")
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+(Z| \+0000 UTC)?", "TIME", text)
+    text = re.sub(r"About a minute|\d+ seconds|\d+ minutes", "AGE", text)
+    lines = (",".join(sorted(re.split(r"[,\t]", line))) if "," in line else line for line in text.splitlines())
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("line", LINES.strip().splitlines())
+def test_same_output(pair: Pair, line: str) -> None:
+    theirs, ours = pair.compare(line)
+    assert (ours.status, ours.out) == (theirs.status, theirs.out), (theirs.err, ours.err)
+    assert bool(ours.err) == bool(theirs.err), (theirs.err, ours.err)
+
+
+def test_same_documents(pair: Pair) -> None:
+    """JSON whose members Go orders otherwise, or that newer versions add to."""
+    theirs, ours = (json.loads(pair.run(own, "containers info box").ok()) for own in PROGRAMS)
+    assert ours.pop("SandboxID") == ""
+    assert ours == theirs
+    theirs, ours = (json.loads(pair.run(own, "oci spec").ok()) for own in PROGRAMS)
+    masked = [set(document["linux"].pop("maskedPaths")) for document in (theirs, ours)]
+    assert masked[1] - masked[0] == {"/sys/devices/virtual/powercap"}
+    assert all(document.pop("ociVersion").startswith("1.0.2") for document in (theirs, ours))
+    assert ours == theirs
+
+
+def test_same_layer(pair: Pair) -> None:
+    """The difference of a container to its image, as a tar of the same members."""
+    pair.daemon.ctr("tasks", "exec", "--exec-id", "w", "box", "sh", "-c", "echo new > /made; rm /bin/busybox").ok()
+    listings = []
+    for own in PROGRAMS:
+        words = ["snapshots", "diff", "box"]
+        done = subprocess.run([*PROGRAMS[own], *pair.base, *words], capture_output=True, check=True)
+        listing = subprocess.run(["tar", "tzf", "-"], input=done.stdout, capture_output=True, check=True)
+        listings.append(sorted(listing.stdout.decode().split()))
+    assert listings[0] == listings[1]
+    assert "made" in listings[1]
+
+
+def test_mount(pair: Pair) -> None:
+    outs = []
+    for own in PROGRAMS:
+        target = f"{pair.daemon.base}/{own}"
+        subprocess.run(["mkdir", target], check=True)
+        mounted = pair.run(own, f"images mount {{image}} {target}").ok()
+        assert subprocess.run(["ls", f"{target}/bin/busybox"], capture_output=True, check=False).returncode == 0
+        unmounted = pair.run(own, f"images unmount --rm {target}").ok()
+        outs.append((_normal(mounted), _normal(unmounted)))
+        assert target not in pair.run(own, "snapshots ls").ok()
+    assert outs[0] == outs[1]
+
+
+def test_push_and_content_of_a_registry(pair: Pair, registry: Registry) -> None:
+    """What each pushes the other fetches, and pieces of it come as they are."""
+    manifest, layer = pair.names["manifest"], pair.names["layer"]
+    for own, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):
+        name = f"{registry.host}/{own}/box:1"
+        pair.run(own, f"images push --plain-http {name} {IMAGE}").ok()
+        pair.run(other, f"content fetch --plain-http {name}").ok()
+        assert name in pair.run(own, "images ls -q").ok().split()
+        listing = pair.run(other, f"content fetch-object --plain-http {name}").ok()
+        assert layer in listing
+        config = decode(images.busybox().blobs[manifest], Manifest).config.digest
+        blob = pair.run("bbbb", f"content fetch-blob --plain-http {name} {config}").ok()  # newer than Debian's
+        assert blob == pair.run(other, f"content get {config}").ok()
+        pair.run(own, f"images rm {name}").ok()
+
+
+def test_push_object(pair: Pair, registry: Registry) -> None:
+    name = f"{registry.host}/object/box:1"
+    pair.run("bbbb", f"content push-object --plain-http {name} {{manifest}} {OCI_MANIFEST}").ok()
+    assert pair.names["layer"] in pair.run("aaaa", f"content fetch-object --plain-http {name}").ok()
+
+
+def test_commands_of_newer_versions(pair: Pair) -> None:
+    """Which Debian's ctr does not have."""
+    assert pair.run("bbbb", "images usage {image}").ok().splitlines()[1].startswith(pair.names["top"])
+    tree = pair.run("bbbb", "images inspect {image}").ok()
+    assert f"@{pair.names['manifest']} " in tree.splitlines()[1]
+    assert f"@{pair.names['layer']} " in tree
+    assert json.loads(pair.run("bbbb", "info").ok())["uuid"]
+    assert pair.run("bbbb", "deprecations list").ok() == ""
+    assert "requires --all" in pair.run("bbbb", "images prune").err
+    edited = pair.run("bbbb", "content edit --editor true {manifest}").ok().strip()
+    assert edited == pair.names["manifest"]
+    for flags, complaint in (("--cni", "cni: not supported"), ("--gpus 0", "gpus: not supported")):
+        done = pair.run("bbbb", f"run --rm {flags} {{image}} no true")
+        assert done.status == 1
+        assert complaint in done.err
