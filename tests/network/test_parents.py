@@ -143,32 +143,30 @@ async def test_macvlan_beside_a_bridge(host: Host, neighbour: Neighbour) -> None
     )
 
 
-@pytest.mark.parametrize(
-    ("driver", "opts", "message"),
-    [
-        ("macvlan", {"parent": "lo"}, "loopback interface is not a valid macvlan parent link"),
-        ("macvlan", {"parent": "nope"}, "-o parent interface was not found on the host: nope"),
-        ("macvlan", {"parent": "nope.7"}, "-o parent interface was not found on the host: nope"),
-        ("ipvlan", {"parent": "wire0.x"}, "unable to parse a valid vlan id from: x"),
-        ("ipvlan", {"parent": "wire0.4095"}, "vlan id must be between 1-4094, received: 4095"),
-        ("macvlan", {"parent": "wire0/x"}, "is no interface name"),
-        ("macvlan", {"macvlan_mode": "bridged"}, "one of bridge, private, vepa, passthru"),
-        ("ipvlan", {"ipvlan_mode": "l4"}, "one of l2, l3, l3s"),
-        ("ipvlan", {"ipvlan_flag": "x"}, "unknown ipvlan flag"),
-        (
-            "macvlan",
-            {"parant": "wire0"},
-            'unknown option "parant" of network driver macvlan: did you mean "parent"?',
-        ),
-    ],
+BAD: tuple[tuple[str, dict[str, str], str], ...] = (
+    ("macvlan", {"parent": "lo"}, "loopback interface is not a valid macvlan parent link"),
+    ("macvlan", {"parent": "nope"}, "-o parent interface was not found on the host: nope"),
+    ("macvlan", {"parent": "nope.7"}, "-o parent interface was not found on the host: nope"),
+    ("ipvlan", {"parent": "wire0.x"}, "unable to parse a valid vlan id from: x"),
+    ("ipvlan", {"parent": "wire0.4095"}, "vlan id must be between 1-4094, received: 4095"),
+    ("macvlan", {"parent": "wire0/x"}, "is no interface name"),
+    ("macvlan", {"macvlan_mode": "bridged"}, "one of bridge, private, vepa, passthru"),
+    ("ipvlan", {"ipvlan_mode": "l4"}, "one of l2, l3, l3s"),
+    ("ipvlan", {"ipvlan_flag": "x"}, "unknown ipvlan flag"),
+    (
+        "macvlan",
+        {"parant": "wire0"},
+        'unknown option "parant" of network driver macvlan: did you mean "parent"?',
+    ),
 )
-async def test_bad_parents(
-    host: Host, neighbour: Neighbour, driver: str, opts: dict[str, str], message: str
-) -> None:
+
+
+async def test_bad_parents(host: Host, neighbour: Neighbour) -> None:
     before = socket.if_nameindex()
-    with pytest.raises(InvalidArgumentError) as raised:
-        await create(host, "lan", driver, opts=opts)
-    assert message in str(raised.value) and socket.if_nameindex() == before
+    for driver, opts, message in BAD:
+        with pytest.raises(InvalidArgumentError) as raised:
+            await create(host, "lan", driver, opts=opts)
+        assert message in str(raised.value) and socket.if_nameindex() == before
     assert [each["Name"] for each in host.service.list_networks()] == ["bridge", "host", "none"]
 
 
