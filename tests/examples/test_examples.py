@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from support.containerd import Daemon
 from support.users import UserRuntime
 
 _DIRECTORY = os.path.join(os.path.dirname(__file__), "../../examples")
@@ -101,3 +102,20 @@ def test_writes_to_control_groups(tmp_path) -> None:
     (tmp_path / "resources.json").write_text('{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}')
     out = _run("cgroup_writes", str(tmp_path / "resources.json"))
     assert "v2 hugetlb hugetlb.2MB.max 4194304" in out
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["orlop", pytest.param("original", marks=pytest.mark.original)])
+def test_the_client_of_containerd(kind: str) -> None:
+    daemon = Daemon(kind).start()
+    try:
+        assert _run("containerd_client", daemon.address, daemon.namespace).splitlines() == [
+            "images: ['example.com/busybox:1']",
+            "tasks: ['example']",
+            "exec: exit code 3",
+            "event: second exited with code 3",
+            "event: example exited with code 7",
+            "deleted: exit code 7",
+        ]
+    finally:
+        daemon.remove()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ctr run --rm IMAGE ID true` by Debian's ctr, in turn on Debian's containerd and on orlop-containerd.
+
+Each daemon with its own shim and runtime, and either with that of the other. Prints medians in milliseconds and
+ratios to Debian's daemon with Debian's shim and runc. Run as root.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from report import timed
+
+CTR = "/usr/bin/ctr"
+IMAGE = "docker.io/library/busybox:latest"
+_CONFIG = """
+version = 2
+root = "{base}/root"
+state = "{base}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{base}/c.sock"
+"""
+
+
+class Case(NamedTuple):
+    """A daemon, and the runtime that `ctr run` asks it for."""
+
+    name: str
+    daemon: str
+    runtime: str
+
+
+CASES = (
+    Case("containerd, shim-runc-v2, runc", "containerd", "io.containerd.runc.v2"),
+    Case("containerd, shim-orlop-v2", "containerd", "io.containerd.orlop.v2"),
+    Case("orlop-containerd, shim-runc-v2, runc", "orlop-containerd", "io.containerd.runc.v2"),
+    Case("orlop-containerd, shim-orlop-v2", "orlop-containerd", "io.containerd.orlop.v2"),
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="bench/ctr", description=__doc__)
+    parser.add_argument("-n", type=int, default=20, help="runs of each (default: %(default)s)")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as running:
+        sockets = {name: running.enter_context(daemon(name)) for name in ("containerd", "orlop-containerd")}
+        archive = subprocess.run([sys.executable, "-m", "orlop.oci.busybox"], capture_output=True, check=True)
+        for socket in sockets.values():
+            command = [CTR, "-a", socket, "images", "import", "-"]
+            subprocess.run(command, input=archive.stdout, stdout=subprocess.DEVNULL, check=True)
+        seconds: dict[Case, list[float]] = {case: [] for case in CASES}
+        for index in range(options.n + 1):
+            for case in CASES:
+                command = [CTR, "-a", sockets[case.daemon], "run", "--rm", "--runtime", case.runtime]
+                command += [IMAGE, f"bench{index}", "true"]
+                took = timed(lambda command=command: subprocess.run(command, stdin=subprocess.DEVNULL, check=True))
+                if index:  # the first of each is a warm-up
+                    seconds[case].append(took)
+        print(
+            f"ctr run --rm {IMAGE} ID true: {options.n} of each, in turn; median ms (fastest), ratio of medians\n"
+        )
+        base = statistics.median(seconds[CASES[0]])
+        for case, times in seconds.items():
+            median = statistics.median(times)
+            print(f"{case.name:40} {median * 1000:7.1f} ({min(times) * 1000:.1f})  {median / base:.2f}")
+
+
+@contextlib.contextmanager
+def daemon(name: str) -> Iterator[str]:
+    """The path of a daemon's socket, in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="bc") as base:
+        socket = f"{base}/c.sock"
+        if name == "containerd":
+            pathlib.Path(f"{base}/config.toml").write_text(_CONFIG.format(base=base))
+            command = [name, "-c", f"{base}/config.toml"]
+        else:
+            command = [name, "--root", f"{base}/root", "--state", f"{base}/state", "-a", socket]
+        with open(f"{base}/log", "wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            while subprocess.run([CTR, "-a", socket, "version"], capture_output=True, check=False).returncode:
+                if process.poll() is not None:
+                    raise SystemExit(f"{name} ended:\n{pathlib.Path(f'{base}/log').read_text()}")
+                time.sleep(0.05)
+            yield socket
+            subprocess.run([CTR, "-a", socket, "images", "rm", "--sync", IMAGE], capture_output=True, check=False)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            for line in reversed(pathlib.Path("/proc/self/mountinfo").read_text().splitlines()):
+                if (point := line.split()[4]).startswith(f"{base}/"):
+                    subprocess.run(["umount", "-l", point], check=False)
+
+
+if __name__ == "__main__":
+    os.environ.pop("NOTIFY_SOCKET", None)
+    main()
