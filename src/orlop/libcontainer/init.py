@@ -22,13 +22,13 @@ from orlop.libcontainer.program import (
     isolate,
     own_stdio,
     place_stdio,
-    set_security_label,
 )
 from orlop.libcontainer.rootfs.apply import Rootfs
 from orlop.libcontainer.rootfs.nodes import mount_console
 from orlop.libcontainer.rootfs.plan import RootfsPlan
 from orlop.libcontainer.rootfs.resolve import make_directories
 from orlop.libcontainer.scheduling import apply_scheduling
+from orlop.libcontainer.security_label import set_key_label, set_security_label
 from orlop.libcontainer.state import State, hook_state
 from orlop.libcontainer.sync import CONSOLE, ERROR, HOOKS, READY, WARNING, Channel
 from orlop.libcontainer.terminal import open_terminal, take_terminal
@@ -102,7 +102,9 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
     proc.prctl(proc.PR_SET_DUMPABLE, 0)
     namespaces.enter(plan.namespaces, plan.time_offsets)
     if plan.keyring:
-        join_keyring(plan.keyring, channel, restrict=True, in_user_namespace=plan.namespaces.new_user)
+        label = plan.program.process.selinux_label
+        in_user_namespace = plan.namespaces.new_user
+        join_keyring(plan.keyring, channel, label, restrict=True, in_user_namespace=in_user_namespace)
     if plan.loopback:
         raise_loopback()
     for device in plan.net_devices:
@@ -192,8 +194,10 @@ def _set_sysctls(sysctl: dict[str, str]) -> None:
         os.close(procfs)
 
 
-def join_keyring(name: str, channel: Channel, *, restrict: bool, in_user_namespace: bool) -> None:
-    """A session keyring for the container, so that it does not hold the caller's keys."""
+def join_keyring(name: str, channel: Channel, label: str, *, restrict: bool, in_user_namespace: bool) -> None:
+    """A session keyring for the container, so that it does not hold the caller's keys; `label` is SELinux's."""
+    if label:
+        set_key_label(label)
     try:
         key = proc.keyctl_join_session_keyring(name)
         if restrict:
@@ -202,6 +206,8 @@ def join_keyring(name: str, channel: Channel, *, restrict: bool, in_user_namespa
             proc.keyctl_setperm(key, mask | added)
     except (OSError, OrlopError) as error:
         channel.send(WARNING, f"no session keyring: {explain(error)}".encode())
+    if label:
+        set_key_label("")
 
 
 def _wait_for_start(listener: _socket.socket) -> int:

@@ -15,9 +15,9 @@ from orlop.libcontainer.program import (
     isolate,
     own_stdio,
     place_stdio,
-    set_security_label,
 )
 from orlop.libcontainer.scheduling import apply_scheduling
+from orlop.libcontainer.security_label import set_security_label
 from orlop.libcontainer.sync import CONSOLE, READY, Channel
 from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.unix import process as proc
@@ -68,9 +68,9 @@ def _set_up(plan: JoinPlan, channel: Channel) -> str:
         os.fchdir(plan.root)
         os.chroot(".")
         os.close(plan.root)
-    if plan.keyring:
-        join_keyring(plan.keyring, channel, restrict=False, in_user_namespace=False)
     process = plan.program.process
+    if plan.keyring:
+        join_keyring(plan.keyring, channel, process.selinux_label, restrict=False, in_user_namespace=False)
     if process.terminal:
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         master, slave = open_terminal(root, process.console_size)

@@ -10,14 +10,13 @@ import sys
 
 import msgspec
 
-from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import trampoline
 from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.executable import find_executable
 from orlop.libcontainer.options import Stdio
 from orlop.libcontainer.passwd import home_of
-from orlop.libcontainer.procfs import open_procfs, write_proc
 from orlop.libcontainer.rootfs.nodes import is_null
 from orlop.libcontainer.scheduling import Scheduling
 from orlop.libcontainer.sync import SECCOMP, WARNING, Channel
@@ -145,25 +144,6 @@ def own_stdio(uid: int) -> None:
                 continue
     if null > 2:
         os.close(null)
-
-
-def set_security_label(process: Process) -> None:
-    """The AppArmor profile and SELinux label that apply from the exec on."""
-    if not process.apparmor_profile and not process.selinux_label:
-        return
-    procfs = open_procfs()
-    try:
-        if process.apparmor_profile:
-            try:
-                write_proc(procfs, f"{os.getpid()}/attr/apparmor/exec", f"exec {process.apparmor_profile}")
-            except FileNotFoundError:
-                write_proc(procfs, f"{os.getpid()}/attr/exec", f"exec {process.apparmor_profile}")
-        if process.selinux_label:
-            write_proc(procfs, f"{os.getpid()}/attr/exec", process.selinux_label)
-    except (OSError, OrlopError) as error:
-        raise InvalidArgumentError(f"unable to apply the security label: {explain(error)}") from error
-    finally:
-        os.close(procfs)
 
 
 def become_user(channel: Channel, program: Program) -> str:

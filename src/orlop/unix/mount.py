@@ -296,7 +296,8 @@ def new_filesystem(fstype: str, source: str, data: list[str] | tuple[str, ...] =
                 if fstype == "overlay" and key == "lowerdir":
                     _set_lower_layers(context, value)
                 elif separator:
-                    _set_string(context, key, value)
+                    # Quotes keep an SELinux label's commas from parting options; here nothing is parted.
+                    _set_string(context, key, value.strip('"') if key.endswith("context") else value)
                 else:
                     fsconfig(context, FSCONFIG_SET_FLAG, key)
             fsconfig(context, FSCONFIG_CMD_CREATE)

@@ -12,7 +12,7 @@ from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.rootfs import nodes
 from orlop.libcontainer.rootfs.copy import copy_tree
-from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan
+from orlop.libcontainer.rootfs.plan import MountStep, RootfsPlan, context_of
 from orlop.libcontainer.rootfs.resolve import make_directories, make_file, open_in_root
 from orlop.unix import mount as mnt
 from orlop.unix import tables
@@ -124,6 +124,8 @@ class Rootfs:
             if step.fstype == "tmpfs":
                 _inherit_mode(step, target)
             fd = self._filesystem(step)
+            if step.label:
+                _set_label(fd, step.label)
             if step.copy_up:
                 self._copy_up(step, fd)
             mnt.attach(fd, target)
@@ -228,9 +230,8 @@ class Rootfs:
             if stat.S_ISDIR(os.fstat(target).st_mode):
                 # One empty tmpfs covers all directories: the first is attached, the others are clones of it.
                 if empty < 0:
-                    cover = empty = mnt.new_filesystem(
-                        "tmpfs", "tmpfs", ["size=0k", "nr_inodes=1"], mnt.MOUNT_ATTR_RDONLY
-                    )
+                    options = ["size=0k", "nr_inodes=1", *context_of(self.plan.label)]
+                    cover = empty = mnt.new_filesystem("tmpfs", "tmpfs", options, mnt.MOUNT_ATTR_RDONLY)
                 else:
                     cover = mnt.open_tree(empty, b"", mnt.OPEN_TREE_CLONE | mnt.AT_EMPTY_PATH)
             else:
@@ -246,6 +247,14 @@ class Rootfs:
 
 def _not_ordinary(step: MountStep) -> InvalidArgumentError:
     return InvalidArgumentError(f'filesystem "{step.fstype}" must be mounted on ordinary directory')
+
+
+def _set_label(filesystem: int, label: str) -> None:
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=filesystem)
+    try:
+        os.setxattr(root, "security.selinux", label.encode() + b"\0")
+    finally:
+        os.close(root)
 
 
 def _inherit_mode(step: MountStep, target: int) -> None:

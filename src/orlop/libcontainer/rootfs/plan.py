@@ -55,6 +55,7 @@ class MountStep(msgspec.Struct):
     idmap: str = ""  # idmap, ridmap (recursively), or none
     uid_mappings: list[IDMapping] = []
     gid_mappings: list[IDMapping] = []
+    label: str = ""  # SELinux context to be set on the root of the new filesystem
     tree: int = -1  # a clone that the parent made because the child's user cannot reach the source
 
 
@@ -95,10 +96,11 @@ def plan_rootfs(
     assert spec.root is not None and spec.linux is not None
     mounts = plan_mounts(spec.mounts, cgroup_paths)
     makes_dev = not any(step.bind and step.destination == "/dev" for step in mounts)
-    if label:
-        for step in mounts:
-            if step.fstype in ("tmpfs", "devpts", "mqueue") and not step.bind:
-                step.options.data.append(f'context="{label}"')
+    for step in mounts:
+        if step.fstype in ("tmpfs", "devpts"):
+            step.options.data += context_of(label)
+        elif step.fstype == "mqueue":
+            step.label = label  # its superblock takes no context
     return RootfsPlan(
         path=os.path.join(bundle, spec.root.path),
         mounts=mounts,
@@ -112,6 +114,11 @@ def plan_rootfs(
         label=label,
         shares_mounts=all(namespace.type != "mount" for namespace in spec.linux.namespaces),
     )
+
+
+def context_of(label: str) -> list[str]:
+    """The mount option that gives all files of a new filesystem an SELinux label, if there is one."""
+    return [f"context={label}"] if label else []
 
 
 def plan_mounts(entries: list[Mount], cgroup_paths: dict[str, str]) -> list[MountStep]:
