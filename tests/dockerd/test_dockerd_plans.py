@@ -102,7 +102,6 @@ def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
         ('{"debug":true,"debug":false}', "duplicate key debug"),
         ({"log-level": "loud"}, "invalid logging level: loud"),
         ({"data-root": "here"}, "data-root: 'here' is no absolute path"),
-        ({"userns-remap": "default"}, "userns-remap: user namespace remapping is not supported"),
         ({"hosts": ["ftp://x"]}, "invalid bind address (ftp://x): unsupported proto 'ftp'"),
         ({"hosts": ["tcp://x:y"]}, "invalid bind address (tcp://x:y)"),
         ({"hosts": ["tcp://x:1/a"]}, "should not contain a path element"),

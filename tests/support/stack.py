@@ -36,10 +36,16 @@ _START_SECONDS = 30
 
 class Stack:
     """`kind` is containerd's: `orlop` or `original`; `runtime` orlopd's default runtime (`orlop`, `runc`);
-    `configuration` its daemon.json."""
+    `configuration` its daemon.json, `program` how Python is told to run it."""
 
     def __init__(
-        self, kind: str = "orlop", *, runtime: str = "orlop", flags: Sequence[str] = (), configuration: str = "{}"
+        self,
+        kind: str = "orlop",
+        *,
+        runtime: str = "orlop",
+        flags: Sequence[str] = (),
+        configuration: str = "{}",
+        program: Sequence[str] = ("-m", "orlop.dockerd.main"),
     ) -> None:
         self.containerd = containerd.Daemon(kind)
         self.base = self.containerd.base
@@ -50,6 +56,7 @@ class Stack:
         self.process: subprocess.Popen[bytes] | None = None
         self._runtime = runtime
         self._flags = list(flags)
+        self._program = list(program)
         self._cgroup_parent = f"/orlop-test{self.base.replace('/', '-')}"
         self._netns = _new_netns()
         with open(f"{self.base}/daemon.json", "w", encoding="utf-8") as file:
@@ -77,7 +84,7 @@ class Stack:
 
     def start(self, *flags: str) -> None:
         """Start orlopd, and wait until it says that it is ready."""
-        command = [sys.executable, "-P", "-m", "orlop.dockerd.main", "-H", self.host, "-D"]
+        command = [sys.executable, "-P", *self._program, "-H", self.host, "-D"]
         command += ["--config-file", f"{self.base}/daemon.json"]
         command += ["--data-root", self.data_root, "--exec-root", self.exec_root, "--group", ""]
         command += ["--containerd", self.containerd.address, "--containerd-namespace", self.containerd.namespace]

@@ -3,6 +3,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from orlop.archive.extract import IN_ROOT, Extractor, clean, show
@@ -13,6 +14,7 @@ class Relocation(NamedTuple):
     """Where members go: the first `strip` components of a name are left out, `lead` is put in front instead.
 
     `keep_top`: what `lead` names is there and stays as it is. `owner`: all belongs to this user and group.
+    `outside` gives the user and group on disk for those of the archive (None: the same).
     `keep_kinds`: a directory is not replaced by anything else, nor anything else by a directory.
     """
 
@@ -21,6 +23,7 @@ class Relocation(NamedTuple):
     keep_top: bool = False
     owner: tuple[int, int] | None = None
     keep_kinds: bool = False
+    outside: Callable[[int, int], tuple[int, int]] | None = None
 
 
 class RelocatingExtractor(Extractor):
@@ -39,6 +42,8 @@ class RelocatingExtractor(Extractor):
             return
         if self._relocation.owner is not None:
             entry.uid, entry.gid = self._relocation.owner
+        if self._relocation.outside is not None:
+            entry.uid, entry.gid = self._relocation.outside(entry.uid, entry.gid)
         above, _, name = path.rpartition(b"/")
         self.make(path, name, self.parent(above), entry, reader)
 

@@ -9,7 +9,7 @@ open at a time, so the depth of a tree costs no descriptors and no stack.
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from orlop.archive import write
 from orlop.archive.tar import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Entry
@@ -71,7 +71,9 @@ class TreeWriter:
     filled up with zeros, one that grows is cut. The generators raise OSError for what cannot be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Callable[[int, int], tuple[int, int]] | None = None) -> None:
+        """`owner` gives the user and group to be written for those on disk; None: the same."""
+        self._owner = owner
         self._linked: dict[tuple[int, int], bytes] = {}  # files with several names that were written
 
     def one(self, pinned: int, name: bytes) -> Iterator[bytes]:
@@ -83,7 +85,7 @@ class TreeWriter:
         fd = fs.openat2(pinned, ".", _LIST, _INSIDE)
         try:
             lead = name.rstrip(b"/") + b"/"
-            yield _header(lead, status, DIRECTORY, _xattrs(fd))
+            yield self._header(lead, status, DIRECTORY, _xattrs(fd))
             yield from self.below(fd, lead)
         finally:
             os.close(fd)
@@ -107,7 +109,7 @@ class TreeWriter:
                 inside += b"/" if inside else b""
                 status = os.fstat(fd)
                 if inside:
-                    yield _header(lead + inside, status, DIRECTORY, _xattrs(fd))
+                    yield self._header(lead + inside, status, DIRECTORY, _xattrs(fd))
                 if status.st_dev != device:
                     if is_unreadable(fd):
                         continue
@@ -135,6 +137,17 @@ class TreeWriter:
         finally:
             os.close(pinned)
 
+    def _header(
+        self,
+        name: bytes,
+        status: os.stat_result,
+        kind: bytes,
+        xattrs: dict[bytes, bytes],
+        target: bytes = b"",
+    ) -> bytes:
+        owner = status.st_uid, status.st_gid
+        return _header(name, status, self._owner(*owner) if self._owner else owner, kind, xattrs, target)
+
     def _member(self, pinned: int, status: os.stat_result, name: bytes) -> Iterator[bytes]:
         kind = write.type_of(status.st_mode)
         if kind is None:
@@ -143,47 +156,51 @@ class TreeWriter:
             identity = (status.st_dev, status.st_ino)
             first = self._linked.setdefault(identity, name)
             if first != name:
-                yield _header(name, status, HARDLINK, {}, first)
+                yield self._header(name, status, HARDLINK, {}, first)
                 return
         if kind == REGULAR:
-            yield from _file(pinned, name)
+            yield from self._file(pinned, name)
         elif kind == SYMLINK:
-            yield _header(name, status, kind, {}, os.readlink(b"", dir_fd=pinned))
+            yield self._header(name, status, kind, {}, os.readlink(b"", dir_fd=pinned))
         else:
-            yield _header(name, status, kind, {})
+            yield self._header(name, status, kind, {})
 
-
-def _file(pinned: int, name: bytes) -> Iterator[bytes]:
-    fd = os.open(f"/proc/self/fd/{pinned}", _READ)
-    try:
-        status = os.fstat(fd)
-        yield _header(name, status, REGULAR, _xattrs(fd))
-        left = status.st_size
-        while left:
-            data = os.read(fd, min(left, _CHUNK))
-            if not data:
-                break
-            left -= len(data)
-            yield data
-        while left:
-            data = bytes(min(left, _CHUNK))
-            left -= len(data)
-            yield data
-        if status.st_size % 512:
-            yield write.padding(status.st_size)
-    finally:
-        os.close(fd)
+    def _file(self, pinned: int, name: bytes) -> Iterator[bytes]:
+        fd = os.open(f"/proc/self/fd/{pinned}", _READ)
+        try:
+            status = os.fstat(fd)
+            yield self._header(name, status, REGULAR, _xattrs(fd))
+            left = status.st_size
+            while left:
+                data = os.read(fd, min(left, _CHUNK))
+                if not data:
+                    break
+                left -= len(data)
+                yield data
+            while left:
+                data = bytes(min(left, _CHUNK))
+                left -= len(data)
+                yield data
+            if status.st_size % 512:
+                yield write.padding(status.st_size)
+        finally:
+            os.close(fd)
 
 
 def _header(
-    name: bytes, status: os.stat_result, kind: bytes, xattrs: dict[bytes, bytes], target: bytes = b""
+    name: bytes,
+    status: os.stat_result,
+    owner: tuple[int, int],
+    kind: bytes,
+    xattrs: dict[bytes, bytes],
+    target: bytes = b"",
 ) -> bytes:
     entry = Entry()
     entry.name = name
     entry.type = kind
     entry.linkname = target
     entry.mode = stat.S_IMODE(status.st_mode)
-    entry.uid, entry.gid = status.st_uid, status.st_gid
+    entry.uid, entry.gid = owner
     entry.size = status.st_size if kind == REGULAR else 0
     entry.mtime = status.st_mtime_ns // _SECOND * _SECOND
     entry.xattrs = xattrs

@@ -77,6 +77,7 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     default_cgroupns_mode: str = ""
     default_ulimits: dict[str, DefaultUlimit] = {}
     no_new_privileges: bool = False
+    userns_remap: str = ""
     log_driver: str = "json-file"
     log_opts: dict[str, str] = {}
     labels: list[str] = []

@@ -45,7 +45,6 @@ _UNFINISHED = frozenset(
         "rootless",
         "selinux-enabled",
         "storage-opts",
-        "userns-remap",
     }
 )
 _REFUSED = {
@@ -55,7 +54,6 @@ _REFUSED = {
     "rootless": "rootless mode is not supported",
     "selinux-enabled": "SELinux is not supported",
     "storage-opts": "snapshotters take their options from containerd's configuration",
-    "userns-remap": "user namespace remapping is not supported",
 }
 """Settings whose absence a user would be surprised by: anything but "off" is refused."""
 _OFF: tuple[object, ...] = (False, 0, "", [], {}, None)

@@ -48,6 +48,7 @@ _FLAGS = (
     Flag("default-cgroupns-mode", "default-cgroupns-mode", "text", "", "host or private"),
     Flag("default-ulimit", "default-ulimits", "ulimit", "", "Default ulimit: NAME=SOFT[:HARD]"),
     Flag("no-new-privileges", "no-new-privileges", "bool"),
+    Flag("userns-remap", "userns-remap", "text", "", "User and group of containers: default, USER or USER:GROUP"),
     Flag("log-driver", "log-driver", "text", "", "Default driver for container logs"),
     Flag("log-opt", "log-opts", "map", "", "Default log driver options: KEY=VALUE"),
     Flag("node-generic-resource", "node-generic-resources", "list", "", "Advertise user-defined resource"),
@@ -111,7 +112,6 @@ _FLAGS = (
     Flag("selinux-enabled", "selinux-enabled", "bool"),
     Flag("storage-opt", "storage-opts", "list"),
     Flag("swarm-default-advertise-addr", "swarm-default-advertise-addr", "text"),
-    Flag("userns-remap", "userns-remap", "text"),
 )
 _LISTS = frozenset({"list", "map", "ulimit", "runtime", "pool", "feature", "network-option"})
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orlop.dockerd import userns
 from orlop.dockerd.config import Config
 from orlop.dockerd.config_file import load
 from orlop.dockerd.flags import Options, parse_flags
@@ -52,6 +53,11 @@ def _prepare(config: Config, held: contextlib.ExitStack) -> None:
     _set_up_logging(config)
     _set_proxies(config)
     Path(config.data_root).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (remap := userns.resolve(config.userns_remap)) is not None:
+        # As in Docker each mapping has its own containers. Root's: the containers' root must not change it.
+        config.data_root = remap.directory(config.data_root)
+        Path(config.data_root).mkdir(mode=0o710, exist_ok=True)
+        os.chown(config.data_root, 0, remap.root[1])
     Path(config.exec_root).mkdir(mode=0o711, parents=True, exist_ok=True)
     for name in ("containers", "volumes"):
         Path(config.data_root, name).mkdir(mode=0o710, exist_ok=True)

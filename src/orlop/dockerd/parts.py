@@ -14,6 +14,7 @@ from orlop.dockerd.containers.kill import Kill
 from orlop.dockerd.containers.monitor import Monitor
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.remove import Remove
 from orlop.dockerd.containers.resources import Resources
 from orlop.dockerd.containers.runtimes import Runtimes
@@ -60,6 +61,7 @@ class Base(NamedTuple):
     plugins: Plugins
     authorization: Authorization
     metrics: Metrics
+    remapping: Remapping
 
 
 class Services(NamedTuple):

@@ -140,7 +140,7 @@ class System:
             "ContainerdCommit": {"ID": ""},
             "RuncCommit": {"ID": ""},
             "InitCommit": {"ID": ""},
-            "SecurityOptions": _security_options(),
+            "SecurityOptions": [*_security_options(), *(["name=userns"] if self._config.userns_remap else [])],
             "FirewallBackend": {"Driver": "nftables", "Info": None},
             "CDISpecDirs": self._config.cdi_directories,
             "DiscoveredDevices": self._discovered(),

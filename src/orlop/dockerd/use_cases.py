@@ -36,7 +36,15 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
     images = services.images.store
     return ContainerUseCases(
         create=Create(
-            registry, client, images, services.volumes, base.runtimes, base.paths, base.host, base.config
+            registry,
+            client,
+            images,
+            services.volumes,
+            base.runtimes,
+            base.paths,
+            base.host,
+            base.config,
+            base.remapping,
         ),
         start=life.start,
         stop=life.stop,
@@ -70,8 +78,8 @@ def archive_use_cases(base: Base, services: Services) -> ArchiveUseCases:
     registry = base.registry
     views = Views(base.client, services.volumes, base.paths)
     return ArchiveUseCases(
-        out=ArchiveOut(registry, views),
-        into=ArchiveIn(registry, views),
-        export=Export(registry, views),
+        out=ArchiveOut(registry, views, base.remapping),
+        into=ArchiveIn(registry, views, base.remapping),
+        export=Export(registry, views, base.remapping),
         changes=Changes(registry, base.client, views),
     )

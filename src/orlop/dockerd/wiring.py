@@ -9,7 +9,7 @@ import msgspec
 
 from orlop import __version__
 from orlop.containerd.client import Client
-from orlop.dockerd import identity, network, store, volumes
+from orlop.dockerd import identity, network, store, userns, volumes
 from orlop.dockerd.access.gate import Gate
 from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.router import Route
@@ -37,6 +37,7 @@ from orlop.dockerd.containers.networking import Networking
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.pause import Pause
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.remove import Remove
 from orlop.dockerd.containers.resources import Resources
 from orlop.dockerd.containers.runtimes import Runtimes
@@ -68,6 +69,7 @@ from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
 from orlop.dockerd.use_cases import archive_use_cases, container_use_cases
 from orlop.dockerd.volumes import VolumeService
+from orlop.dockerd.volumes.copyup import as_they_are
 from orlop.dockerd.volumes.plugin_driver import PluginDrivers
 from orlop.netd.client import NetdClient
 from orlop.registry import RegistryConfig
@@ -130,6 +132,7 @@ def _base(config: Config) -> Base:
         host = msgspec.structs.replace(host, ipv4_forwarding=True)
     paths = Paths(config.data_root, config.exec_root)
     watcher = Watcher()
+    remapping = Remapping(userns.resolve(config.userns_remap))
     places = f"{config.exec_root}/plugins"
     plugins = Plugins(Discovery([RUNTIME_DIRECTORY, places], [*SPEC_DIRECTORIES, places]))
     return Base(
@@ -147,6 +150,7 @@ def _base(config: Config) -> Base:
             str(Path(config.exec_root, "runc")),
             systemd_cgroup=config.systemd_cgroup,
             scripts=Path(config.data_root, "runtimes"),
+            io_owner=remapping.owner,
         ),
         watcher,
         Forwarding(paths, watcher),
@@ -154,6 +158,7 @@ def _base(config: Config) -> Base:
         plugins,
         Authorization(plugins, config.authorization_plugins),
         Metrics(),
+        remapping,
     )
 
 
@@ -166,6 +171,7 @@ def _services(base: Base) -> Services:
         lambda: volume_connection,
         base.registry.users_of_volume,
         PluginDrivers(base.plugins),
+        base.remapping.remap.outside if base.remapping.remap else as_they_are,
     )
     netd = NetdClient(f"{config.exec_root}/netd.sock", f"{config.exec_root}/netd.log")
     networks = NetworkService(base.connection, netd, _network_config(config), config.exec_root, base.plugins)
@@ -190,7 +196,7 @@ def _services(base: Base) -> Services:
         snapshotter=config.storage_driver,
         uses=uses,
         publish=publish,
-        commit_source=CommitSources(base.registry, Pause(base.registry, base.client)),
+        commit_source=CommitSources(base.registry, Pause(base.registry, base.client), base.remapping),
         registries=registries,
         max_concurrent_downloads=config.max_concurrent_downloads,
         max_concurrent_uploads=config.max_concurrent_uploads,
@@ -215,7 +221,7 @@ def _services(base: Base) -> Services:
 def _life(base: Base, services: Services) -> Life:
     config, registry, client, paths = base.config, base.registry, base.client, base.paths
     streams = Streams(client, paths, services.netd)
-    resources = Resources(registry, services.networks, services.volumes, paths, base.events)
+    resources = Resources(registry, services.networks, services.volumes, paths, base.events, base.remapping.owner)
     kill = Kill(registry, client)
     stop = Stop(registry, kill, config)
     unhealthy = Unhealthy(stop)
@@ -231,6 +237,7 @@ def _life(base: Base, services: Services) -> Life:
         base.host,
         config,
         base.forwarding,
+        base.remapping,
         on_running=health.watch,
         remove=remove.auto,
     )

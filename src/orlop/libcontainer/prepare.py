@@ -2,7 +2,6 @@
 """From a spec to the plans that the child carries out; everything expensive happens here, before the fork."""
 
 import os
-import signal
 
 from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import seccomp, trampoline
@@ -10,13 +9,11 @@ from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import Stdio
-from orlop.libcontainer.parent import reap, write_id_maps
 from orlop.libcontainer.program import Filter, Program, prepare_environment
 from orlop.libcontainer.rootfs.plan import MountStep
 from orlop.libcontainer.scheduling import plan_scheduling
 from orlop.oci.runtime import DeviceCgroup, IDMapping, Linux, Personality, Process, Resources
 from orlop.unix import mount as mnt
-from orlop.unix import process as proc
 
 SELINUX_FS = "/sys/fs/selinux"
 
@@ -161,19 +158,14 @@ def _map_ids(step: MountStep, linux: Linux) -> None:
 
 
 def user_namespace(uids: list[IDMapping], gids: list[IDMapping]) -> int:
-    """A descriptor of a new user namespace with these mappings, which lives as long as the descriptor."""
-    pid, pidfd = proc.clone3(proc.CLONE_NEWUSER)
-    if pid == 0:
-        try:
-            signal.pause()
-        finally:
-            os._exit(0)
+    """A descriptor of a new user namespace with these mappings. Raises InvalidArgumentError."""
+    from orlop.unix import idmap  # few containers need one
+
+    ranges = ([(one.container_id, one.host_id, one.size) for one in mappings] for mappings in (uids, gids))
     try:
-        write_id_maps(pid, uids, gids)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        reap(pid, pidfd)
-        os.close(pidfd)
+        return idmap.user_namespace(*ranges)
+    except OSError as error:
+        raise InvalidArgumentError(f"linux.uidMappings, linux.gidMappings: {explain(error)}") from error
 
 
 def close_sources(mounts: list[MountStep]) -> None:

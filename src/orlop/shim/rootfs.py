@@ -39,13 +39,38 @@ def _mount(wanted: "Mount", rootfs: str) -> None:
             inner = os.open(wanted.target.lstrip("/"), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
             os.close(target)
             target = inner
-        fd = mount.detached_mount(wanted.type, wanted.source, list(wanted.options))
+        fd = _detached(wanted)
         try:
             mount.attach(fd, target)
         finally:
             os.close(fd)
     finally:
         os.close(target)
+
+
+def _detached(wanted: "Mount") -> int:
+    """A detached mount; with `uidmap=` and `gidmap=`, as containerd has them, an overlay of idmapped layers."""
+    options = list(wanted.options)
+    maps = {option[:6]: option[7:] for option in options if option[:7] in ("uidmap=", "gidmap=")}
+    if not maps:
+        return mount.detached_mount(wanted.type, wanted.source, options)
+    if wanted.type != "overlay" or len(maps) != 2:
+        raise InvalidArgumentError("idmapped root filesystems must be overlays with both uidmap and gidmap")
+    from orlop.unix import idmap
+
+    rest = [option for option in options if option[:7] not in ("uidmap=", "gidmap=")]
+    return idmap.overlay(rest, _ranges(maps["uidmap"]), _ranges(maps["gidmap"]))
+
+
+def _ranges(text: str) -> list[tuple[int, int, int]]:
+    ranges = []
+    for part in text.split(","):
+        words = part.split(":")
+        if len(words) != 3 or not all(word.isascii() and word.isdigit() for word in words):
+            raise InvalidArgumentError(f"invalid mapping of ids {part!r}: expected inside:outside:count")
+        inside, outside, count = map(int, words)
+        ranges.append((inside, outside, count))
+    return ranges
 
 
 def unmount_all(rootfs: str) -> None:

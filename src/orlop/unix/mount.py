@@ -318,8 +318,7 @@ def _old_overlay(data: list[str] | tuple[str, ...], attributes: int) -> int | No
     if layers_one_by_one():
         return None
     lower = next((option.removeprefix("lowerdir=") for option in data if option.startswith("lowerdir=")), "")
-    layers = [path.replace("\\:", ":").replace("\\\\", "\\") for path in _unescaped_split(lower, ":")]
-    fd = detached_overlay(layers, [option for option in data if not option.startswith("lowerdir=")])
+    fd = detached_overlay(lower_layers(lower), [option for option in data if not option.startswith("lowerdir=")])
     if attributes:
         try:
             mount_setattr(fd, b"", AT_EMPTY_PATH, attr_set=attributes)
@@ -347,6 +346,11 @@ def _set_lower_layers(context: int, value: str) -> None:
     for key, group in [("lowerdir+", layers), *(("datadir+", layer) for layer in data_layers)]:
         for path in _unescaped_split(group, ":"):
             _set_string(context, key, path.replace("\\:", ":").replace("\\\\", "\\"))
+
+
+def lower_layers(value: str) -> list[str]:
+    """The paths of `lowerdir`, the topmost first."""
+    return [path.replace("\\:", ":").replace("\\\\", "\\") for path in _unescaped_split(value, ":")]
 
 
 def _unescaped_split(value: str, separator: str) -> list[str]:

@@ -13,10 +13,12 @@ from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.archive_out import explained
 from orlop.dockerd.containers.bridge import Inlet
+from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.path_stat import absolute
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.view import Views
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import ConflictError, InvalidArgumentError
 from orlop.unix import fs
 
 
@@ -35,9 +37,10 @@ class Wanted(NamedTuple):
 class ArchiveIn:
     """The use case."""
 
-    def __init__(self, registry: Registry, views: Views) -> None:
+    def __init__(self, registry: Registry, views: Views, remapping: Remapping) -> None:
         self._registry = registry
         self._views = views
+        self._remapping = remapping
 
     async def __call__(self, reference: str, wanted: Wanted, chunks: AsyncIterator[bytes]) -> None:
         """Extract a tar stream, which may be compressed, in a directory of a container.
@@ -47,6 +50,12 @@ class ArchiveIn:
         """
         container = self._registry.get(reference)
         user = container.record.config.user if wanted.container_owner else ""
+        outside = self._remapping.outside(container.record.host_config)
+        if outside is not None and not lives(container):
+            raise ConflictError(
+                f"container {container.id} is in a user namespace and does not run: files can be copied into it "
+                "while it runs"
+            )
         incoming = Inlet()
 
         def extract(view: int) -> None:
@@ -58,6 +67,7 @@ class ArchiveIn:
                 keep_top=True,
                 owner=(owner.uid, owner.gid) if owner else None,
                 keep_kinds=wanted.keep_kinds,
+                outside=outside,
             )
             extractor = RelocatingExtractor(view, relocation)
             try:

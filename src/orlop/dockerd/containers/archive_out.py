@@ -14,6 +14,7 @@ from orlop.archive.walk import TreeWriter, buffered, is_unreadable
 from orlop.dockerd.containers.bridge import from_thread
 from orlop.dockerd.containers.path_stat import Found, describe, find
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping, Shift
 from orlop.dockerd.containers.view import Views
 from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError
 
@@ -28,9 +29,10 @@ class Archive(NamedTuple):
 class ArchiveOut:
     """The use case."""
 
-    def __init__(self, registry: Registry, views: Views) -> None:
+    def __init__(self, registry: Registry, views: Views, remapping: Remapping) -> None:
         self._registry = registry
         self._views = views
+        self._remapping = remapping
 
     async def stat(self, reference: str, path: str) -> dict[str, Any]:
         """What a path is. Raises NotFoundError (container, file), ConflictError, InvalidArgumentError."""
@@ -66,8 +68,9 @@ class ArchiveOut:
             os.close(found.pinned)
             os.close(view)
 
+        inside = self._remapping.inside(container.record.host_config)
         self._registry.publish(container, "archive-path")
-        return Archive(stat, from_thread(buffered(_tar(found)), close))
+        return Archive(stat, from_thread(buffered(_tar(found, inside)), close))
 
 
 def _open(view: int, path: str, reference: str) -> tuple[Found, dict[str, Any]]:
@@ -82,9 +85,9 @@ def _open(view: int, path: str, reference: str) -> tuple[Found, dict[str, Any]]:
             raise
 
 
-def _tar(found: Found) -> Iterator[bytes]:
+def _tar(found: Found, inside: Shift | None) -> Iterator[bytes]:
     with told():
-        yield from TreeWriter().one(found.pinned, os.fsencode(found.name))
+        yield from TreeWriter(inside).one(found.pinned, os.fsencode(found.name))
     yield write.END
 
 

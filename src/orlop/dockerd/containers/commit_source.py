@@ -11,16 +11,18 @@ from orlop import codec
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.pause import Pause
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.images.ports import CommitSource
-from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError
+from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError, NotImplementedByUsError
 from orlop.oci.image import ImageConfig
 
 
 class CommitSources:
     """Finds containers for `orlop.dockerd.images.commit`."""
 
-    def __init__(self, registry: Registry, pause: Pause) -> None:
+    def __init__(self, registry: Registry, pause: Pause, remapping: Remapping) -> None:
         self._registry = registry
+        self._remapping = remapping
         self._pause = pause
 
     def __call__(self, container: str) -> CommitSource:
@@ -28,6 +30,10 @@ class CommitSources:
         found = self._registry.get(container)
         if found.record.state.removing:
             raise ConflictError(f"You cannot commit container {found.id} which is being removed")
+        if self._remapping.outside(found.record.host_config) is not None:
+            raise NotImplementedByUsError(
+                f"container {found.id} is in a user namespace: its image would have the host's ids"
+            )
 
         def committed(image_id: str, name: str, comment: str) -> None:
             about = {"comment": comment, "imageID": image_id, "imageRef": name}

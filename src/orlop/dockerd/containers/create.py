@@ -21,6 +21,7 @@ from orlop.dockerd.containers.names import check_name, generate_id, generate_nam
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Images, Volumes
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.images.store import ImageRecord
 from orlop.dockerd.logging.options import check_log_config, with_defaults
@@ -56,6 +57,7 @@ class Create:
         paths: Paths,
         host: Host,
         config: Config,
+        remapping: Remapping,
     ) -> None:
         self._registry = registry
         self._client = client
@@ -65,6 +67,7 @@ class Create:
         self._paths = paths
         self._host = host
         self._config = config
+        self._remapping = remapping
 
     async def __call__(self, name: str, request: CreateRequest, platform: Platform | None = None) -> Created:
         """Make a container. An empty name gets one made up; no platform means the host's.
@@ -155,6 +158,7 @@ class Create:
         defaults = LogConfig(type=self._config.log_driver, config=self._config.log_opts)
         host_config.log_config = with_defaults(host_config.log_config, defaults)
         check_log_config(host_config.log_config)
+        self._remapping.check(host_config)
         host_config.runtime = host_config.runtime or self._runtimes.default
         self._runtimes.resolve(host_config.runtime)
         return host_config, warnings

@@ -39,7 +39,13 @@ class Resources:
     """Takes and gives back. Giving back is idempotent: it is also what settles the traces of a crash."""
 
     def __init__(
-        self, registry: Registry, networks: Networks, volumes: Volumes, paths: Paths, events: Events
+        self,
+        registry: Registry,
+        networks: Networks,
+        volumes: Volumes,
+        paths: Paths,
+        events: Events,
+        owner: tuple[int, int] = (0, 0),
     ) -> None:
         self._registry = registry
         self._events = events
@@ -47,6 +53,7 @@ class Resources:
         self._volumes = volumes
         self._paths = paths
         self._links = Links(registry)
+        self._owner = owner
 
     async def take(self, container: Container) -> Namespaces:
         """Network sandbox, volumes and shared memory for a run, all at once.
@@ -163,6 +170,8 @@ class Resources:
         path = Path(self._paths.file(container_id, name))
         path.write_text(content)
         path.chmod(0o644)
+        if self._owner != (0, 0):
+            os.chown(path, *self._owner)
         return str(path)
 
     # -- namespaces of other containers

@@ -48,13 +48,16 @@ class Runtimes:
         *,
         systemd_cgroup: bool,
         scripts: Path | None = None,
+        io_owner: tuple[int, int] = (0, 0),
     ) -> None:
         """`root` is the directory of the runtimes' own state (`orlop-runc --root`), below the exec root.
 
         `scripts` is where wrappers of runtimes with `runtimeArgs` are written: a shim is given one path, no words.
+        `io_owner` is whose the pipes of processes are, user and group: they may open them again.
         """
         self._root = root
         self._scripts = scripts
+        self._io_owner = io_owner
         self._systemd_cgroup = systemd_cgroup
         self._wrappers: dict[str, str] = {}
         self.configure(configured, default)
@@ -97,7 +100,8 @@ class Runtimes:
         return self._runtime(ORLOP, {"BinaryName": self._wrappers.get(name, entry.path)})
 
     def _runtime(self, shim: str, given: Mapping[str, object]) -> Runtime:
-        options = Options(root=self._root, systemd_cgroup=self._systemd_cgroup)
+        uid, gid = self._io_owner
+        options = Options(root=self._root, systemd_cgroup=self._systemd_cgroup, io_uid=uid, io_gid=gid)
         for name, value in given.items():
             setattr(options, _OPTION_FIELDS[name], value)
         ours = shim == ORLOP

@@ -15,6 +15,7 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.model import ContainerRecord, Health
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import Remapping, joined_namespace
 from orlop.dockerd.containers.resources import Namespaces, Resources
 from orlop.dockerd.containers.runtimes import DEFAULT, Runtime, Runtimes
 from orlop.dockerd.containers.start_errors import EXIT_UNKNOWN, classify
@@ -59,6 +60,7 @@ class Start:
         host: Host,
         config: Config,
         forwarding: Forwarding,
+        remapping: Remapping,
         on_running: Callable[[Container], None],
         remove: Callable[[Container], Awaitable[None]],
     ) -> None:
@@ -71,6 +73,7 @@ class Start:
         self._host = host
         self._config = config
         self._forwarding = forwarding
+        self._remapping = remapping
         self._on_running = on_running
         self._remove = remove
         self._seccomp = _read_seccomp(config.seccomp_profile)
@@ -151,11 +154,14 @@ class Start:
         namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
         spec = build_spec(self._spec_request(record, namespaces, user))
         self._add_devices(spec, record)
+        joined = joined_namespace(namespaces.pid, namespaces.ipc)
+        await self._remapping.apply(spec, record.host_config, namespaces.network, joined)
         container.process = spec.process
         container.in_containerd = True
         await self._create_record(record, runtime, spec)
         source, stdio = await self._streams.container(record, runtime.ours)
         started_at = timestamps.now()
+        mounts = self._remapping.mounts(record.host_config, mounts, ours=runtime.ours)
         pid = await self._create_task(record, runtime, mounts, stdio)
         await container.attach.open(source)
         try:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from orlop.dockerd.network import rtnetlink
 from orlop.dockerd.network.links import InterfacePlan, Route
@@ -114,6 +114,13 @@ def set_sysctl(key: str, value: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def set_sysctls(path: str, values: Mapping[str, str]) -> None:
+    """Write settings ("net.ipv4.ip_forward") of the namespace at `path`. Blocks; raises OSError."""
+    with _entered(path):
+        for key, value in values.items():
+            set_sysctl(key.replace(".", "/"), value)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,10 @@ from collections.abc import Callable, Sequence
 from orlop.errdefs import InvalidArgumentError
 from orlop.unix import fs
 
+Owner = tuple[int, int]
+"""User and group."""
+Shift = Callable[[int, int], Owner]
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE = fs.RESOLVE_BENEATH | fs.RESOLVE_NO_SYMLINKS
 _CHUNK = 16 << 20
@@ -28,11 +32,16 @@ def open_source(root: int, path: str) -> int | None:
         raise InvalidArgumentError(f"cannot mount volume over existing file, file exists {path}") from None
 
 
-def copy_tree(source: int, target: int) -> None:
+def as_they_are(uid: int, gid: int) -> Owner:
+    """Ids that are the same on both sides."""
+    return uid, gid
+
+
+def copy_tree(source: int, target: int, outside: Shift = as_they_are) -> None:
     """Copy what is below the directory descriptor `source` into `target`, which is empty, and its own attributes.
 
-    Owners, modes, times, extended attributes, hard links, symbolic links, devices, pipes and sockets are kept.
-    Raises OSError.
+    Owners, modes, times, extended attributes, hard links, symbolic links, devices, pipes and sockets are kept;
+    `outside` gives the owner there for one here. Raises OSError.
     """
     links: dict[tuple[int, int], str] = {}
     made: list[str] = []
@@ -52,7 +61,7 @@ def copy_tree(source: int, target: int) -> None:
                 elif key in links:
                     os.link(links[key], name, src_dir_fd=target, dst_dir_fd=there, follow_symlinks=False)
                 else:
-                    _copy(here, there, name, found)
+                    _copy(here, there, name, found, outside)
                     if found.st_nlink > 1:
                         links[key] = inside
         finally:
@@ -62,7 +71,7 @@ def copy_tree(source: int, target: int) -> None:
     for place in reversed(made):
         here, there = _open(source, place), _open(target, place)
         try:
-            _copy_attributes(here, there)
+            _copy_attributes(here, there, outside)
         finally:
             os.close(here)
             os.close(there)
@@ -72,28 +81,28 @@ def _open(root: int, place: str) -> int:
     return fs.openat2(root, place, _DIRECTORY, _INSIDE)
 
 
-def _copy(here: int, there: int, name: str, found: os.stat_result) -> None:
+def _copy(here: int, there: int, name: str, found: os.stat_result, outside: Shift) -> None:
     if stat.S_ISREG(found.st_mode):
-        _copy_file(here, there, name)
+        _copy_file(here, there, name, outside)
         return
     if stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(name, dir_fd=here), name, dir_fd=there)
     else:
         os.mknod(name, found.st_mode, found.st_rdev, dir_fd=there)
-    os.chown(name, found.st_uid, found.st_gid, dir_fd=there, follow_symlinks=False)
+    os.chown(name, *outside(found.st_uid, found.st_gid), dir_fd=there, follow_symlinks=False)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=there)
     os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=there, follow_symlinks=False)
 
 
-def _copy_file(here: int, there: int, name: str) -> None:
+def _copy_file(here: int, there: int, name: str, outside: Shift) -> None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     source = os.open(name, os.O_RDONLY | flags, dir_fd=here)
     try:
         target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=there)
         try:
             _copy_content(source, target)
-            _copy_attributes(source, target)
+            _copy_attributes(source, target, outside)
         finally:
             os.close(target)
     finally:
@@ -116,10 +125,10 @@ def _send(source: int, target: int, count: int) -> int:
     return os.sendfile(target, source, None, count)
 
 
-def _copy_attributes(source: int, target: int) -> None:
+def _copy_attributes(source: int, target: int, outside: Shift) -> None:
     """Owner, extended attributes, mode and times, in the order in which none undoes another."""
     found = os.fstat(source)
-    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchown(target, *outside(found.st_uid, found.st_gid))
     for name in _attributes(source):
         os.setxattr(target, name, os.getxattr(source, name))
     os.fchmod(target, stat.S_IMODE(found.st_mode))

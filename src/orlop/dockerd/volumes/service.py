@@ -46,10 +46,12 @@ class VolumeService:
         connect: Callable[[], sqlite3.Connection],
         users_of: Callable[[str], list[str]],
         drivers: PluginDrivers | None = None,
+        outside: copyup.Shift = copyup.as_they_are,
     ) -> None:
         self._root = root
         self._store = VolumeStore(connect)
         self._users_of = users_of
+        self._outside = outside
         self._drivers = drivers or PluginDrivers(Plugins(Discovery([], [])))
         self._guard = threading.Lock()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
@@ -340,7 +342,7 @@ class VolumeService:
             os.mkdir(stage, 0o700)
         target = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            copyup.copy_tree(source, target)
+            copyup.copy_tree(source, target, self._outside)
         finally:
             os.close(target)
         if not whole:
@@ -350,7 +352,10 @@ class VolumeService:
     def _make_directory(self, name: str) -> None:
         try:
             (self._root / name).mkdir(mode=0o701, exist_ok=True)
-            self._data(name).mkdir(mode=0o755, exist_ok=True)
+            data = self._data(name)
+            if not data.is_dir():
+                data.mkdir(mode=0o755)
+                os.chown(data, *self._outside(0, 0))
         except OSError as error:
             raise InternalError(f"create {name}: {_reason(error)}") from None
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts whose ids are shown as others (mount_setattr(2), MOUNT_ATTR_IDMAP), and overlays of them."""
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from orlop.unix import mount as mnt
+from orlop.unix import process as proc
+
+Range = tuple[int, int, int]
+"""First id inside, first id outside, how many."""
+
+
+def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
+    """A descriptor of a new user namespace with these mappings, which lives as long as the descriptor.
+
+    The caller must have one thread only. Raises OSError.
+    """
+    pid, pidfd = proc.clone3(proc.CLONE_NEWUSER)
+    if pid == 0:
+        try:
+            signal.pause()
+        finally:
+            os._exit(0)
+    try:
+        for file, ranges in (("uid_map", uids), ("gid_map", gids)):
+            with open(f"/proc/{pid}/{file}", "w", encoding="ascii") as out:
+                out.write("".join(f"{inside} {outside} {size}\n" for inside, outside, size in ranges))
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+
+
+def overlay(options: Sequence[str], uids: Sequence[Range], gids: Sequence[Range]) -> int:
+    """A detached overlay of which the lower layers are idmapped; `options` as fstab has them.
+
+    What is written is owned by ids outside, as the container's processes are. The root of a fresh upper directory,
+    which is root's, is given to the container's root. Raises OSError.
+    """
+    namespace = user_namespace(uids, gids)
+    try:
+        with ExitStack() as stack:
+            context = mnt.fsopen("overlay")
+            stack.callback(os.close, context)
+            for option in options:
+                key, separator, value = option.partition("=")
+                if key == "lowerdir":
+                    for path in mnt.lower_layers(value):
+                        layer = _mapped(path, namespace)
+                        stack.callback(os.close, layer)
+                        mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
+                elif separator:
+                    mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
+            mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+            made = mnt.fsmount(context)
+    finally:
+        os.close(namespace)
+    try:
+        _give_root(made, uids[0][1], gids[0][1])
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
+def _mapped(path: str, namespace: int) -> int:
+    fd = mnt.open_tree(mnt.AT_FDCWD, path)
+    try:
+        mnt.mount_setattr(fd, b"", mnt.AT_EMPTY_PATH, attr_set=mnt.MOUNT_ATTR_IDMAP, userns_fd=namespace)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _give_root(made: int, uid: int, gid: int) -> None:
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=made)
+    try:
+        if os.fstat(root).st_uid == 0:
+            os.fchown(root, uid, gid)
+    finally:
+        os.close(root)
