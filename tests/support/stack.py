@@ -54,9 +54,10 @@ class Stack:
         self.host = f"unix://{self.socket}"
         self.log_path = f"{self.base}/orlopd.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.variables: dict[str, str] = {}
         self._runtime = runtime
         self._flags = list(flags)
-        self._program = list(program)
+        self.program = list(program)
         self._cgroup_parent = f"/orlop-test{self.base.replace('/', '-')}"
         self._netns = _new_netns()
         with open(f"{self.base}/daemon.json", "w", encoding="utf-8") as file:
@@ -84,7 +85,7 @@ class Stack:
 
     def start(self, *flags: str) -> None:
         """Start orlopd, and wait until it says that it is ready."""
-        command = [sys.executable, "-P", *self._program, "-H", self.host, "-D"]
+        command = [sys.executable, "-P", *self.program, "-H", self.host, "-D"]
         command += ["--config-file", f"{self.base}/daemon.json"]
         command += ["--data-root", self.data_root, "--exec-root", self.exec_root, "--group", ""]
         command += ["--containerd", self.containerd.address, "--containerd-namespace", self.containerd.namespace]
@@ -96,7 +97,7 @@ class Stack:
                 os.unlink(path)
             ready.bind(path)
             ready.settimeout(0.1)
-            variables = dict(os.environ, NOTIFY_SOCKET=path)
+            variables = dict(os.environ, NOTIFY_SOCKET=path, **self.variables)
             with self.network():
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from orlop.api.task_types_pb2 import Process, Status
 from orlop.containerd.client import Client
 from orlop.dockerd import timestamps
@@ -23,6 +25,7 @@ from orlop.dockerd.containers.shared_memory import unmount_shm
 from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard, discard_task
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.logging.forward import Forwarding
+from orlop.dockerd.network.types import Sandbox
 from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
 
 log = logging.getLogger("orlop.dockerd.reconcile")
@@ -34,6 +37,7 @@ class Networks(Protocol):
     """What is asked of the networks."""
 
     def list_networks(self) -> list[dict[str, Any]]: ...
+    def sandbox(self, container_id: str) -> Sandbox | None: ...
     def inspect_network(self, reference: str) -> dict[str, Any]: ...
     async def release(self, container_id: str) -> None: ...
 
@@ -129,6 +133,7 @@ class Reconcile:
             state.running, state.restarting = True, False
             state.paused = task.status in (Status.PAUSED, Status.PAUSING)
             state.pid = task.pid
+            self._take_up_networks(container)
             await container.attach.open(await self._streams.again(container.record))
             for extra in container.execs.values():
                 if extra.record.running:
@@ -139,6 +144,17 @@ class Reconcile:
             await self._missed_exit(container, task)
         else:
             await self._exits.missed_execs(container)
+
+    def _take_up_networks(self, container: Container) -> None:
+        """The last daemon may have died between a change of its networks or ports and noting it down."""
+        sandbox = self._networks.sandbox(container.id)
+        if sandbox is None:
+            return
+        record = container.record
+        record.endpoints = {
+            name: record.endpoints.get(name, settings) for name, settings in sandbox.endpoints.items()
+        }
+        record.network.ports = msgspec.to_builtins(sandbox.ports)
 
     async def _take_last_output(self, container: Container) -> None:
         """On a shim that is not ours: copy what has been kept of its output."""
