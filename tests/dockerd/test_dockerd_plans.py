@@ -123,6 +123,11 @@ def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
         ({"host-gateway-ip": "1.1.1.1", "host-gateway-ips": ["1.1.1.1"]}, "must not both be specified"),
         ({"host-gateway-ips": ["1.1.1.1", "1.1.1.2"]}, "only one IPv4 host gateway"),
         ({"selinux-enabled": True}, "SELinux is not supported"),
+        ({"nri-opts": {"enable": True}}, "nri-opts: there is no Node Resource Interface"),
+        ({"storage-opts": ["size=1g"]}, "storage-opts: snapshotters take their options from containerd's"),
+        ({"cpu-rt-period": 1}, "cpu-rt-period: the CPU time of all containers together"),
+        ({"firewall-backend": "ipfw"}, 'invalid firewall-backend: allowed values are "iptables" and "nftables"'),
+        ({"firewall-backend": "iptables"}, "firewall-backend: rules are made by nftables only"),
         (b"\xff\xff", "failed to decode configuration JSON at offset 0"),
         ({"labels": ["x"]}, "bad attribute format: x"),
         ({"default-shm-size": "big"}, "default-shm-size"),
@@ -150,6 +155,40 @@ def test_a_setting_by_flag_and_in_the_file_is_a_conflict(tmp_path: Path) -> None
         "http-proxy: (from flag: http://y, from file: http://xxxxx:xxxxx@x), "
         "log-opts: (from flag: map[a:b], from file: map[a:1 b:2])"
     )
+
+
+def test_every_key_of_the_table_is_known(tmp_path: Path) -> None:
+    """All keys that dockerd 29 takes from its file, with values that are their defaults there."""
+    empty: list[str] = []
+    off = ("allow-direct-routing", "cri-containerd", "debug", "experimental", "init", "ip-forward-no-drop", "ipv6",
+           "no-new-privileges", "raw-logs", "rootless", "selinux-enabled", "tls", "tlsverify")  # fmt: skip
+    on = ("icc", "ip-forward", "ip-masq", "ip6tables", "iptables", "live-restore", "userland-proxy")
+    lists = ("authorization-plugins", "cdi-spec-dirs", "default-address-pools", "dns", "dns-opts", "dns-search",
+             "exec-opts", "host-gateway-ips", "hosts", "insecure-registries", "labels", "node-generic-resources",
+             "registry-mirrors", "storage-opts")  # fmt: skip
+    objects = ("builder", "default-network-opts", "default-ulimits", "features", "log-opts", "runtimes")
+    texts = ("bip", "bip6", "bridge", "bridge-accept-fwmark", "cgroup-parent", "containerd-plugins-namespace",
+             "default-gateway", "default-gateway-v6", "firewall-backend", "fixed-cidr", "fixed-cidr-v6",
+             "init-path", "metrics-addr", "min-api-version", "pidfile", "seccomp-profile",
+             "swarm-default-advertise-addr", "tlscacert", "tlscert", "tlskey", "userland-proxy-path",
+             "userns-remap")  # fmt: skip
+    numbers = {"cpu-rt-period": 0, "cpu-rt-runtime": 0, "default-stop-timeout": 10, "max-concurrent-downloads": 3,
+               "max-concurrent-uploads": 5, "max-download-attempts": 5, "mtu": 1500, "shutdown-timeout": 15,
+               "network-control-plane-mtu": 1500, "network-diagnostic-port": 0,
+               "default-shm-size": "64MiB"}  # fmt: skip
+    others = {"containerd": "/c", "containerd-namespace": "moby", "data-root": "/d", "exec-root": "/e",
+              "default-cgroupns-mode": "host", "default-ipc-mode": "private", "default-runtime": "orlop",
+              "group": "",
+              "ip": "0.0.0.0", "log-driver": "json-file", "log-format": "text", "log-level": "info",
+              "nri-opts": {"enable": False}, "storage-driver": "overlayfs",
+              "proxies": {"http-proxy": "", "https-proxy": "", "no-proxy": ""}}  # fmt: skip
+    content: dict[str, object] = {**numbers, **others}
+    content |= dict.fromkeys(off, False) | dict.fromkeys(on, True) | dict.fromkeys(lists, empty)
+    content |= {key: {} for key in objects} | dict.fromkeys(texts, "")
+    assert settings(tmp_path, content).data_root == "/d"
+    # "host-gateway-ip" is the old name of a key that is there; together they are refused.
+    assert settings(tmp_path, {"host-gateway-ip": "1.2.3.4"}).host_gateway_ips == ["1.2.3.4"]
+    assert len(content) + 1 + 2 >= 86  # the table's keys less those that are rejected there; proxies are three
 
 
 def test_runtimes_of_file_and_flags_are_merged_and_proxies_nested(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     ip_masq: bool = True
     ipv6: bool = False
     ip: str = "0.0.0.0"
+    firewall_backend: str = ""
     userland_proxy: bool = True
     userland_proxy_path: str = ""
     dns: list[str] = []

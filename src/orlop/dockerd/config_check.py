@@ -146,6 +146,10 @@ def _check_network(config: Config) -> None:
     for name in config.dns_search:
         if name != "." and not _DOMAIN.fullmatch(name):
             raise InvalidArgumentError(f"{name} is not a valid domain")
+    if config.firewall_backend not in ("", "nftables"):
+        if config.firewall_backend == "iptables":
+            raise InvalidArgumentError("firewall-backend: rules are made by nftables only")
+        raise InvalidArgumentError('invalid firewall-backend: allowed values are "iptables" and "nftables"')
     families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in config.host_gateway_ips]
     for family, text in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
         if families.count(family) > 1:

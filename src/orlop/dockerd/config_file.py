@@ -28,35 +28,25 @@ _WITHOUT_EFFECT = frozenset(
         "builder",
         "containerd-plugins-namespace",
         "deprecated-key-path",
+        "ip-forward-no-drop",
         "network-control-plane-mtu",
         "network-diagnostic-port",
         "swarm-default-advertise-addr",
     }
 )
-"""Keys of Docker's daemon.json for what this daemon does not do (swarm, build), or that have no effect there."""
-_UNFINISHED = frozenset(
-    {
-        "cpu-rt-period",
-        "cpu-rt-runtime",
-        "cri-containerd",
-        "firewall-backend",
-        "ip-forward-no-drop",
-        "nri-opts",
-        "rootless",
-        "selinux-enabled",
-        "storage-opts",
-    }
-)
+"""Keys of Docker's daemon.json for what this daemon does not do (swarm, build, a policy of DROP for everybody's
+packets), or that have no effect there."""
 _REFUSED = {
     "cpu-rt-period": "the CPU time of all containers together cannot be limited; limit that of each one",
     "cpu-rt-runtime": "the CPU time of all containers together cannot be limited; limit that of each one",
     "cri-containerd": "containerd is not started by this daemon",
+    "nri-opts": "there is no Node Resource Interface",
     "rootless": "rootless mode is not supported",
     "selinux-enabled": "SELinux is not supported",
     "storage-opts": "snapshotters take their options from containerd's configuration",
 }
 """Settings whose absence a user would be surprised by: anything but "off" is refused."""
-_OFF: tuple[object, ...] = (False, 0, "", [], {}, None)
+_OFF: tuple[object, ...] = (False, 0, "", [], {}, None, {"enable": False}, "enable=false")
 _KEYS = frozenset(field.encode_name for field in msgspec.structs.fields(Config))
 
 
@@ -123,7 +113,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _settings(parsed: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     flat = _flatten(parsed)
-    known = _KEYS | _PROXIES | _WITHOUT_EFFECT | _UNFINISHED | {"host-gateway-ip"}
+    known = _KEYS | _PROXIES | _WITHOUT_EFFECT | _REFUSED.keys() | {"host-gateway-ip"}
     if unknown := sorted(flat.keys() - known):
         raise InvalidArgumentError(
             f"the following directives don't match any configuration option: {', '.join(unknown)}"

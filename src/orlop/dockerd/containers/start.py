@@ -216,6 +216,7 @@ class Start:
             ipc_namespace_path=namespaces.ipc,
             cgroup_parent=config.cgroup_parent or ("system.slice" if config.systemd_cgroup else "/docker"),
             systemd_cgroup=config.systemd_cgroup,
+            time_namespace=config.features.get("time-namespaces", False),
             init_path=(config.init_path or find_init()) if wants_init else "",
             default_init=config.init,
             default_ulimits=[

@@ -23,6 +23,8 @@ def namespaces(request: SpecRequest) -> list[Namespace]:
         found.append(_joined("ipc", config.ipc_mode, request.ipc_namespace_path))
     if config.cgroupns_mode == "private" and request.host.cgroup_namespaces:
         found.append(Namespace(type="cgroup"))
+    if request.time_namespace:
+        found.append(Namespace(type="time"))
     return found
 
 

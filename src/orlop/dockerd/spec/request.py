@@ -48,6 +48,7 @@ class SpecRequest(msgspec.Struct, kw_only=True):
     cgroup_parent: str = "/docker"
     """The daemon's default; `host_config.cgroup_parent` wins."""
     systemd_cgroup: bool = False
+    time_namespace: bool = False
     init_path: str = ""
     """docker-init on the host (`find_init()`); needed when `--init` is on."""
     default_init: bool = False
