@@ -198,6 +198,51 @@ def test_files(engine: Engine) -> None:
         assert address in engine("exec", "fi", "cat", "/etc/hosts")
 
 
+def test_files_follow_a_running_container(engine: Engine) -> None:
+    """Its files as it enters and leaves a network and gets another name; what it added itself stays."""
+
+    def lines(name: str) -> list[str]:
+        text = engine("exec", "roamer", "cat", f"/etc/{name}")
+        return [" ".join(line.split()) for line in text.splitlines() if line and line[0] not in "#"]
+
+    engine(
+        "run",
+        "-d",
+        "--name",
+        "roamer",
+        "--hostname",
+        "here",
+        "--add-host",
+        "far:192.0.2.9",
+        "busybox",
+        "sleep",
+        "999",
+    )
+    try:
+        (first,) = _addresses(engine, "roamer")
+        assert lines("hostname") == ["here"]
+        assert lines("hosts")[0] == "127.0.0.1 localhost"
+        assert "192.0.2.9 far" in lines("hosts") and lines("hosts")[-1] == f"{first} here"
+        engine("exec", "roamer", "sh", "-c", "echo 192.0.2.10 own >> /etc/hosts")
+        before = lines("hosts")
+        assert "nameserver 127.0.0.11" not in lines("resolv.conf")
+        engine("network", "connect", "zone", "roamer")
+        second = next(address for address in _addresses(engine, "roamer") if address != first)
+        assert lines("hosts") == [*before, f"{second} here"]
+        assert "nameserver 127.0.0.11" in lines("resolv.conf")
+        engine("rename", "roamer", "other")
+        assert "Address" in engine("exec", "z1", "nslookup", "-type=a", "other", "127.0.0.11")
+        engine("rename", "other", "roamer")
+        assert lines("hosts") == [*before, f"{second} here"] and lines("hostname") == ["here"]
+        engine("network", "disconnect", "zone", "roamer")
+        # Version 20.10 takes away every line about the container's own name.
+        assert lines("hosts") == before if engine.ours else "192.0.2.10 own" in lines("hosts")
+        engine("restart", "-t", "0", "roamer")
+        assert lines("hosts") == [line for line in before if line != "192.0.2.10 own"]
+    finally:
+        engine("rm", "-f", "roamer", "other", check=False)
+
+
 def test_published_port(engine: Engine) -> None:
     serve = "echo served > /tmp/index.html; exec httpd -f -p 80 -h /tmp"
     engine("run", "-d", "--name", "web", "--network", "zone", "-p", "8080:80", "busybox", "sh", "-c", serve)

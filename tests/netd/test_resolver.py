@@ -363,6 +363,51 @@ async def test_truncated_answers_are_passed_on_and_tcp_has_them_all(container: s
 
 
 @pytest.mark.root
+async def test_large_answers(container: str) -> None:
+    """Over UDP as large as the asker takes (EDNS); an upstream server's truncated answer makes it come by TCP."""
+    names = Names()
+    for number in range(60):
+        names.put(f"e{number}", Entry("n1", ("web",), (f"10.0.0.{number}",)))
+    many = [f"192.0.2.{number}" for number in range(100)]
+
+    def upstream_answers(message: bytes) -> bytes:
+        reply = dnslib.DNSRecord.parse(message).reply()
+        for address in many:
+            reply.add_answer(dnslib.RR(reply.q.qname, dnslib.QTYPE.A, rdata=dnslib.A(address)))
+        packed = bytes(reply.pack())
+        return packed if asked_by == TCP else bytes(reply.truncate().pack())
+
+    edns = dnslib.DNSRecord.parse(query("web"))
+    edns.add_ar(dnslib.EDNS0(udp_len=4096))
+    view = View((FRONT,), (Upstream("127.0.0.2"),))
+    with upstream("127.0.0.2", upstream_answers, container) as seen:
+        async with serving(container, view, names):
+            whole = await ask(container, bytes(edns.pack()))
+            assert len(answers(whole)) == 60 and dnslib.DNSRecord.parse(whole).header.tc == 0
+            asked_by = UDP
+            assert dnslib.DNSRecord.parse(await ask(container, query("large.example"))).header.tc == 1
+            asked_by = TCP
+            assert len(answers(await ask(container, query("large.example"), TCP))) == 100
+            options = dnslib.DNSRecord.parse(query("other.example"))
+            options.add_ar(dnslib.EDNS0(flags="do", udp_len=1232))
+            await ask(container, bytes(options.pack()), TCP)
+            assert dnslib.DNSRecord.parse(seen[-1]).ar[0].rtype == dnslib.QTYPE.OPT  # passed on as it came
+
+
+@pytest.mark.root
+async def test_reverse_lookups_of_both_families(container: str) -> None:
+    names = Names()
+    names.put("e1", Entry("n1", ("web", "alias"), ("10.0.0.1", "fd00::1")))
+    nibbles = ".".join(reversed("fd000000000000000000000000000001")) + ".ip6.arpa"
+    async with serving(container, View((FRONT,)), names):
+        for name in ("1.0.0.10.in-addr.arpa", nibbles):
+            assert answers(await ask(container, query(name, "PTR"))) == ["web.front."]
+        assert answers(await ask(container, query("web", "AAAA"))) == ["fd00::1"]
+        assert answers(await ask(container, query("alias.front"))) == ["10.0.0.1"]
+        assert rcode(await ask(container, query("2.0.0.10.in-addr.arpa", "PTR"))) == "SERVFAIL"  # nobody to ask
+
+
+@pytest.mark.root
 async def test_descriptors_are_given_back(container: str) -> None:
     def mine() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -29,7 +29,8 @@ from support.networks import (
 )
 
 from orlop.dockerd.network import netns as netns_module
-from orlop.engine.types import EndpointIPAMConfig, EndpointSettings, PortBinding
+from orlop.dockerd.network import sandbox_files
+from orlop.engine.types import EndpointIPAMConfig, EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError
 
 pytestmark = pytest.mark.root
@@ -433,3 +434,24 @@ async def test_no_default_bridge(netns: None, tmp_path: Path) -> None:
         await machine.connect("one", mode="none")
     finally:
         await machine.close(["one"])
+
+
+async def test_systemd_resolved_is_passed_over_or_asked(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stub at 127.0.0.53 is the host's alone: who asks by himself gets its servers; the resolver asks it."""
+    for name, server in (("stub", "127.0.0.53"), ("full", "192.0.2.53")):
+        (tmp_path / name).write_text(f"nameserver {server}\nsearch lan\n")
+    monkeypatch.setattr(sandbox_files, "_RESOLV_CONF", str(tmp_path / "stub"))
+    monkeypatch.setattr(sandbox_files, "_RESOLVED_CONF", str(tmp_path / "full"))
+    await host.service.create_network(NetworkCreateRequest(name="zone"))
+    plain, served, of_host = [await host.connect(mode, mode=mode) for mode in ("bridge", "zone", "host")]
+    assert [line for line in plain.resolv_conf.splitlines() if line[:1] not in ("#", "")] == [
+        "nameserver 192.0.2.53",
+        "search lan",
+    ]
+    assert "nameserver 127.0.0.11\nsearch lan\n" in served.resolv_conf and "host(127.0.0.53)" in served.resolv_conf
+    assert "nameserver 127.0.0.53\n" in of_host.resolv_conf
+    (tmp_path / "stub").write_text("nameserver 127.0.0.53\nnameserver 192.0.2.54\n")
+    mixed = await host.connect("mixed")
+    assert "nameserver 192.0.2.54\n" in mixed.resolv_conf and "127.0.0.53" not in mixed.resolv_conf

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put a container into a network, and take it out again, whether it runs or not."""
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -77,18 +78,17 @@ class Networking:
         record.network.ports = msgspec.to_builtins(attached.ports)
         # The files are mounted into the container: written in place, never replaced.
         if attached.resolv_conf:
-            Path(self._paths.file(record.id, "resolv.conf")).write_text(attached.resolv_conf)
-        hosts = Path(self._paths.file(record.id, "hosts"))
-        hosts.write_text(hosts.read_text() + attached.hosts_lines)
+            _rewrite(self._paths.file(record.id, "resolv.conf"), lambda _: attached.resolv_conf)
+        with open(self._paths.file(record.id, "hosts"), "a", encoding="utf-8") as hosts:
+            hosts.write(attached.hosts_lines)
 
     async def _detach(self, container: Container, network_id: str) -> None:
         record = container.record
         detached = await self._networks.detach(record.id, network_id)
         record.endpoints.pop(detached.name, None)
         record.network.ports = msgspec.to_builtins(detached.ports)
-        hosts = Path(self._paths.file(record.id, "hosts"))
         for address in detached.addresses:
-            hosts.write_text(without_address(hosts.read_text(), address))
+            _rewrite(self._paths.file(record.id, "hosts"), partial(without_address, address=address))
 
     def _check_mode(self, container: Container, driver: str) -> None:
         mode = container.record.host_config.network_mode
@@ -124,3 +124,12 @@ def _check(container: Container) -> None:
 def _has_sandbox(container: Container) -> bool:
     """Whether it runs, and is not waiting for its restart policy's next attempt."""
     return container.record.state.running and not container.record.state.restarting
+
+
+def _rewrite(path: str, change: Callable[[str], str]) -> None:
+    """Give a file that a container reads another content, without a moment in which it is empty."""
+    with open(path, "r+", encoding="utf-8", errors="surrogateescape") as file:
+        text = change(file.read())
+        file.seek(0)
+        file.write(text)
+        file.truncate()

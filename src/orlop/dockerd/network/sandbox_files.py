@@ -9,6 +9,8 @@ from orlop.dockerd.network import drivers, files, requests
 from orlop.dockerd.network.types import DnsSettings, Network, NetworkConfig, SandboxRequest
 
 _RESOLV_CONF = "/etc/resolv.conf"
+_RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
+_RESOLVED_STUB = ("127.0.0.53",)
 _HOSTS = "/etc/hosts"
 _IPV6 = "/proc/sys/net/ipv6"
 
@@ -48,14 +50,14 @@ def compute(
 
     Raises InvalidArgumentError naming the setting.
     """
-    host = files.parse_resolv_conf(_read(_RESOLV_CONF))
     own = drivers.of(networks[0]).own_namespace
     embedded = any(network.served for network in networks)
+    host, source = _of_host(stub=embedded or not own)
     dns = request.dns or config.dns
     options = request.dns_options or config.dns_options
     resolv_conf = files.resolv_conf(
         host,
-        source=_RESOLV_CONF,
+        source=source,
         dns=dns,
         search=request.dns_search or config.dns_search,
         options=options,
@@ -69,6 +71,17 @@ def compute(
 def hosts_lines(request: SandboxRequest, addresses: Sequence[str]) -> str:
     """What a container's hosts file says about its addresses in one more network."""
     return "".join(files.hosts_line(address, request.hostname, request.domainname) for address in addresses)
+
+
+def _of_host(*, stub: bool) -> tuple[files.ResolvConf, str]:
+    """The host's resolver settings and their file. Without `stub`: systemd-resolved's servers in its own place.
+
+    Its stub listens where only the host is. orlop-netd can ask it, and gets what systemd-resolved knows of links.
+    """
+    host = files.parse_resolv_conf(_read(_RESOLV_CONF))
+    if not stub and host.nameservers == _RESOLVED_STUB and os.path.exists(_RESOLVED_CONF):
+        return files.parse_resolv_conf(_read(_RESOLVED_CONF)), _RESOLVED_CONF
+    return host, _RESOLV_CONF
 
 
 def _read(path: str) -> str:
