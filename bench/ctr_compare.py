@@ -25,7 +25,7 @@ IMAGE = "docker.io/library/busybox:latest"
 _CONFIG = """
 version = 2
 root = "{base}/root"
-state = "{base}/state"
+state = "{state}"
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
   address = "{base}/c.sock"
@@ -78,14 +78,14 @@ def main() -> None:
 
 @contextlib.contextmanager
 def daemon(name: str) -> Iterator[str]:
-    """The path of a daemon's socket, in a directory of its own."""
-    with tempfile.TemporaryDirectory(prefix="bc") as base:
+    """The path of a daemon's socket; what it keeps is in directories of its own, its state on a tmpfs as usual."""
+    with tempfile.TemporaryDirectory(prefix="bc") as base, tempfile.TemporaryDirectory(dir="/run") as state:
         socket = f"{base}/c.sock"
         if name == "containerd":
-            pathlib.Path(f"{base}/config.toml").write_text(_CONFIG.format(base=base))
+            pathlib.Path(f"{base}/config.toml").write_text(_CONFIG.format(base=base, state=state))
             command = [name, "-c", f"{base}/config.toml"]
         else:
-            command = [name, "--root", f"{base}/root", "--state", f"{base}/state", "-a", socket]
+            command = [name, "--root", f"{base}/root", "--state", state, "-a", socket]
         with open(f"{base}/log", "wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -99,7 +99,7 @@ def daemon(name: str) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
             process.wait()
             for line in reversed(pathlib.Path("/proc/self/mountinfo").read_text().splitlines()):
-                if (point := line.split()[4]).startswith(f"{base}/"):
+                if (point := line.split()[4]).startswith((f"{base}/", f"{state}/")):
                     subprocess.run(["umount", "-l", point], check=False)
 
 
