@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from report import row, timed
 
 _HOST, _OUTSIDE = "198.51.100.1", "198.51.100.2"
 _HOST6, _OUTSIDE6 = "fd00:51::1", "fd00:51::2"
+_TOOLS = ("iperf3", "wrk", "nginx", "dnsperf", "curl")
 _SECONDS = 3
 _ROUNDS = 3
 _USR = [flag for place in ("/usr", "/lib", "/lib64") for flag in ("-v", f"{place}:{place}:ro")]
@@ -43,6 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench/run --network", description=__doc__)
     parser.add_argument("part", nargs="*", choices=[*parts, []], help="what to measure")
     chosen = parser.parse_args().part or [part for part in parts if part != "scale"]
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        raise SystemExit(f"not installed: {', '.join(missing)} (Debian: iperf3 wrk nginx-light dnsperf)")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         root = pathlib.Path(directory)
         engines: list[Engine] = [Orlop(root / "o"), Docker(root / "d")]

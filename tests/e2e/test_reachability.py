@@ -239,6 +239,10 @@ def test_files_follow_a_running_container(engine: Engine) -> None:
         assert lines("hosts") == before if engine.ours else "192.0.2.10 own" in lines("hosts")
         engine("restart", "-t", "0", "roamer")
         assert lines("hosts") == [line for line in before if line != "192.0.2.10 own"]
+        engine("exec", "roamer", "sh", "-c", "echo nameserver 192.0.2.11 > /etc/resolv.conf")
+        engine("network", "connect", "zone", "roamer")
+        if engine.ours:  # version 20.10 writes its own over it here
+            assert lines("resolv.conf") == ["nameserver 192.0.2.11"]
     finally:
         engine("rm", "-f", "roamer", "other", check=False)
 

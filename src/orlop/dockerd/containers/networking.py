@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put a container into a network, and take it out again, whether it runs or not."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -77,8 +78,9 @@ class Networking:
         record.endpoints[attached.name] = attached.settings
         record.network.ports = msgspec.to_builtins(attached.ports)
         # The files are mounted into the container: written in place, never replaced.
-        if attached.resolv_conf:
-            _rewrite(self._paths.file(record.id, "resolv.conf"), lambda _: attached.resolv_conf)
+        resolv_conf = self._paths.file(record.id, "resolv.conf")
+        if attached.resolv_conf and os.stat(resolv_conf).st_mtime_ns <= record.state.started_at:  # not its own one
+            _rewrite(resolv_conf, lambda _: attached.resolv_conf)
         with open(self._paths.file(record.id, "hosts"), "a", encoding="utf-8") as hosts:
             hosts.write(attached.hosts_lines)
 
