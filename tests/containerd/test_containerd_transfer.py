@@ -15,12 +15,13 @@ from google.protobuf.empty_pb2 import Empty
 from support import images
 from support.containerd import Daemon
 from support.containerd_state import assert_settled
+from support.fake_registry import FakeRegistry, fake_registry
 from support.registry import Registry, registry, running_registry
 
 from orlop.api import transfer_types_pb2 as pb
 from orlop.api.images_pb2 import Image
 from orlop.api.types_pb2 import Platform
-from orlop.codec import decode
+from orlop.codec import decode, encode
 from orlop.containerd.client import Client, typeurl
 from orlop.containerd.client.streams import receive_bytes, send_bytes
 from orlop.containerd.plugins.transfer.names import Name, names_of_member, names_of_target
@@ -33,7 +34,16 @@ from orlop.errdefs import (
     OrlopError,
     UnauthorizedError,
 )
-from orlop.oci.image import Index, Manifest, chain_ids, parse_image
+from orlop.oci.image import (
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+    chain_ids,
+    digest_of,
+    parse_image,
+)
 
 __all__ = ["registry"]
 
@@ -145,6 +155,53 @@ async def test_pull_what_is_not_there(client: Client, registry: Registry) -> Non
         await _pulled(client, name, name="")
     with pytest.raises(InvalidArgumentError, match="invalid reference format"):
         await _pulled(client, "a b")
+
+
+def _index(*children: Descriptor) -> tuple[Descriptor, bytes]:
+    raw = encode(Index(media_type=OCI_INDEX, manifests=list(children)))
+    return Descriptor(media_type=OCI_INDEX, digest=digest_of(raw), size=len(raw)), raw
+
+
+def _served(fake: FakeRegistry, *children: Descriptor) -> Descriptor:
+    """An index of those, which the registry has."""
+    descriptor, raw = _index(*children)
+    fake.blobs[descriptor.digest], fake.types[descriptor.digest] = raw, OCI_INDEX
+    fake.tags["hostile"] = descriptor.digest
+    return descriptor
+
+
+async def test_hostile_indexes(client: Client) -> None:
+    """Each is one clear error, before much is fetched: too deep, too many, and the same again and again."""
+    async with fake_registry() as fake:
+        image = images.busybox()
+        fake.add(image)
+        name = f"{fake.host}/hostile/x:hostile"
+        target = image.target
+        for _ in range(6):
+            target = _served(fake, target)
+        with pytest.raises(InvalidArgumentError, match="nested deeper than"):
+            await _pulled(client, name, platforms=[])
+        _served(
+            fake,
+            *(
+                Descriptor(media_type=OCI_MANIFEST, digest=digest_of(b"%d" % number), size=100)
+                for number in range(1500)
+            ),
+        )
+        fake.requests.clear()
+        with pytest.raises(InvalidArgumentError, match="more than 1000 manifests"):
+            await _pulled(client, name, platforms=[])
+        assert len(fake.requests) < 10
+        _served(fake, *[image.target] * 10_000)
+        fake.requests.clear()
+        await _pulled(client, name, platforms=[])
+        assert len(fake.requests) < 10
+        # What a document says of its size and its media type is held against what comes.
+        lying = Descriptor(media_type=OCI_MANIFEST, digest=image.target.digest, size=image.target.size + 1)
+        _served(fake, lying)
+        await client.images.delete(name, sync=True)
+        with pytest.raises((DataLossError, InvalidArgumentError)):
+            await _pulled(client, name, platforms=[])
 
 
 async def test_push_and_credentials(client: Client, registry: Registry) -> None:

@@ -105,14 +105,15 @@ class PlatformsPull:
         if target.digest in self._seen:
             return []  # an index may name one thing many times
         self._seen.add(target.digest)
-        if len(self._seen) > MANIFESTS_MAX:
-            raise InvalidArgumentError(f"image has more than {MANIFESTS_MAX} manifests")
         document = await self._document(target)
         if isinstance(document, Manifest):
             return [(target, document)]
         known = [child for child in document.manifests if child.media_type in INDEX_TYPES | MANIFEST_TYPES]
         chosen = choose(known, wanted)
-        self._family(target, known if wanted.all_metadata else chosen)
+        fetched = known if wanted.all_metadata else chosen
+        if len(self._seen | {child.digest for child in fetched}) > MANIFESTS_MAX:
+            raise InvalidArgumentError(f"image has more than {MANIFESTS_MAX} manifests")
+        self._family(target, fetched)
         found = []
         for child in chosen:
             found += await self._walk(child, wanted, depth + 1)

@@ -36,13 +36,11 @@ class ClientStream:
         self._closing: asyncio.Task[None] | None = None
 
     async def send(self, message: AnyMessage) -> None:
-        """Send a message. Raises UnavailableError when the daemon has ended the stream."""
+        """Send a message. Raises UnavailableError when the daemon has ended the stream: `receive` says how."""
         try:
             await self._call.write(message)
-        except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        except (grpc.aio.UsageError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise UnavailableError(f"stream {self.id} has ended: {error}") from None
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
 
     async def receive(self) -> AnyMessage | None:
         """The daemon's next message; None at the end. Raises what the daemon ended the stream with."""
