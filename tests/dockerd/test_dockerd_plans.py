@@ -126,6 +126,11 @@ def test_every_accepted_key_of_dockers_daemon_json(tmp_path: Path) -> None:
         ({"nri-opts": {"enable": True}}, "nri-opts: there is no Node Resource Interface"),
         ({"storage-opts": ["size=1g"]}, "storage-opts: snapshotters take their options from containerd's"),
         ({"cpu-rt-period": 1}, "cpu-rt-period: the CPU time of all containers together"),
+        (
+            {"log-opts": {"nosuch": "1"}},
+            "failed to set log opts: unknown log opt 'nosuch' for json-file log driver",
+        ),
+        ({"log-driver": "x", "log-opts": {"a": "b"}}, "failed to set log opts: logger: no log driver named 'x'"),
         ({"firewall-backend": "ipfw"}, 'invalid firewall-backend: allowed values are "iptables" and "nftables"'),
         ({"firewall-backend": "iptables"}, "firewall-backend: rules are made by nftables only"),
         (b"\xff\xff", "failed to decode configuration JSON at offset 0"),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from support import orlopd
+from support import orlopd, pki
 from support.orlopd import PROGRAM, flags, get, running
 from support.stack import DOCKER, Stack
 
@@ -37,26 +36,8 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority (ca.pem), certificates of server and client by it, and one of a stranger by another."""
-    where = tmp_path_factory.mktemp("pki")
-    for authority in ("ca", "other"):
-        _openssl(
-            where, f"req -x509 -nodes -days 9 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"
-        )
-    (where / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
-    for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
-        _openssl(where, f"req -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr")
-        signed = f"-CA {authority}.pem -CAkey {authority}.key -CAcreateserial -extfile names"
-        _openssl(where, f"x509 -req -days 9 -in {name}.csr {signed} -out {name}.pem")
-    shutil.copy(where / "client.pem", where / "cert.pem")  # as the docker command looks for them
-    shutil.copy(where / "client.key", where / "key.pem")
-    return where
-
-
-def _openssl(where: Path, arguments: str) -> None:
-    words = arguments.split()
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if words[0] == "req" else []
-    subprocess.run(["openssl", words[0], *new_key, *words[1:]], cwd=where, check=True, capture_output=True)
+    """Those of `support.pki`."""
+    return pki.make(tmp_path_factory.mktemp("pki"))
 
 
 def _tls(certificates: Path) -> list[str]:
@@ -158,6 +139,12 @@ def test_grpc_by_prior_knowledge_and_by_upgrade(base: Path) -> None:
             assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
             assert "building images is not supported" in failed.value.details()  # type: ignore[attr-defined]
         assert get(path, "/_ping") == (200, b"OK")
+        variables = {**os.environ, "DOCKER_HOST": f"unix://{path}"}
+        command = [DOCKER, "build", "-"]
+        build = subprocess.run(command, input=b"FROM scratch", env=variables, capture_output=True, check=False)
+        assert build.returncode == 1
+        assert b"building images is not supported by this daemon" in build.stderr
+        assert b"docker buildx create" in build.stderr
 
 
 def _upgrading(path: str, target: str) -> str:

@@ -11,12 +11,14 @@ import json
 import os
 import re
 import socket
+import ssl
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from support import pki
 
 from orlop.dockerd.logging.collector import Message, Partial
 from orlop.dockerd.logging.fluentd import Fluentd
@@ -38,13 +40,16 @@ ERR = Message("wörld", "stderr", MOMENT + 1, Partial("p1", 2, False))
 class TcpServer:
     """Takes one connection and keeps what comes; `answer` is called with all of it so far."""
 
-    def __init__(self, answer: Callable[[bytes], bytes] = lambda data: b"") -> None:
+    def __init__(
+        self, answer: Callable[[bytes], bytes] = lambda data: b"", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.data = b""
         self._over = asyncio.Event()
+        self._tls = tls
         self._answer = answer
 
     async def __aenter__(self) -> TcpServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -123,6 +128,29 @@ def test_syslog_over_tcp_and_unix(tmp_path: Path) -> None:
     with datagram_socket(path) as server:
         asyncio.run(deliver(Syslog({"syslog-address": f"unixgram://{path}"}, "t"), OUT))
         assert server.recv(65536).endswith(b": hello\n")
+
+
+def test_syslog_over_tls_counts_its_messages(tmp_path: Path) -> None:
+    certificates = pki.make(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "ca.pem"))
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def run(name: str, **more: str) -> bytes:
+        async with TcpServer(tls=context) as server:
+            options = {"syslog-address": f"tcp+tls://127.0.0.1:{server.port}", "syslog-format": "rfc5424"}
+            options["syslog-tls-ca-cert"] = str(certificates / "ca.pem")
+            options["syslog-tls-cert"] = str(certificates / f"{name}.pem")
+            options["syslog-tls-key"] = str(certificates / f"{name}.key")
+            await deliver(Syslog({**options, **more}, "t"), OUT, ERR)
+            return await server.received()
+
+    data = asyncio.run(run("client"))
+    length, _, rest = data.partition(b" ")
+    assert rest[: int(length)].endswith(b" - hello\n")
+    length, _, rest = rest[int(length) :].partition(b" ")
+    assert rest[: int(length)].endswith(" - wörld\n".encode())
+    assert len(rest) == int(length)
 
 
 # -- journald

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 from orlop.dockerd.access import policy
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
+from orlop.dockerd.logging.options import check_log_config
 from orlop.dockerd.spec.validate import check_cgroup_parent
+from orlop.engine.types import LogConfig
 from orlop.errdefs import InvalidArgumentError
 
 DEFAULT_SOCKET = "/run/orlop/docker.sock"
@@ -30,6 +32,7 @@ def check(config: Config) -> None:
     _check_daemon(config)
     _check_defaults(config)
     _check_numbers(config)
+    _check_logging(config)
     _check_network(config)
     for host in config.hosts:
         parse_host(host)
@@ -127,6 +130,15 @@ def _check_defaults(config: Config) -> None:
         if value not in ("systemd", "cgroupfs"):
             raise InvalidArgumentError(f'invalid setting "{value}" for native.cgroupdriver')
     check_cgroup_parent(config.cgroup_parent, systemd=config.systemd_cgroup)
+
+
+def _check_logging(config: Config) -> None:
+    """Only where options are given, as in Docker: what a driver needs may come with each container."""
+    if config.log_opts:
+        try:
+            check_log_config(LogConfig(type=config.log_driver, config=config.log_opts))
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"failed to set log opts: {error}") from None
 
 
 def _check_numbers(config: Config) -> None:
