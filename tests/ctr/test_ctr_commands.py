@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support import images
 from support.containerd import Daemon, Result, run, wait_until
+from support.registry import Registry, registry
+
+__all__ = ["registry"]
 
 pytestmark = pytest.mark.root
 
@@ -83,3 +86,22 @@ def test_namespace_without_its_cgroup(ctr: Ctr) -> None:
     ctr("ns", "create", "other").ok()
     assert ctr("ns", "rm", "--cgroup", "other").ok() == "other\n"
     assert "without slashes" in ctr("ns", "rm", "--cgroup", "../x").err
+
+
+@pytest.mark.parametrize("runtime", ["io.containerd.orlop.v2", "io.containerd.runc.v2"])
+def test_inspect_runtime(ctr: Ctr, runtime: str) -> None:
+    done = ctr("plugins", "inspect-runtime", "--runtime", runtime)
+    if runtime.endswith("runc.v2"):  # Debian's shim is older than -info
+        assert done.status == 1
+    else:
+        info = json.loads(done.ok())
+        assert info["Name"] == runtime
+        assert info["Features"]["linux"]["cgroup"]["v1"] is True
+
+
+def test_pull_prints_the_chain(ctr: Ctr, registry: Registry) -> None:
+    name = registry.push(images.busybox(), "test/chain:1")
+    out = ctr("images", "pull", "--local", "--plain-http", "--print-chainid", name).ok()
+    chain = out.splitlines()[-1].removeprefix("image chain ID: ")
+    assert chain in ctr("snapshots", "ls").ok()
+    ctr("images", "rm", "--sync", name).ok()

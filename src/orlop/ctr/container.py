@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 # Labels that containerd and its plugins act upon: an image must not set them on a container.
 _RESERVED = ("containerd.io/", "io.containerd.", "io.cri-containerd")
 
-CONTAINER_FLAGS = (
+RUNTIME_FLAGS = (
     Flag("runtime", str, "io.containerd.runc.v2", "runtime name or absolute path to runtime binary"),
     Flag("runtime-config-path", help="optional runtime config path"),
     Flag("runc-binary", help="specify runc-compatible binary"),
     Flag("runc-root", help="specify runc-compatible root"),
     Flag("runc-systemd-cgroup", bool, help="start runc with systemd cgroup manager"),
+)
+CONTAINER_FLAGS = (
+    *RUNTIME_FLAGS,
     Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER"),
     Flag("snapshotter-label", list, help="labels added to the new snapshot for this container"),
     Flag("config c", help="path to the runtime-specific spec config file"),
@@ -173,7 +176,7 @@ async def _set_user(client: Client, values: Values, content: ImageContent, id: s
 
 
 def _record(values: Values, id: str, spec: bytes) -> Container:
-    options = runtime_options(values)
+    options = runtime_options(values, no_pivot=values["no-pivot"])
     return Container(
         id=id,
         labels=label_arguments(values["label"]),
@@ -183,13 +186,13 @@ def _record(values: Values, id: str, spec: bytes) -> Container:
     )
 
 
-def runtime_options(values: Values) -> Any | None:
+def runtime_options(values: Values, *, no_pivot: bool = False) -> Any | None:
     """The runtime's options by the flags. Raises InvalidArgumentError for flags that the runtime does not know."""
     runtime = values["runtime"]
     if values["runtime-config-path"]:
         return typeurl.pack(ConfigOptions(config_path=values["runtime-config-path"]))
     runc = Options(
-        no_pivot_root=values["no-pivot"],
+        no_pivot_root=no_pivot,
         binary_name=values["runc-binary"],
         root=values["runc-root"],
         systemd_cgroup=values["runc-systemd-cgroup"],

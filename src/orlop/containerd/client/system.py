@@ -16,6 +16,7 @@ from orlop.containerd.client.base import Metadata, Service
 
 if TYPE_CHECKING:
     import grpc.aio
+    from google.protobuf.any_pb2 import Any
 
     from orlop.api.version_pb2 import VersionResponse
 
@@ -47,6 +48,7 @@ class System(Service):
         request = pb.PluginsRequest(filters=filters)
         return list((await self._call(self._introspection.Plugins, request)).plugins)
 
-    async def plugin_info(self, type: str, id: str) -> pb.PluginInfoResponse:
-        """One part of the daemon with what it tells of itself. Raises NotFoundError."""
-        return await self._call(self._introspection.PluginInfo, pb.PluginInfoRequest(type=type, id=id))
+    async def plugin_info(self, type: str, id: str, options: Any | None = None) -> pb.PluginInfoResponse:
+        """One part of the daemon with what it tells of itself, or of what `options` ask. Raises NotFoundError."""
+        request = pb.PluginInfoRequest(type=type, id=id, options=options)
+        return await self._call(self._introspection.PluginInfo, request)

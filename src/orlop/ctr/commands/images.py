@@ -64,25 +64,27 @@ def _platform_text(platform: Platform) -> str:
 
 
 async def _pull(client: Client, values: Values) -> None:
-    from orlop.containerd.client.pull import pull
+    from orlop.containerd.client.pull import Puller
     from orlop.oci import reference
+    from orlop.oci.image import chain_ids
     from orlop.oci.platforms import parse_platform
 
     (name,) = values.need("ref")
     ref = reference.parse(name)
-    image = await pull(
-        client,
+    puller = Puller(client, registry_config(values, ref.domain), slots=values["max-concurrent-downloads"] or 3)
+    image = await puller.pull(
         ref,
         platform=parse_platform(values["platform"]) if values["platform"] else None,
         auth=registry_auth(values, ref.domain),
         snapshotter=values["snapshotter"],
-        config=registry_config(values, ref.domain),
     )
     labels = label_arguments(values["label"])
     if labels:
         change = Image(name=image.name, labels=labels)
         await client.images.update(change, *(f"labels.{key}" for key in labels))
     print(f"{image.name}: {image.target.digest}")
+    if values["print-chainid"]:
+        print(f"image chain ID: {chain_ids(image.content.image.rootfs.diff_ids)[-1]}")
 
 
 async def _import(client: Client, values: Values) -> None:
@@ -186,6 +188,9 @@ async def _label(client: Client, values: Values) -> None:
     print(table.label_text(image.labels, ""))
 
 
+_LOCAL = Flag("local", bool, help="do the work here instead of in the daemon, as is always done")
+
+
 async def _push(client: Client, values: Values) -> None:
     from orlop.containerd.client.push import push
     from orlop.containerd.client.unpack import from_proto
@@ -225,6 +230,7 @@ COMMANDS = {
             Flag("manifest", help="digest of manifest"),
             Flag("manifest-type", str, OCI_MANIFEST, "media type of manifest digest"),
             Flag("platform", list, help="push content from a specific platform"),
+            _LOCAL,
             Flag("max-concurrent-uploaded-layers", int, help="how many layers are uploaded at a time"),
         ),
     ),
@@ -238,7 +244,7 @@ COMMANDS = {
         _export,
         "export images",
         "[flags] <out> <image> ...",
-        (Flag("platform", help="export content of a specific platform"),),
+        (Flag("platform", help="export content of a specific platform"), _LOCAL),
     ),
     "import": Command(
         _import,
@@ -248,6 +254,7 @@ COMMANDS = {
             Flag("base-name", help="only import images of that name, and give it to unnamed ones"),
             Flag("label", list, help="labels to attach to the image"),
             Flag("no-unpack", bool, help="skip unpacking the images"),
+            _LOCAL,
             Flag("platform", help="unpack for a specific platform"),
             SNAPSHOTTER,
         ),
@@ -271,6 +278,9 @@ COMMANDS = {
         (
             *REGISTRY_FLAGS,
             Flag("platform", help="pull content from a specific platform"),
+            Flag("max-concurrent-downloads", int, help="how many layers are downloaded at a time"),
+            Flag("print-chainid", bool, help="print the resulting image's chain ID"),
+            _LOCAL,
             Flag("label", list, help="labels to attach to the image"),
             SNAPSHOTTER,
         ),
@@ -279,6 +289,6 @@ COMMANDS = {
         _tag,
         "tag an image",
         "[flags] <source_ref> <target_ref> [<target_ref>, ...]",
-        (Flag("force", bool, help="force target_ref to be created, regardless if it already exists"),),
+        (Flag("force", bool, help="force target_ref to be created, regardless if it already exists"), _LOCAL),
     ),
 }

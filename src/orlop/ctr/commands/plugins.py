@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import json
+
 from orlop.api.introspection_pb2 import Plugin
-from orlop.containerd.client import Client
+from orlop.containerd.client import Client, typeurl
 from orlop.ctr import table
+from orlop.ctr.container import RUNTIME_FLAGS, runtime_options
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.main import Command
 
@@ -63,7 +66,24 @@ def _code(number: int) -> str:
     return found.name.title().replace("_", "")
 
 
+async def _inspect_runtime(client: Client, values: Values) -> None:
+    from orlop.api.types_pb2 import RuntimeInfo, RuntimeRequest
+
+    request = RuntimeRequest(runtime_path=values["runtime"], options=runtime_options(values))
+    answer = await client.system.plugin_info("io.containerd.runtime.v2", "task", typeurl.pack(request))
+    info = typeurl.unpack(answer.extra, RuntimeInfo)
+    document = {
+        "Name": info.name,
+        "Version": {"Version": info.version.version, "Revision": info.version.revision},
+        "Options": {"type_url": info.options.type_url} if info.HasField("options") else None,
+        "Features": json.loads(info.features.value) if info.HasField("features") else None,
+        "Annotations": dict(info.annotations) or None,
+    }
+    print(json.dumps(document, indent=4))
+
+
 COMMANDS = {
+    "inspect-runtime": Command(_inspect_runtime, "display runtime info", "[flags]", RUNTIME_FLAGS),
     "list": Command(
         _list,
         "lists containerd plugins",
