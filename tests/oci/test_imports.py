@@ -29,6 +29,17 @@ def test_slow_modules_stay_out(module: str) -> None:
     assert {name.partition(".")[0] for name in set(loaded) - set(bare)} & _SLOW == set()
 
 
+def test_msgspec_brings_nothing_that_is_not_used() -> None:
+    script = (
+        "import sys; from orlop.runc.main import _spare_imports; _spare_imports(); import orlop.runc.run; "
+        "print(*(n for n, m in sys.modules.items() if getattr(m, '__spec__', None)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert (
+        set(loaded.split()) & {"uuid", "platform", "decimal", "_decimal", "textwrap", "typing_extensions"} == set()
+    )
+
+
 def test_the_entry_point_loads_no_command() -> None:
     script = "import orlop.runc.main, sys; print(*sys.modules)"
     loaded = subprocess.run(
