@@ -153,7 +153,7 @@ class Orlop(_Private):
             "orlopd": [self._pid("dockerd")],
             "containerd": [containerd],
             "zygote": [p for p in _children(containerd) if "zygote" in _cmdline(p)],
-            "netd": [self._pid("netd")],
+            "netd": self.proxies(),
         }
 
     def per_container(self) -> list[int]:
@@ -161,7 +161,8 @@ class Orlop(_Private):
         return [p for p in _all_pids() if _is_shim(p, marker)]
 
     def proxies(self) -> list[int]:
-        return [self._pid("netd")]
+        keeper = self._pid("netd")
+        return [keeper, *_children(keeper)]
 
 
 def docker(host: str, *arguments: str) -> str:

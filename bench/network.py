@@ -126,7 +126,8 @@ def _through(name: str, engines: list[Engine], way: Callable[[Engine], tuple[str
             docker(engine.host, "rm", "-f", "iperf", "nginx")
     figures(f"{name}, Gbit/s", engines, speeds)
     for what, found in wrk.items():
-        figures(f"{name}, {what}", engines, found)
+        if len(found) == len(engines):
+            figures(f"{name}, {what}", engines, found)
 
 
 def _serve(engine: Engine) -> None:
