@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import os
 import pathlib
 import subprocess
@@ -22,6 +23,7 @@ from engines import Docker
 from support import images
 from support.stack import DOCKER, Stack
 
+from orlop.dockerd.containers.links import KEEP_VARIABLES
 from orlop.oci.build import write_archive
 
 if TYPE_CHECKING:
@@ -40,8 +42,11 @@ class Suite(NamedTuple):
     images: tuple[str, ...]
     arguments: tuple[str, ...]
     environment: dict[str, str]
+    meant: dict[str, str]
+    """Tests that need not pass here: patterns (fnmatch) of their names, and why."""
 
 
+_SWARM = "swarm mode is not supported"
 SUITES = {
     "docker-py": Suite(
         source="https://github.com/docker/docker-py",
@@ -50,6 +55,20 @@ SUITES = {
         images=("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest"),
         arguments=("tests/integration", "--timeout=60"),
         environment={"DOCKER_TEST_API_VERSION": "1.41"},
+        meant={
+            "*swarm*": _SWARM,
+            "*Swarm*": _SWARM,
+            "*[sS]ervice*": _SWARM,
+            "*_node*": _SWARM,
+            "*[sS]ecret*": _SWARM,
+            "*[cC]onfigAPITest*": _SWARM,
+            "*TestNetworks::test_create_inspect_network_with_scope": _SWARM,
+            "*TestNetworks::test_create_network_attachable": _SWARM,
+            "*TestNetworks::test_create_network_ingress": _SWARM,
+            "*[bB]uild*": "building images is another project's part",
+            "*[pP]lugin*": "managed plugins are not supported",
+            "*::test_create_with_runtime": "the default runtime is called orlop, not runc",
+        },
     ),
 }
 
@@ -127,6 +146,11 @@ def _verdicts(report: str) -> dict[str, str]:
     return found
 
 
+def _reason(suite: Suite, test: str) -> str:
+    """Why a test need not pass over orlop; empty: it must."""
+    return next((reason for pattern, reason in suite.meant.items() if fnmatch.fnmatchcase(test, pattern)), "")
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="tests/clients/run", description=__doc__)
@@ -141,6 +165,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("tests/clients/run: containers are started: run it as root", file=sys.stderr)
         return 1
+    os.environ.setdefault(KEEP_VARIABLES, "1")  # what the suite knows of links is older than their end
     sources = dict(entry.split("=", 1) for entry in given.source)
     status = 0
     for name in given.suite or SUITES:
@@ -155,7 +180,11 @@ def main() -> int:
             print(f"{name} over {kind}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
         if len(results) == len(ENGINES):
             theirs, ours = (results[kind] for kind in ENGINES)
-            behind = [test for test, verdict in theirs.items() if verdict == "passed" != ours.get(test)]
+            late = [test for test, verdict in theirs.items() if verdict == "passed" != ours.get(test)]
+            behind = [test for test in late if not _reason(suite, test)]
+            print(f"passed over docker.io, not over orlop, and that is meant: {len(late) - len(behind)}")
+            for reason in sorted(set(suite.meant.values())):
+                print(f"  {sum(_reason(suite, test) == reason for test in late)}: {reason}")
             print(f"passed over docker.io and not over orlop: {len(behind)}", *behind, sep="\n  ")
             status |= bool(behind)
     return status

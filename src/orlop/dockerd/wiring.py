@@ -21,6 +21,7 @@ from orlop.dockerd.api.routes.exec import ExecRoutes
 from orlop.dockerd.api.routes.grpc import GrpcRoutes
 from orlop.dockerd.api.routes.images import image_routes
 from orlop.dockerd.api.routes.networks import NetworkRoutes
+from orlop.dockerd.api.routes.openapi import OpenApiRoutes
 from orlop.dockerd.api.routes.system import SystemRoutes
 from orlop.dockerd.api.routes.volumes import VolumeRoutes
 from orlop.dockerd.api.routes.websocket import WebSocketRoutes
@@ -84,8 +85,9 @@ def build(config: Config, options: Options) -> Parts:
     services = _services(base)
     life = _life(base, services)
     grpc = GrpcFront(f"{config.exec_root}/grpc.sock")
+    routes = [*GrpcRoutes(grpc).routes(), *_routes(base, services, life)]
     server = ApiServer(
-        [*GrpcRoutes(grpc).routes(), *_routes(base, services, life)],
+        [*routes, *OpenApiRoutes(routes).routes()],
         server_version=__version__,
         min_version=config.lowest_api_version,
         experimental=config.experimental,

@@ -41,7 +41,7 @@ from orlop.dockerd.containers.top import Top
 from orlop.dockerd.containers.update import Update, UpdateRequest
 from orlop.dockerd.containers.wait import Wait
 from orlop.engine.types import CreateRequest
-from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
 from orlop.rpc import stdcopy
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class ContainerRoutes:
             Route("POST", "/containers/{id}/rename", self.rename),
             Route("POST", "/containers/{id}/resize", self.resize),
             Route("POST", "/containers/{id}/update", self.update),
-            Route("DELETE", "/containers/{id:[^/]+(?:/[^/]+)?}", self.remove),  # with an alias: a link
+            Route("DELETE", "/containers/{id}", self.remove),
+            Route("DELETE", "/containers/{id}/{alias}", self.remove_link),
         ]
 
     async def list(self, request: ApiRequest) -> web.StreamResponse:
@@ -172,9 +173,17 @@ class ContainerRoutes:
     async def remove(self, request: ApiRequest) -> web.StreamResponse:
         """DELETE /containers/{id}."""
         if request.flag("link"):
-            self._use.remove_link(request.params["id"])
+            self._use.remove_link(request.params["id"])  # which refuses: a container's own name is no link
             return empty_response()
         await self._use.remove(request.params["id"], force=request.flag("force"), volumes=request.flag("v"))
+        return empty_response()
+
+    async def remove_link(self, request: ApiRequest) -> web.StreamResponse:
+        """DELETE /containers/{id}/{alias}?link=1."""
+        reference = f"{request.params['id']}/{request.params['alias']}"
+        if not request.flag("link"):
+            raise NotFoundError(f"No such container: {reference}")
+        self._use.remove_link(reference)
         return empty_response()
 
     async def resize(self, request: ApiRequest) -> web.StreamResponse:

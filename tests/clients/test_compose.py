@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docker-compose, Debian's, with a project of six services: up, scale, logs, restart, down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.containerd import wait_until
+from support.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+COMPOSE = "/usr/bin/docker-compose"
+PROJECT = """
+version: "3.9"
+x-common: &common
+  image: busybox
+  stop_grace_period: 0s
+services:
+  db:
+    <<: *common
+    command: sh -c "echo kept > /srv/page; sleep 0.5; touch /ready; sleep 1000"
+    healthcheck: {test: ["CMD", "test", "-f", "/ready"], interval: 200ms, retries: 100}
+    volumes: ["data:/srv"]
+    networks: [back]
+  app:
+    <<: *common
+    command: httpd -f -p 8080 -h /srv
+    volumes: ["data:/srv:ro"]
+    depends_on: {db: {condition: service_healthy}}
+    networks: [back]
+  web:
+    <<: *common
+    command: sh -c "wget -qO- http://app:8080/page; cat /run/secrets/token; sleep 1000"
+    secrets: [token]
+    depends_on: [app]
+    networks: [front, back]
+    labels: {role: edge}
+  worker:
+    <<: *common
+    command: sleep 1000
+    environment: [PLACE=worker]
+    networks: [back]
+  stranger:
+    <<: *common
+    command: sh -c "wget -T 2 -qO- http://app:8080/page || echo apart; sleep 1000"
+    depends_on: [app]
+    networks: [front]
+  once:
+    <<: *common
+    command: echo done
+    networks: [front]
+networks: {front: {}, back: {internal: true}}
+volumes: {data: {}}
+secrets: {token: {file: ./token}}
+"""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with Stack() as stack:
+        stack.load("busybox")
+        yield stack
+
+
+class Project:
+    """A compose project of its own name in a directory of its own."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self._stack, self._directory = stack, directory
+
+    def compose(self, *arguments: str) -> str:
+        """Run docker-compose to its end: its standard output."""
+        done = subprocess.run(
+            [COMPOSE, "--no-ansi", "-p", "six", *arguments],
+            cwd=self._directory, env=self._stack.environment(), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """What inspect says of a service's containers."""
+        label = f"label=com.docker.compose.service={service}"
+        ids = self._stack.docker("ps", "-aq", "--filter", label).ok().split()
+        return json.loads(self._stack.docker("inspect", *ids).ok()) if ids else []
+
+    def events(self) -> list[str]:
+        """What containers did so far: `start six_app_1` and the like."""
+        form = "{{.Action}} {{.Actor.Attributes.name}}"
+        span = ("--since", "1", "--until", str(int(time.time())))
+        return (
+            self._stack.docker("events", *span, "--filter", "type=container", "--format", form).ok().splitlines()
+        )
+
+
+def test_six_services(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").write_text(PROJECT)
+    (tmp_path / "token").write_text("secret\n")
+    project = Project(stack, tmp_path)
+    try:
+        project.compose("up", "-d")
+        _started(project)
+        project.compose("up", "-d", "--no-recreate", "--scale", "worker=3")
+        assert [each["State"]["Running"] for each in project.containers("worker")] == [True] * 3
+        logs = project.compose("logs", "--no-color", "web", "once", "stranger")
+        assert {"kept", "secret", "done", "apart"} <= {line.rpartition("| ")[2] for line in logs.splitlines()}
+        _restarted(project)
+    finally:
+        project.compose("down", "-v", "-t", "0")
+    assert stack.docker("ps", "-aq").ok() == ""
+    assert stack.docker("volume", "ls", "-q").ok() == ""
+    names = stack.docker("network", "ls", "--format", "{{.Name}}").ok().split()
+    assert sorted(names) == ["bridge", "host", "none"]
+
+
+def _started(project: Project) -> None:
+    (db,), (web,) = (project.containers(name) for name in ("db", "web"))
+    assert db["State"]["Health"]["Status"] == "healthy"
+    told = project.events()
+    assert told.index("health_status: healthy six_db_1") < told.index("start six_app_1")
+    assert set(web["NetworkSettings"]["Networks"]) == {"six_front", "six_back"}
+    wait_until(lambda: "secret" in project.compose("logs", "--no-color", "web"), 20)
+    wait_until(lambda: "apart" in project.compose("logs", "--no-color", "stranger"), 20)
+    (once,) = project.containers("once")
+    assert (once["State"]["Status"], once["State"]["ExitCode"]) == ("exited", 0)
+
+
+def _restarted(project: Project) -> None:
+    (before,) = project.containers("web")
+    project.compose("restart", "-t", "0", "web")
+    (after,) = project.containers("web")
+    assert after["Id"] == before["Id"]
+    assert after["State"]["StartedAt"] > before["State"]["StartedAt"]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies of requests: keys in any case, and what older API versions did not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orlop import codec
+from orlop.dockerd.api import legacy
+from orlop.dockerd.api.fold import fold
+from orlop.engine.types import CreateRequest
+from orlop.errdefs import InvalidArgumentError
+
+
+def _read(text: bytes) -> CreateRequest:
+    return codec.decode(fold(text, CreateRequest), CreateRequest)
+
+
+def test_keys_are_taken_in_any_case() -> None:
+    body = _read(
+        b'{"image":"busybox","hostconfig":{"memory":5,"Mounts":[{"type":"tmpfs","TARGET":"/x"}]},'
+        b'"labels":{"hostconfig":"kept"}}'
+    )
+    assert (body.image, body.host_config.memory, body.labels) == ("busybox", 5, {"hostconfig": "kept"})
+    assert (body.host_config.mounts[0].type, body.host_config.mounts[0].target) == ("tmpfs", "/x")
+
+
+def test_an_exact_key_wins() -> None:
+    assert _read(b'{"Image":"exact","image":"other"}').image == "exact"
+    assert _read(b'{"image":"other","Image":"exact"}').image == "exact"
+
+
+def _create(body: dict[str, Any], version: tuple[int, int]) -> CreateRequest:
+    request = codec.convert(body, CreateRequest)
+    legacy.create_request(request, version)
+    return request
+
+
+@pytest.mark.parametrize(("version", "ipc", "cgroupns"), [((1, 39), "shareable", "host"), ((1, 41), "", "")])
+def test_defaults_of_older_versions(version: tuple[int, int], ipc: str, cgroupns: str) -> None:
+    host_config = _create({}, version).host_config
+    assert (host_config.ipc_mode, host_config.cgroupns_mode) == (ipc, cgroupns)
+
+
+@pytest.mark.parametrize(
+    ("version", "body", "message"),
+    [
+        ((1, 43), {"NetworkingConfig": {"EndpointsConfig": {"b": {}, "a": {}}}}, "network endpoints: a, b"),
+        (
+            (1, 44),
+            {"HostConfig": {"Mounts": [{"Type": "volume", "VolumeOptions": {"Subpath": "x"}}]}},
+            "needs API v1.45 or newer",
+        ),
+        (
+            (1, 43),
+            {"HostConfig": {"Mounts": [{"Type": "bind", "BindOptions": {"ReadOnlyNonRecursive": True}}]}},
+            "needs API v1.44 or newer",
+        ),
+        ((1, 52), {"MacAddress": "02:00:00:00:00:01"}, "container-wide MAC address no longer supported"),
+    ],
+)
+def test_what_a_version_refuses(version: tuple[int, int], body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        _create(body, version)
+
+
+def test_what_a_version_ignores() -> None:
+    mount = {"Type": "bind", "BindOptions": {"NonRecursive": True, "CreateMountpoint": True}}
+    body = {"HostConfig": {"Annotations": {"a": "b"}, "Mounts": [mount]}, "Healthcheck": {"StartInterval": 5}}
+    old = _create(body, (1, 39))
+    options = old.host_config.mounts[0].bind_options
+    assert options is not None and not options.non_recursive and not options.create_mountpoint
+    assert old.host_config.annotations == {}
+    assert old.healthcheck is not None and old.healthcheck.start_interval == 0
+    new = _create(body, (1, 46))
+    options = new.host_config.mounts[0].bind_options
+    assert options is not None and options.non_recursive and options.create_mountpoint
