@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from orlop.cli import credentials
 from orlop.cli.commands import df, prune, registries
 from orlop.cli.commands.cp import _split_argument
 from orlop.cli.errors import ExitError
@@ -17,6 +16,8 @@ from orlop.cli.local_paths import Placement, Side, absolute, local_destination, 
 from orlop.cli.output import check_path, write_archive
 from orlop.cli.platforms import as_json
 from orlop.cli.pulling import split_tag
+from orlop.engine import credentials
+from orlop.errdefs import InvalidArgumentError
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ class TestCredentials:
     def test_a_broken_file_is_told(self, directory: Path) -> None:
         directory.mkdir()
         (directory / "config.json").write_text("{")
-        with pytest.raises(ExitError, match="Error loading config file"):
+        with pytest.raises(InvalidArgumentError, match="Error loading config file"):
             credentials.registry_auth("x")
 
     @pytest.mark.parametrize(

@@ -17,9 +17,12 @@ from orlop.ctr.container import CONTAINER_FLAGS
 from orlop.ctr.flags import Flag, duration, parse, usage
 from orlop.ctr.labels import label_arguments
 from orlop.ctr.main import main
+from orlop.ctr.registry import REGISTRY_FLAGS, registry_auth
 from orlop.ctr.spec import build_spec, parse_mount
 from orlop.ctr.users import resolve_user
+from orlop.engine import credentials
 from orlop.errdefs import InvalidArgumentError
+from orlop.oci.distribution import AuthConfig
 from orlop.oci.image import ImageConfig
 from orlop.oci.runtime import IDMapping, Spec, User
 
@@ -231,3 +234,21 @@ def test_imports() -> None:
         assert not name.startswith(("aiohttp", "orlop.registry", "orlop.containerd.plugins", "orlop.shim"))
     for name in ("orlop.containerd.server", "orlop.containerd.client.pull", "orlop.api.content_pb2", "argparse"):
         assert name not in loaded
+
+
+def test_credentials_of_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--user`, else config.json, else none."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+    def auth(domain: str, *words: str) -> AuthConfig | None:
+        return registry_auth(parse(REGISTRY_FLAGS, list(words)), domain)
+
+    assert auth("r.example") is None
+    credentials.store("r.example", "me", "secret")
+    credentials.store(credentials.HUB, "hub", "", "token")
+    known = auth("r.example")
+    assert known is not None and known.credentials() == ("me", "secret")
+    hub = auth("docker.io")
+    assert hub is not None and hub.identitytoken == "token"
+    given = auth("r.example", "--user", "you:pass")
+    assert given is not None and given.credentials() == ("you", "pass")

@@ -26,7 +26,7 @@ from orlop.oci.image import Descriptor, Manifest, digest_of, parse_document
 from orlop.oci.reference import Reference
 from orlop.registry import RegistryClient, RegistryConfig
 from orlop.registry.auth import parse_challenges
-from orlop.registry.config import Endpoint
+from orlop.registry.endpoint import Endpoint
 
 __all__ = ["registry"]
 
@@ -181,7 +181,7 @@ async def test_refusals_in_dockers_words(
     fake: FakeRegistry, status: int, body: bytes, kind: type[OrlopError], message: str
 ) -> None:
     """What users search for."""
-    fake.failures = [status] * 4
+    fake.failures = [status] * 8
     fake.failure_body = body
     name = f"{fake.host}/test/busybox:latest"
     async with RegistryClient(QUICK) as client:
@@ -265,7 +265,7 @@ async def test_mirror_first_then_origin(fake: FakeRegistry, monkeypatch: pytest.
         monkeypatch.setattr(
             RegistryConfig,
             "endpoints",
-            lambda self, domain: [*real(self, domain)[:1], Endpoint(origin.host, True, False, True)],
+            lambda self, domain: [*real(self, domain)[:1], Endpoint(origin.host, ("http",), True)],
         )
         origin.token = "t"
         async with RegistryClient(config, AuthConfig(username="u", password="p")) as client:

@@ -16,11 +16,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class FakeRegistry:
     """Serves images under every repository name. Set the attributes to make it misbehave.
 
-    `requests` holds (method, path, headers) of all that came. `cuts` are the numbers of bytes after which the next
-    answers with a large blob (above 4096 bytes: no configuration) break off; `failures` the statuses of the next
-    answers under /v2/<name>/; `replaced` other bytes for a digest; `ranges` whether Range is honoured; `redirect`
-    the base of another server to which blobs are redirected; `token` the Bearer token that is asked for, `realm`
-    where it is got; `gate` an event that large blobs wait for.
+    `requests` holds (method, path, headers) of all that came. `cuts` are the numbers of bytes after which the
+    next answers with a large blob (above 4096 bytes: no configuration) break off; `failures` the statuses of the
+    next answers under /v2/<name>/, with `failure_headers`; `referrers` the pages of a digest's; `replaced` other
+    bytes for a digest; `ranges` whether Range is honoured; `redirect` the base of another server to which blobs
+    are redirected; `token` the Bearer token that is asked for, `realm` where it is got; `gate` an event that
+    large blobs wait for.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,8 @@ class FakeRegistry:
         self.cuts: list[int] = []
         self.failures: list[int] = []
         self.failure_body: bytes = b""
+        self.failure_headers: dict[str, str] = {}
+        self.referrers: dict[str, list[bytes]] = {}
         self.replaced: dict[str, bytes] = {}
         self.ranges = True
         self.redirect = ""
@@ -70,7 +73,9 @@ class FakeRegistry:
         if path == "/v2/":
             return web.json_response({})
         if self.failures and (status := self.failures.pop(0)):
-            return web.Response(status=status, body=self.failure_body)
+            return web.Response(status=status, body=self.failure_body, headers=self.failure_headers)
+        if "/referrers/" in path and self.referrers:
+            return self._referrers(request, path.rpartition("/")[2])
         if "/manifests/" in path:
             return self._manifest(request, path.rpartition("/")[2])
         if "/blobs/" in path or path.startswith("/storage/"):
@@ -86,6 +91,14 @@ class FakeRegistry:
             value += f',error="{self.challenge_error}"'
         body = {"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}
         return web.json_response(body, status=401, headers={"WWW-Authenticate": value})
+
+    def _referrers(self, request: web.Request, digest: str) -> web.Response:
+        pages = self.referrers.get(digest, [b'{"schemaVersion":2,"manifests":[]}'])
+        number = int(request.query.get("page", "0"))
+        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        if number + 1 < len(pages):
+            headers["Link"] = f'<{request.path}?page={number + 1}>; rel="next"'
+        return web.Response(body=pages[number], headers=headers)
 
     def _manifest(self, request: web.Request, name: str) -> web.Response:
         digest = self.tags.get(name, name)

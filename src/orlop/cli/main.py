@@ -7,6 +7,7 @@ import sys
 from orlop.cli import tree
 from orlop.cli.errors import PROGRAM, ExitError, UsageError
 from orlop.cli.flags import Flag, parse
+from orlop.errdefs import OrlopError
 
 GLOBAL_FLAGS = [
     Flag("debug", "D", "bool", "Enable debug mode"),
@@ -24,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
         if str(error):
             print(error, file=sys.stderr)
         return error.status
+    except OrlopError as error:
+        print(error, file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader of our output has gone (`orlop ps | head -1`): end quietly, as a C program does at SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -4,10 +4,10 @@
 import json
 from typing import Any, TextIO
 
-from orlop.cli.credentials import registry_auth
 from orlop.cli.errors import ExitError
 from orlop.cli.units import human_size4
 from orlop.engine.client import Client
+from orlop.engine.credentials import registry_auth
 
 _BAR_WIDTH = 50
 

@@ -8,6 +8,6 @@ async with RegistryClient(RegistryConfig(), auth) as client:
 """
 
 from orlop.registry.client import RegistryClient
-from orlop.registry.config import RegistryConfig
+from orlop.registry.config import HOSTS_DIRS, RegistryConfig
 
-__all__ = ["RegistryClient", "RegistryConfig"]
+__all__ = ["HOSTS_DIRS", "RegistryClient", "RegistryConfig"]

@@ -126,7 +126,7 @@ class Authorizer:
         try:
             async with self._session.request(
                 method,
-                realm if method == "POST" else realm.update_query({k: v for k, v in fields.items() if v}),
+                realm if method == "POST" else _with_fields(realm, fields),
                 data=fields if method == "POST" else None,
                 headers=headers,
                 allow_redirects=False,
@@ -147,6 +147,13 @@ class Authorizer:
         return UnavailableError(
             f"failed to fetch a token: unexpected status {response.status} from {realm.with_query(None)}"
         )
+
+
+def _with_fields(realm: URL, fields: dict[str, str]) -> URL:
+    """The request for a token; each scope is a parameter of its own there."""
+    scopes = fields["scope"].split()
+    query = [(name, value) for name, value in fields.items() if value and name != "scope"]
+    return realm.extend_query([*query, *(("scope", scope) for scope in scopes)])
 
 
 def basic(user: str, password: str) -> str:

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from functools import partial
 
 import aiohttp
-from yarl import URL
 
 from orlop.errdefs import DataLossError, InvalidArgumentError, OrlopError, UnauthorizedError, UnavailableError
 from orlop.oci.distribution import AuthConfig
@@ -23,8 +22,10 @@ from orlop.oci.image import (
 )
 from orlop.oci.reference import Reference
 from orlop.registry.config import RegistryConfig
+from orlop.registry.endpoint import PULL, RESOLVE
 from orlop.registry.errors import describe_failure
-from orlop.registry.transport import CHUNK, Connection, RetryableError, Transport, Tries
+from orlop.registry.referrers import find_referrers
+from orlop.registry.transport import CHUNK, Connection, RetryableError, Transport, Tries, read_document, retryable
 
 _ACCEPT = ", ".join([OCI_INDEX, OCI_MANIFEST, *sorted((INDEX_TYPES | MANIFEST_TYPES) - {OCI_INDEX, OCI_MANIFEST})])
 
@@ -49,19 +50,11 @@ class RegistryClient:
 
     async def resolve(self, reference: Reference) -> Descriptor:
         """What a reference points at now: media type, digest and size of a manifest or index."""
-        failure: OrlopError | None = None
-        for connection in await self._transport.connect(reference.domain):
-            try:
-                descriptor = await self._transport.retrying(partial(self._resolve, connection, reference))
-            except OrlopError as error:
-                failure = error
-                if not connection.endpoint.mirror:
-                    break
-                continue
-            self._transport.pin(reference.domain, connection)  # the rest comes from there too
-            return descriptor
-        assert failure is not None
-        raise failure
+        capability = PULL if reference.digest else RESOLVE
+
+        return await self._transport.first(
+            reference.domain, capability, partial(self._resolve, reference=reference)
+        )
 
     async def document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A manifest or index by digest, of at most `MANIFEST_SIZE_MAX` bytes."""
@@ -84,9 +77,11 @@ class RegistryClient:
         hasher = hashlib.new(descriptor.digest.partition(":")[0]) if offset == 0 else None
         position = offset
         tries = Tries(self._transport.config)
+        endpoints = self._transport.endpoints(reference.domain, PULL)
         while position < descriptor.size:
             try:
-                async with aclosing(self._blob_part(reference, descriptor, position)) as part:
+                connection = await self._transport.connect(endpoints[0])
+                async with aclosing(self._blob_part(connection, reference, descriptor, position)) as part:
                     async for chunk in part:
                         position += len(chunk)
                         if position > descriptor.size:
@@ -98,23 +93,39 @@ class RegistryClient:
                 if position < descriptor.size:
                     text = f"connection closed after {position} of {descriptor.size} bytes"
                     raise RetryableError(UnavailableError(f"blob {descriptor.digest}: {text}"))
-            except RetryableError as error:
-                await tries.pause(error.final)
+            except (RetryableError, OrlopError) as error:
+                if await self._go_on(error, tries, last=len(endpoints) == 1):
+                    continue
+                del endpoints[0]  # the next has what is missing
+                tries = Tries(self._transport.config)
         if hasher and descriptor.digest.partition(":")[2] != hasher.hexdigest():
             raise DataLossError(
                 f"filesystem layer verification failed for digest {descriptor.digest}: got {hasher.hexdigest()}"
             )
 
+    async def referrers(self, reference: Reference, digest: str, artifact_type: str = "") -> list[Descriptor]:
+        """Manifests whose `subject` is a digest, of one artifact type or of all; none where the registry has none.
+
+        Of registries without the referrers API, those that the tag `sha256-…` lists.
+        """
+        find = partial(find_referrers, self._transport, reference, check_digest(digest), artifact_type)
+        return await self._transport.first(reference.domain, PULL, find)
+
     async def login(self, domain: str) -> None:
         """Try the credentials at a registry. Raises UnauthorizedError, UnavailableError."""
-        connection = (await self._transport.connect(domain))[-1]
-        async with self._transport.request(connection, "GET", "/v2/") as response:
-            if response.status == 401:
-                raise UnauthorizedError(
-                    f'Get "{connection.base}/v2/": unauthorized: incorrect username or password'
-                )
-            if response.status != 200:
-                raise UnavailableError(f"unexpected status {response.status} from GET {connection.base}/v2/")
+        endpoint = self._transport.config.endpoints(domain)[-1]
+        connection = await self._transport.connect(endpoint)
+
+        async def attempt() -> None:
+            what = connection.address("/v2/").with_query(None)
+            async with self._transport.request(connection, "GET", "/v2/") as response:
+                if response.status == 401:
+                    raise UnauthorizedError(f'Get "{what}": unauthorized: incorrect username or password')
+                if response.status != 200:
+                    error = UnavailableError(f"unexpected status {response.status} from GET {what}")
+                    raise retryable(error, response)
+
+        await self._transport.retrying(attempt)
 
     # Manifests
 
@@ -130,8 +141,8 @@ class RegistryClient:
                 return Descriptor(media_type=media_type, digest=digest, size=size)
         # Some registries cannot answer HEAD, and only GET says why one is refused.
         async with self._transport.request(connection, "GET", path, reference, headers) as response:
-            await self._transport.check(reference, response, "GET", connection.base.join(URL(path)))
-            raw = await _read(response, MANIFEST_SIZE_MAX)
+            await self._transport.check(reference, response, "GET", connection.address(path))
+            raw = await read_document(response, MANIFEST_SIZE_MAX)
             digest = reference.digest or digest_of(raw)
             self._verify(raw, digest, len(raw))
             announced = response.headers.get("Docker-Content-Digest", digest)
@@ -152,16 +163,15 @@ class RegistryClient:
                 f"{descriptor.digest}: {descriptor.size} bytes, more than {MANIFEST_SIZE_MAX}"
             )
 
-        async def attempt() -> bytes:
-            connection = (await self._transport.connect(reference.domain))[-1]
+        async def attempt(connection: Connection) -> bytes:
             headers = {"Accept": descriptor.media_type if "/manifests/" in path else "*/*"}
             async with self._transport.request(connection, "GET", path, reference, headers) as response:
-                await self._transport.check(reference, response, "GET", connection.base.join(URL(path)))
-                raw = await _read(response, MANIFEST_SIZE_MAX)
+                await self._transport.check(reference, response, "GET", connection.address(path))
+                raw = await read_document(response, MANIFEST_SIZE_MAX)
             self._verify(raw, descriptor.digest, descriptor.size)
             return raw
 
-        return await self._transport.retrying(attempt)
+        return await self._transport.first(reference.domain, PULL, attempt)
 
     def _verify(self, raw: bytes, digest: str, size: int) -> None:
         algorithm, _, encoded = digest.partition(":")
@@ -172,14 +182,30 @@ class RegistryClient:
 
     # Blobs
 
+    async def _go_on(self, error: RetryableError | OrlopError, tries: Tries, last: bool) -> bool:
+        """Whether the same endpoint is to be asked again, after a pause; False for the next one.
+
+        Raises the error where there is no other, and where what has come already is wrong.
+        """
+        if isinstance(error, RetryableError):
+            try:
+                await tries.pause(error)
+            except OrlopError:
+                if last:
+                    raise
+                return False
+            return True
+        if last or isinstance(error, DataLossError):
+            raise error
+        return False
+
     async def _blob_part(
-        self, reference: Reference, descriptor: Descriptor, offset: int
+        self, connection: Connection, reference: Reference, descriptor: Descriptor, offset: int
     ) -> AsyncGenerator[bytes, None]:
-        connection = (await self._transport.connect(reference.domain))[-1]
         path = f"/v2/{reference.path}/blobs/{descriptor.digest}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._transport.request(connection, "GET", path, reference, headers) as response:
-            await self._transport.check(reference, response, "GET", connection.base.join(URL(path)))
+            await self._transport.check(reference, response, "GET", connection.address(path))
             skip = _bytes_to_skip(response, descriptor, offset)
             try:
                 async for chunk in response.content.iter_chunked(CHUNK):
@@ -222,12 +248,3 @@ def _bytes_to_skip(response: aiohttp.ClientResponse, descriptor: Descriptor, off
             f"blob {descriptor.digest} has {response.content_length} bytes, the manifest says {descriptor.size}"
         )
     return offset  # the registry does not know ranges
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > limit:
-            raise InvalidArgumentError(f"manifest of {response.url.host} is larger than {limit} bytes")
-    return bytes(data)

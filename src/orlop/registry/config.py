@@ -2,36 +2,29 @@
 """Where a registry is found and how it is trusted: mirrors, insecure hosts, certificates, proxies."""
 
 import ipaddress
-import os
 import ssl
 import urllib.request
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from orlop.errdefs import InvalidArgumentError
 from orlop.oci.reference import DEFAULT_DOMAIN
+from orlop.registry.endpoint import Certificates, Endpoint
+from orlop.registry.hosts import host_directory, read_hosts
 
+HOSTS_DIRS = ("/etc/containerd/certs.d",)
+"""Where clients of containerd look for `hosts.toml`, before Docker's directory."""
 HUB = "registry-1.docker.io"
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
-
-
-class Endpoint(NamedTuple):
-    """A host (with port) that serves a repository; `insecure` allows plain HTTP and unverified certificates."""
-
-    host: str
-    insecure: bool = False
-    mirror: bool = False
-    plain: bool = False
-    """Only plain HTTP, as a mirror's http:// URL asks."""
 
 
 class RegistryConfig(msgspec.Struct, kw_only=True):
     """Settings of a daemon, after daemon.json: `insecure-registries` (hosts or CIDRs), `registry-mirrors` (URLs).
 
-    `certs_dir` holds a directory for each host with authorities (*.crt) and client certificates (*.cert, *.key).
+    `certs_dir` and before it `hosts_dirs` hold a directory for each registry with a `hosts.toml` or, without one,
+    with authorities (*.crt) and client certificates (*.cert, *.key). `headers` go with every request to a registry
+    itself.
     `attempts` are tries of a request without progress, `backoff` the first pause between them in seconds, which
     doubles; `read_timeout` the longest silence of a registry in seconds.
     """
@@ -39,22 +32,46 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
     insecure: Sequence[str] = ()
     mirrors: Sequence[str] = ()
     certs_dir: str = "/etc/docker/certs.d"
+    hosts_dirs: Sequence[str] = ()
+    headers: Sequence[tuple[str, str]] = ()
     attempts: int = 5
     backoff: float = 0.25
     read_timeout: float = 60.0
     user_agent: str = "orlop/0.1"
 
     def endpoints(self, domain: str) -> list[Endpoint]:
-        """Where to ask for a repository of `domain`, in order. Raises InvalidArgumentError for a broken mirror."""
-        if domain != DEFAULT_DOMAIN:
-            return [Endpoint(domain, self.is_insecure(domain))]
-        found = []
-        for mirror in self.mirrors:
-            scheme, separator, rest = mirror.rstrip("/").partition("://")
-            if not separator or scheme not in ("http", "https") or "/" in rest or "@" in rest:
-                raise InvalidArgumentError(f"invalid mirror: {mirror!r} is not http(s)://host[:port]")
-            found.append(Endpoint(rest, self.is_insecure(rest) or scheme == "http", True, scheme == "http"))
-        return [*found, Endpoint(HUB)]
+        """Where to ask for a repository of `domain`, in order.
+
+        Raises InvalidArgumentError for a broken mirror or `hosts.toml`.
+        """
+        mirrors = [self._mirror(address) for address in self.mirrors] if domain == DEFAULT_DOMAIN else []
+        configured = self._configured(domain)
+        return [*mirrors, *(configured if configured is not None else [self._itself(domain)])]
+
+    def _itself(self, domain: str) -> Endpoint:
+        if domain == DEFAULT_DOMAIN:
+            return Endpoint(HUB, headers=tuple(self.headers))
+        insecure = self.is_insecure(domain)
+        schemes = ("https", "http") if insecure else ("https",)
+        return Endpoint(domain, schemes, insecure, headers=tuple(self.headers))
+
+    def _mirror(self, address: str) -> Endpoint:
+        scheme, separator, rest = address.rstrip("/").partition("://")
+        if not separator or scheme not in ("http", "https") or "/" in rest or "@" in rest:
+            raise InvalidArgumentError(f"invalid mirror: {address!r} is not http(s)://host[:port]")
+        insecure = self.is_insecure(rest) or scheme == "http"
+        schemes = ("http",) if scheme == "http" else ("https", "http") if insecure else ("https",)
+        return Endpoint(rest, schemes, insecure, mirror=True)
+
+    def _configured(self, domain: str) -> list[Endpoint] | None:
+        """What the first `hosts.toml` for the registry says; None where there is none."""
+        for root in (*self.hosts_dirs, self.certs_dir):
+            directory = host_directory(root, domain)
+            if directory is not None:
+                found = read_hosts(directory, domain, self._itself(domain))
+                if found is not None:
+                    return found
+        return None
 
     def is_insecure(self, domain: str) -> bool:
         """Whether a host is on the loopback or among the insecure ones, by name or by network."""
@@ -75,27 +92,37 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
 
     def tls_context(self, endpoint: Endpoint) -> ssl.SSLContext:
         """How to talk TLS with an endpoint. Raises InvalidArgumentError for unreadable certificates."""
-        directory = Path(self.certs_dir, endpoint.host)
-        try:
-            names = sorted(os.listdir(directory))
-        except (FileNotFoundError, NotADirectoryError):
-            names = []
-        verified = not endpoint.insecure or any(name.endswith(".crt") for name in names)
+        files = endpoint.certificates
+        if files is None:
+            files = self._certificates(endpoint.host)
+        verified = not endpoint.insecure or bool(files.authorities)
         # Reading the system's authorities takes 30 ms, for nothing where none is asked.
         context = ssl.create_default_context() if verified else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for name in names:
-            path = directory / name
-            try:
-                if name.endswith(".crt"):
-                    context.load_verify_locations(path)
-                elif name.endswith(".cert"):
-                    context.load_cert_chain(path, path.with_suffix(".key"))
-            except (OSError, ssl.SSLError) as error:
-                raise InvalidArgumentError(f"cannot use certificate {path}: {error}") from None
+        path = ""
+        try:
+            for path in files.authorities:
+                context.load_verify_locations(path)
+            for path, key in files.clients:
+                context.load_cert_chain(path, key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidArgumentError(f"cannot use certificate {path}: {error}") from None
         if not verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    def _certificates(self, host: str) -> Certificates:
+        """The files of the first directory that is there for a host."""
+        for root in (*self.hosts_dirs, self.certs_dir):
+            directory = host_directory(root, host)
+            if directory is None:
+                continue
+            paths = sorted(directory.iterdir())
+            return Certificates(
+                tuple(str(path) for path in paths if path.suffix == ".crt"),
+                tuple((str(path), str(path.with_suffix(".key"))) for path in paths if path.suffix == ".cert"),
+            )
+        return Certificates()
 
 
 def split_host(domain: str) -> str:

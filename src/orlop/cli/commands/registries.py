@@ -4,7 +4,6 @@
 import os
 import sys
 
-from orlop.cli import credentials
 from orlop.cli import format as listing
 from orlop.cli.command import Command
 from orlop.cli.errors import ExitError
@@ -13,6 +12,7 @@ from orlop.cli.format import Column
 from orlop.cli.platforms import as_json
 from orlop.cli.pulling import show_progress, split_tag
 from orlop.cli.table import shorten
+from orlop.engine import credentials
 from orlop.engine.client import Client
 
 _SEARCH_COLUMNS = [

@@ -46,6 +46,8 @@ class Progress(NamedTuple):
     descriptor: Descriptor
     current: int = 0
     total: int = 0
+    source: str = ""
+    """The repository that a blob was taken over from."""
 
 
 def ingest_ref(descriptor: Descriptor) -> str:

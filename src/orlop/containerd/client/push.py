@@ -7,7 +7,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orlop.containerd.client.fetch import Progress, Report
+from orlop.containerd.client.fetch import DISTRIBUTION_SOURCE, Progress, Report
 from orlop.containerd.client.pull import together
 from orlop.containerd.client.pull_platforms import Wanted, choose
 from orlop.errdefs import NotFoundError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orlop.oci.distribution import AuthConfig
     from orlop.oci.reference import Reference
     from orlop.registry import RegistryConfig
+
+MOUNTS_MAX = 3  # repositories that a blob is looked for in before it is sent
 
 
 async def push(
@@ -38,8 +40,8 @@ async def push(
 
     With `platforms`, of an index only the manifests for those, which a registry may refuse.
 
-    Progress steps are preparing, uploading, uploaded, exists. Raises NotFoundError for content that is not here,
-    UnauthorizedError, PermissionDeniedError, UnavailableError.
+    Progress steps are preparing, uploading, uploaded, mounted, exists.
+    Raises NotFoundError for content that is not here, UnauthorizedError, PermissionDeniedError, UnavailableError.
     """
     async with RegistryUploads(config, auth) as uploads:
         one = _Push(client, uploads, reference, slots, progress or (lambda _: None), platforms)
@@ -105,8 +107,18 @@ class _Push:
             if await self._uploads.has_blob(self._reference, blob.digest):
                 report(Progress("exists", blob, blob.size, blob.size))
                 return
+            for source in await self._sources(blob):
+                if await self._uploads.mount(self._reference, blob, source):
+                    report(Progress("mounted", blob, blob.size, blob.size, source))
+                    return
             await self._uploads.upload(self._reference, blob, partial(self._read, blob, report))
         report(Progress("uploaded", blob, blob.size, blob.size))
+
+    async def _sources(self, blob: Descriptor) -> list[str]:
+        """Repositories of the same registry that a blob came from."""
+        info = await self._client.content.info(blob.digest)
+        known = info.labels.get(DISTRIBUTION_SOURCE + self._reference.domain, "").split(",")
+        return [name for name in known if name and name != self._reference.path][:MOUNTS_MAX]
 
     async def _read(self, blob: Descriptor, report: Report) -> AsyncIterator[bytes]:
         done = 0

@@ -41,7 +41,13 @@ class Messages:
                 return
             self._last[layer] = now
             detail = {"current": progress.current, "total": progress.total}
-        self.put({"status": self._statuses[progress.step], "progressDetail": detail, "id": layer})
+        self.put(
+            {
+                "status": self._statuses[progress.step].format(source=progress.source),
+                "progressDetail": detail,
+                "id": layer,
+            }
+        )
 
     async def during(self, work: Coroutine[Any, Any, T], send: Send, last: Callable[[T], list[Message]]) -> T:
         """Do the work, sending the messages meanwhile, and `last` of its result after it.

@@ -15,6 +15,7 @@ _STATUSES = {
     "preparing": "Preparing",
     "uploading": "Pushing",
     "uploaded": "Pushed",
+    "mounted": "Mounted from {source}",
     "exists": "Layer already exists",
 }
 

@@ -29,6 +29,7 @@ _EVENTS = {
     "downloaded": "complete",
     "uploading": "uploading",
     "uploaded": "complete",
+    "mounted": "complete",
     "extracting": "extracting",
     "extracted": "extracted",
     "exists": "already exists",

@@ -11,7 +11,7 @@ from orlop.containerd.client import typeurl
 from orlop.errdefs import DeadlineExceededError, InvalidArgumentError, NotImplementedByUsError, UnavailableError
 from orlop.oci import reference as references
 from orlop.oci.distribution import AuthConfig
-from orlop.registry import RegistryConfig
+from orlop.registry import HOSTS_DIRS, RegistryConfig
 
 if TYPE_CHECKING:
     from orlop.containerd.client.streams import Stream
@@ -40,9 +40,8 @@ async def registry_endpoint(message: pb.OCIRegistry, streams: StreamGetter, name
     """
     reference = references.parse(message.reference).canonical()
     resolver = message.resolver
-    for field in ("host_dir", "headers", "http_debug"):
-        if getattr(resolver, field):
-            raise NotImplementedByUsError(f"resolver.{field} of a registry")
+    if resolver.http_debug:
+        raise NotImplementedByUsError("resolver.http_debug of a registry")
     if resolver.default_scheme not in ("", "http", "https"):
         raise InvalidArgumentError(
             f"resolver.default_scheme: expected http or https, got {resolver.default_scheme}"
@@ -51,7 +50,12 @@ async def registry_endpoint(message: pb.OCIRegistry, streams: StreamGetter, name
     auth = None
     if resolver.auth_stream:
         auth = await _ask(streams.get(namespace, resolver.auth_stream), message.reference, reference.domain)
-    return RegistryEndpoint(reference, RegistryConfig(insecure=insecure), auth)
+    config = RegistryConfig(
+        insecure=insecure,
+        hosts_dirs=[resolver.host_dir] if resolver.host_dir else HOSTS_DIRS,
+        headers=list(resolver.headers.items()),
+    )
+    return RegistryEndpoint(reference, config, auth)
 
 
 async def _ask(stream: Stream, reference: str, domain: str) -> AuthConfig | None:

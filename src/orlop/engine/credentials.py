@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Credentials of registries in the client's config.json, or in the helper programs that it names."""
+"""Credentials of registries in a user's config.json, or in the helper programs that it names."""
 
 import base64
 import json
 import os
 from typing import Any
 
-from orlop.cli.errors import ExitError
+from orlop.errdefs import InvalidArgumentError, UnavailableError
 
 HUB = "https://index.docker.io/v1/"
 _TOKEN_USER = "<token>"
@@ -36,23 +36,37 @@ def registry_auth(name: str) -> dict[str, str]:
 
 
 def lookup(key: str) -> Json | None:
-    """The AuthConfig for a registry, as the Engine API wants it."""
+    """The AuthConfig for a registry, as the Engine API wants it; None where there are no credentials.
+
+    Raises InvalidArgumentError for a malformed file or answer, UnavailableError for a helper that does not start.
+    """
     config = _read()
     helper = _helper(config, key)
     if helper:
         answer = _call(helper, "get", key)
         if answer is None:
             return None
-        secret = json.loads(answer)
-        if secret["Username"] == _TOKEN_USER:
-            return {"identitytoken": secret["Secret"], "serveraddress": key}
-        return {"username": secret["Username"], "password": secret["Secret"], "serveraddress": key}
+        try:
+            secret = json.loads(answer)
+            user, password = str(secret["Username"]), str(secret["Secret"])
+        except (ValueError, KeyError, TypeError):
+            raise InvalidArgumentError(
+                f"error getting credentials - docker-credential-{helper}: expected Username and Secret as JSON"
+            ) from None
+        if user == _TOKEN_USER:
+            return {"identitytoken": password, "serveraddress": key}
+        return {"username": user, "password": password, "serveraddress": key}
     entry = (config.get("auths") or {}).get(key)
     if not entry:
         return None
     found = {"serveraddress": key}
     if entry.get("auth"):
-        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+        try:
+            user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+        except (ValueError, TypeError):
+            raise InvalidArgumentError(
+                f"{config_path()}: auths: {key}: auth is not base64 of user:password"
+            ) from None
         found |= {"username": user, "password": password.rstrip("\0")}
     if entry.get("identitytoken"):
         found = {"identitytoken": entry["identitytoken"], "serveraddress": key}
@@ -60,7 +74,7 @@ def lookup(key: str) -> Json | None:
 
 
 def store(key: str, user: str, password: str, token: str = "") -> bool:
-    """Keep credentials; True if they are in the file, as they are. Raises ExitError."""
+    """Keep credentials; True if they are in the file, as they are. Raises UnavailableError."""
     config = _read()
     helper = _helper(config, key)
     if helper:
@@ -76,7 +90,7 @@ def store(key: str, user: str, password: str, token: str = "") -> bool:
 
 
 def erase(key: str) -> bool:
-    """Forget credentials; whether there were some. Raises ExitError."""
+    """Forget credentials; whether there were some. Raises UnavailableError."""
     config = _read()
     helper = _helper(config, key)
     if helper:
@@ -99,11 +113,11 @@ def _call(helper: str, verb: str, text: str, *, must: bool = False) -> str | Non
     try:
         result = subprocess.run([program, verb], input=text, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise ExitError(f"error getting credentials - {program}: {error.strerror}") from None
+        raise UnavailableError(f"error getting credentials - {program}: {error.strerror}") from None
     if result.returncode == 0:
         return result.stdout
     if must:
-        raise ExitError(f"Error saving credentials: {(result.stdout or result.stderr).strip()}")
+        raise UnavailableError(f"Error saving credentials: {(result.stdout or result.stderr).strip()}")
     return None
 
 
@@ -115,7 +129,7 @@ def _read() -> Json:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ExitError(f"Error loading config file: {path}: {error}") from None
+        raise InvalidArgumentError(f"Error loading config file: {path}: {error}") from None
     return config if isinstance(config, dict) else {}
 
 
@@ -130,4 +144,4 @@ def _write(config: Json) -> None:
             json.dump(config, file, indent="\t")
         os.replace(draft, path)
     except OSError as error:
-        raise ExitError(f"error saving credentials: {path}: {(error.strerror or '').lower()}") from None
+        raise UnavailableError(f"error saving credentials: {path}: {(error.strerror or '').lower()}") from None
