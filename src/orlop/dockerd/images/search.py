@@ -12,7 +12,8 @@ from orlop.errdefs import InvalidArgumentError, UnavailableError
 from orlop.oci.distribution import AuthConfig
 from orlop.registry import RegistryConfig
 from orlop.registry.auth import basic
-from orlop.registry.config import Endpoint, proxy_for
+from orlop.registry.config import proxy_for
+from orlop.registry.endpoint import Endpoint
 from orlop.registry.errors import describe_failure
 
 _HUB = Endpoint("index.docker.io")
@@ -72,7 +73,7 @@ class SearchImages:
             return _HUB, term.removeprefix("library/")
         if host in ("docker.io", "index.docker.io"):
             return _HUB, words.removeprefix("library/")
-        return Endpoint(host, self._registries.is_insecure(host)), words
+        return Endpoint(host, insecure=self._registries.is_insecure(host)), words
 
     async def _ask(self, endpoint: Endpoint, query: dict[str, str], auth: AuthConfig | None) -> list[_Found]:
         failure = ""
