@@ -213,17 +213,19 @@ def test_deaths_at_random_moments_leave_nothing_behind(own_stack: Stack, victim:
     for client in clients:
         client.start()
     chance = random.Random(victim)
-    for _ in range(8):
-        time.sleep(chance.uniform(0.2, 1.5))
-        if victim == "dockerd":
-            stack.kill()
-            stack.start()
-        else:
-            stack.containerd.kill()
-            stack.start_containerd()
-    over.set()
-    for client in clients:
-        client.join(100)
+    try:
+        for _ in range(8):
+            time.sleep(chance.uniform(0.2, 1.5))
+            if victim == "dockerd":
+                stack.kill()
+                stack.start()
+            else:
+                stack.containerd.kill()
+                stack.start_containerd()
+    finally:
+        over.set()
+        for client in clients:
+            client.join(100)
     stack.docker("exec", "nosuch", "true")  # the daemon answers
     ids = stack.docker("ps", "-aq").ok().split()
     if ids:
