@@ -109,6 +109,7 @@ def documents(server: Server) -> Iterator[tuple[str, bytes]]:
         yield INDEX, json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).encode()
 
 
+@pytest.mark.long
 def test_a_malformed_manifest_is_an_error(stack: Stack, server: Server) -> None:
     """CVE-2021-21285: one of these ended the daemon."""
     assert stack.process is not None

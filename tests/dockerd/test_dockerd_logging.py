@@ -195,3 +195,19 @@ def test_nothing_is_lost_when_the_daemon_or_the_collector_dies(stack: Stack, flu
     files = Path(stack.data_root, "containers").glob("*/container-cached.log*")
     assert len(list(files)) <= 4, "what was sent makes room"
     stack.docker("rm", "long").ok()
+
+
+@pytest.mark.original
+def test_local_on_a_foreign_shim() -> None:
+    """There dockerd writes the file itself."""
+    with Stack("original", runtime="runc") as foreign:
+        foreign.load("busybox")
+        limits = ["--log-opt", "max-size=5k", "--log-opt", "max-file=50"]
+        script = "seq 2000; echo err >&2; printf half"
+        foreign.docker(
+            "run", "--name", "far", "--log-driver", "local", *limits, "busybox", "sh", "-c", script
+        ).ok()
+        shown = foreign.docker("logs", "far")
+        assert shown.out == "".join(f"{number}\n" for number in range(1, 2001)) + "half"
+        assert shown.err == "err\n"
+        assert foreign.docker("logs", "--tail", "2", "far").out.endswith("half")

@@ -98,6 +98,7 @@ def test_a_plugin_that_fails_or_is_away(stack: Stack, plugin: Plugin) -> None:
     stack.docker("run", "--rm", "-v", "books:/b", "busybox", "true").ok()
 
 
+@pytest.mark.long
 def test_volumes_are_given_back_after_the_daemon_died(stack: Stack, plugin: Plugin) -> None:
     stack.docker(
         "run", "-d", "--name", "long", "--volume-driver", "shelf", "-v", "vv:/v", "busybox", "sleep", "60"

@@ -81,6 +81,7 @@ def test_clients_need_a_certificate_of_the_authority(base: Path, certificates: P
         assert (seen.stdout, seen.stderr) == ("linux\n", "")
 
 
+@pytest.mark.long
 def test_tls_alone_and_no_tls_are_told_as_dangers(base: Path, certificates: Path) -> None:
     path = f"{base}/x.sock"
     hosts = ["-H", f"tcp://127.0.0.1:{PORT}", "-H", f"unix://{path}"]
