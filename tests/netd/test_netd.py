@@ -371,6 +371,16 @@ async def test_a_killed_worker_is_replaced_and_nobody_is_refused(netd: NetdClien
         assert await netd.held() == {}
 
 
+def test_the_end_is_heard_at_any_moment(tmp_path: Path) -> None:
+    """SIGTERM while the keeper has not begun to listen, or while a worker is being replaced."""
+    for number, pause in enumerate((0.0, 0.05, 0.15, 0.3)):
+        pid = start_daemon(str(tmp_path / f"{number}.sock"))
+        os.kill(worker_of(pid), signal.SIGKILL)
+        time.sleep(pause / 10)
+        end(pid)
+        assert not (tmp_path / f"{number}.sock").exists()
+
+
 async def test_a_killed_keeper_changes_nothing(netd: NetdClient, container: str) -> None:
     keeper = await kept(netd, container)
     worker = worker_of(keeper)

@@ -53,6 +53,7 @@ class Keeper:
         self._on_ready: Callable[[], None] | None = on_ready
         self._kept: dict[str, Kept] = {}
         self._worker = 0
+        self._ending = False
 
     def run(self) -> int:
         """The exit status: 0 after SIGTERM or SIGINT, to the keeper or the worker."""
@@ -65,6 +66,8 @@ class Keeper:
             status = self._run_worker()
             if os.WIFEXITED(status):
                 return os.WEXITSTATUS(status)
+            if self._ending:  # before the worker could hear of it
+                return 0
             failures = 1 if time.monotonic() - begun >= _STEADY_SECONDS else failures + 1
             if failures > _MAX_FAILURES:
                 return 1
@@ -79,6 +82,8 @@ class Keeper:
             self._be_worker(Channel(theirs, acknowledged))
         theirs.close()
         os.close(acknowledged)
+        if self._ending:
+            os.kill(self._worker, signal.SIGTERM)
         try:
             self._listen(ours, acknowledge)
         finally:
@@ -129,6 +134,7 @@ class Keeper:
             os.close(fd)
 
     def _pass_on(self, number: int, _: object) -> None:
+        self._ending = True
         if self._worker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._worker, number)
