@@ -97,7 +97,7 @@ def test_a_wrong_file_changes_nothing(base: Path) -> None:
         ):
             (base / "daemon.json").write_text(content)
             daemon.reload()
-            info = get(path, "/info")[1]
-            for key in ("Labels", "Runtimes", "DefaultRuntime"):
-                assert info[key] == before[key]
+        info = get(path, "/info")[1]
+        for key in ("Labels", "Runtimes", "DefaultRuntime"):
+            assert info[key] == before[key]
         assert reloads(path) == []
