@@ -26,6 +26,7 @@ _MAX_MESSAGE = 1 << 17
 _MAX_DESCRIPTORS = 8
 _STEADY_SECONDS = 10.0
 _MAX_FAILURES = 5
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Kept(NamedTuple):
@@ -57,7 +58,7 @@ class Keeper:
 
     def run(self) -> int:
         """The exit status: 0 after SIGTERM or SIGINT, to the keeper or the worker."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             signal.signal(number, self._pass_on)
         gc.freeze()  # what is imported stays shared with the workers
         failures = 0
@@ -75,11 +76,14 @@ class Keeper:
     def _run_worker(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         acknowledged, acknowledge = os.pipe()
+        # A signal that reached the child as long as it has our handler would be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         self._worker = os.fork()
         if self._worker == 0:
             ours.close()
             os.close(acknowledge)
             self._be_worker(Channel(theirs, acknowledged))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         theirs.close()
         os.close(acknowledged)
         if self._ending:
@@ -97,8 +101,9 @@ class Keeper:
         """Never returns."""
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _ENDING:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             self._work(channel, list(self._kept.values()))
             status = 0
         except BaseException:  # noqa: BLE001 - the stack above belongs to the keeper
