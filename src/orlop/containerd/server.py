@@ -188,7 +188,9 @@ class Daemon:
             TasksService(manager, containers, storage.checkpoints),
             SandboxControllerService({SHIM_CONTROLLER: sandboxes}, exchange),
             StreamingService(streams),
-            TransferService(config.address, streams, config.snapshotter, config.downloads),
+            TransferService(
+                config.address, storage.content, storage.workers, streams, config.snapshotter, config.downloads
+            ),
             VersionService(API_VERSION, self._revision),
             HealthService(()),
             IntrospectionService(daemon_uuid(config.root), plugins, runtime_info),

@@ -116,6 +116,11 @@ class Storage:
         self._settings = settings
         self._workers = workers
 
+    @property
+    def workers(self) -> ThreadPoolExecutor:
+        """The threads for what may block on a disk."""
+        return self._workers[0]
+
     def services(self) -> list[Service]:
         """Each service with the generated function that adds it to a server. Garbage is looked for soon after."""
         self.gc.schedule(self._settings.startup_delay)

@@ -11,7 +11,10 @@ from orlop.api.transfer_pb2_grpc import TransferServicer
 from orlop.containerd.core.namespaces import scope_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from orlop.api.transfer_pb2 import TransferRequest
+    from orlop.containerd.metadata.content import MetadataContent
     from orlop.containerd.plugins.streams import StreamManager
     from orlop.containerd.plugins.transfer.manager import Transfers
 
@@ -19,8 +22,19 @@ if TYPE_CHECKING:
 class TransferService(TransferServicer):
     """Loads what transfers need (a registry client) at the first one."""
 
-    def __init__(self, address: str, streams: StreamManager, default_snapshotter: str, downloads: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        content: MetadataContent,
+        workers: Executor,
+        streams: StreamManager,
+        default_snapshotter: str,
+        downloads: int,
+    ) -> None:
+        """`address` is the daemon's own socket."""
         self._address = address
+        self._content = content
+        self._workers = workers
         self._streams = streams
         self._snapshotter = default_snapshotter
         self._downloads = downloads
@@ -41,9 +55,11 @@ class TransferService(TransferServicer):
 
     def _manager(self) -> Transfers:
         if self._transfers is None:
+            from orlop.containerd.plugins.transfer.loopback import LoopbackClient
             from orlop.containerd.plugins.transfer.manager import Transfers
 
-            self._transfers = Transfers(self._address, self._streams, self._snapshotter, self._downloads)
+            client = LoopbackClient(self._address, self._content, self._workers)
+            self._transfers = Transfers(client, self._streams, self._snapshotter, self._downloads)
         return self._transfers
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carries out transfers: which operation a source and a destination make, and what it works with.
 
-The operations are the client library's, over the daemon's own socket: a pull by the daemon and a pull by a client
-are the same code, and what each step may do is checked in one place.
+The operations are the client library's, over the daemon's own socket (bytes aside): a pull by the daemon and one
+by a client are the same code, and what each step may do is checked in one place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orlop.api import transfer_types_pb2 as pb
-from orlop.containerd.client import Client, typeurl
+from orlop.containerd.client import typeurl
 from orlop.containerd.client.fetch import Downloads
 from orlop.containerd.client.unpack import KeyedLocks
 from orlop.containerd.plugins.transfer import archives, registries
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from orlop.containerd.core.namespaces import Scope
     from orlop.containerd.core.streams import StreamGetter
+    from orlop.containerd.plugins.transfer.loopback import LoopbackClient
     from orlop.containerd.plugins.transfer.progress import ProgressReporter
 
 _TYPES = {
@@ -33,9 +34,11 @@ _TYPES = {
 class Transfers:
     """The transfers of a daemon."""
 
-    def __init__(self, address: str, streams: StreamGetter, default_snapshotter: str, downloads: int) -> None:
-        """`address` is the daemon's own socket, `downloads` how many blobs come at a time in one namespace."""
-        self._client = Client(address)
+    def __init__(
+        self, client: LoopbackClient, streams: StreamGetter, default_snapshotter: str, downloads: int
+    ) -> None:
+        """`downloads` is how many blobs come at a time in one namespace."""
+        self._client = client
         self._streams = streams
         self._snapshotter = default_snapshotter
         self._downloads = downloads
