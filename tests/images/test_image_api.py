@@ -659,6 +659,26 @@ async def test_push_with_and_without_password(engine: Engine) -> None:
         assert body[-1]["aux"] == {"Tag": "v1", "Digest": target.digest, "Size": target.size}
 
 
+async def test_manifests(engine: Engine) -> None:
+    """An image of several platforms, in list and inspect, for clients that know to ask."""
+    await _load(engine, "multi")
+    status, shown = await engine.request("GET", "/v1.48/images/multi/json?manifests=1")
+    assert status == 200
+    by_platform = {str(each["ImageData"]["Platform"]["architecture"]): each for each in shown["Manifests"]}
+    assert {"amd64", "arm64"} <= set(by_platform)
+    for each in by_platform.values():
+        assert (each["Kind"], each["ID"]) == ("image", each["Descriptor"]["digest"])
+        assert each["Size"]["Total"] == each["Size"]["Content"] + each["ImageData"]["Size"]["Unpacked"]
+        assert each["Size"]["Content"] > each["Descriptor"]["size"]
+    status, images = await engine.request("GET", "/v1.47/images/json?manifests=1")
+    assert [each["Manifests"] for each in images if each["Id"] == shown["Id"]] == [shown["Manifests"]]
+    for path in ("/v1.46/images/json?manifests=1", "/v1.48/images/json"):
+        _, images = await engine.request("GET", path)
+        assert all("Manifests" not in each for each in images)
+    status, _ = await engine.request("GET", "/v1.49/images/multi/json?manifests=1&platform=linux/amd64")
+    assert status == 400
+
+
 async def test_search(engine: Engine) -> None:
     """An index of its own: what it is asked, and what is left of its answer by filters."""
     asked = []

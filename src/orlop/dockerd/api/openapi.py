@@ -60,10 +60,10 @@ _QUERIES = {
     "GET /containers/{id}/archive": "path:string!",
     "PUT /containers/{id}/archive": "path:string! noOverwriteDirNonDir:boolean copyUIDGID:boolean",
     "POST /containers/prune": "filters:filters",
-    "GET /images/json": "all:boolean filters:filters shared-size:boolean digests:boolean",
+    "GET /images/json": "all:boolean filters:filters shared-size:boolean digests:boolean manifests:boolean",
     "POST /images/create": "fromImage:string fromSrc:string repo:string tag:string message:string changes:string "
     "platform:string",
-    "GET /images/{name}/json": "platform:string",
+    "GET /images/{name}/json": "manifests:boolean platform:string",
     "POST /images/{name}/push": "tag:string",
     "POST /images/{name}/tag": "repo:string tag:string",
     "DELETE /images/{name}": "force:boolean noprune:boolean",

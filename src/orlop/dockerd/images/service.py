@@ -9,6 +9,7 @@ from orlop.dockerd.images.import_ import ImportImage
 from orlop.dockerd.images.inspect import InspectImage
 from orlop.dockerd.images.list import ListImages
 from orlop.dockerd.images.load import LoadImages
+from orlop.dockerd.images.manifests import ImageManifests
 from orlop.dockerd.images.ports import (
     ContainerUses,
     FindCommitSource,
@@ -57,6 +58,7 @@ class ImageService:
         self.push = PushImage(self.store, registries, publish, max_concurrent_uploads)
         self.list = ListImages(self.store, self.sizes, uses)
         self.inspect = InspectImage(self.store, self.sizes)
+        self.manifests = ImageManifests(self.store, self.sizes, uses)
         self.history = ImageHistory(self.store, self.sizes)
         self.tag = TagImage(self.store, publish)
         self.remove = RemoveImage(self.store, uses, publish)

@@ -76,11 +76,11 @@ def check(settings: EndpointSettings, network: Network, mac_address: str) -> End
         raise PermissionDeniedError("cannot create endpoint on configuration-only network")
     wish = settings.ipam_config
     if not network.served:
-        if wish is not None and (wish.ipv4_address or wish.ipv6_address or wish.link_local_ips):
+        if wish is not None and (wish.ipv4_address or wish.ipv6_address):
             raise InvalidArgumentError("user specified IP address is supported on user defined networks only")
         if settings.aliases:
             raise InvalidArgumentError("network-scoped aliases are only supported for user-defined networks")
-    elif wish is not None:
+    if wish is not None:
         _check_address(wish, network)
     options.endpoint(settings.driver_opts or {})
     mac = "" if is_derived(settings) else settings.mac_address

@@ -83,7 +83,12 @@ class _Handlers:
             filters.add("reference", request.query("filter"))
         shared_size = request.version >= (1, 42) and request.flag("shared-size")
         summaries = await self._images.list(filters, shared_size=shared_size)
+        manifests = request.version >= (1, 47) and request.flag("manifests")
         for summary in summaries:
+            if manifests:
+                summary["Manifests"] = await self._images.manifests(
+                    await self._images.store.resolve(summary["Id"])
+                )
             if request.version < (1, 43) and not summary["RepoTags"] and not summary["RepoDigests"]:
                 summary["RepoTags"], summary["RepoDigests"] = ["<none>:<none>"], ["<none>@<none>"]
             if request.version < (1, 48):
@@ -96,7 +101,12 @@ class _Handlers:
 
     async def inspect(self, request: ApiRequest) -> web.StreamResponse:
         platform = request.platform(since=(1, 49))
+        manifests = request.version >= (1, 48) and request.flag("manifests")
+        if manifests and platform:
+            raise InvalidArgumentError("conflicting options: manifests and platform options cannot both be set")
         body = await self._images.inspect(request.params["name"], platform)
+        if manifests:
+            body["Manifests"] = await self._images.manifests(await self._images.store.resolve(body["Id"]))
         if request.version < (1, 52):
             legacy = _CONFIG_BEFORE_1_50 if request.version < (1, 50) else _CONFIG_BEFORE_1_52
             body["Config"] = {**legacy, **body["Config"]}
