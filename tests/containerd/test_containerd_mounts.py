@@ -95,6 +95,9 @@ async def test_overlay_of_mounts(client: Client) -> None:
     )
     assert os.stat(f"{second}/upper").st_mode & 0o777 == 0o755
     await client.mounts.deactivate("o")
+    named = f"{os.getcwd()}/like a path"  # as ctr names them
+    await client.mounts.activate(named, [TMPFS], temporary=True)
+    await client.mounts.deactivate(named)
 
 
 @pytest.mark.root
@@ -127,7 +130,7 @@ async def test_refusals(client: Client, shared: Daemon) -> None:
         ("x", [TMPFS, MountMessage(type="bind", source="/none")], "No such file"),
         ("x", bad_mkdir, "in none of the mounts"),
         ("x", out, "cross-device link"),
-        ("../x", [TMPFS], "mount name"),
+        ("", [TMPFS], "mount name"),
         ("x", [TMPFS] * 200, "more than 128"),
     ):
         with pytest.raises(InvalidArgumentError, match=match):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from orlop.api.types_pb2 import ActivationInfo, ActiveMount
 from orlop.containerd.core import labels
 from orlop.containerd.core.mount import Mount, to_proto
-from orlop.containerd.core.namespaces import validate_identifier
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.mount_plan import Active, Directory, count_ours, transformed
 from orlop.containerd.plugins.runtime.bundle import unmount_all
@@ -35,6 +34,7 @@ log = logging.getLogger("containerd.mounts")
 
 DIRECTORY = "io.containerd.mount-manager.v1"
 MOUNTS_MAX = 128  # of one activation
+NAME_MAX = 4096
 
 
 class LocalMounts:
@@ -48,7 +48,8 @@ class LocalMounts:
 
     async def activate(self, scope: Scope, request: Request) -> ActivationInfo:
         """As the contract says."""
-        validate_identifier(request.name, "mount name")
+        if not 0 < len(request.name) <= NAME_MAX:  # clients name them after paths
+            raise InvalidArgumentError(f"mount name: expected 1 to {NAME_MAX} characters")
         labels.validate(request.labels)
         ours = count_ours(request.mounts, temporary=request.temporary)
         if ours is None:
