@@ -6,6 +6,7 @@ in this process (create, start, wait, delete) beside crun's whole command. Run a
 """
 
 import argparse
+import glob
 import os
 import pathlib
 import resource
@@ -107,6 +108,8 @@ def main() -> None:
         finally:
             for name in runtimes.commands:
                 runtimes(name, "delete", "--force", "one")
+            for group in [*glob.glob("/sys/fs/cgroup/orlop-bench"), *glob.glob("/sys/fs/cgroup/*/orlop-bench")]:
+                os.rmdir(group)
 
 
 def _whole(runtimes: Runtimes, runs: int) -> None:
