@@ -108,7 +108,10 @@ def main() -> None:
         finally:
             for name in runtimes.commands:
                 runtimes(name, "delete", "--force", "one")
-            for group in [*glob.glob("/sys/fs/cgroup/orlop-bench"), *glob.glob("/sys/fs/cgroup/*/orlop-bench")]:
+            # runc makes a directory where it takes version 2 to be mounted, too.
+            for group in glob.glob("/sys/fs/cgroup/*/orlop-bench"):
+                if os.path.isdir(f"{group}/one"):
+                    os.rmdir(f"{group}/one")
                 os.rmdir(group)
 
 
