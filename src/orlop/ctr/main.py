@@ -142,7 +142,7 @@ def _unknown(name: str) -> int:
 async def _call(command: Command, values: Values, options: Values) -> int:
     from orlop.containerd.client import Client
 
-    async with Client(options["address"], options["namespace"]) as client:
+    async with Client(options["address"], options["namespace"], owner="orlop-ctr") as client:
         if options["connect-timeout"]:
             await client.connect(options["connect-timeout"])
         async with asyncio.timeout(options["timeout"] or None):

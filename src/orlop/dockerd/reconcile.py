@@ -12,6 +12,7 @@ import msgspec
 
 from orlop.api.task_types_pb2 import Process, Status
 from orlop.containerd.client import Client
+from orlop.containerd.client.leases import end_earlier
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.create import SNAPSHOT_LABEL
@@ -93,6 +94,7 @@ class Reconcile:
         await self.sweep()
         await self._remove_orphans()
         await self._release_networks()
+        await end_earlier(self._client)
         await self._start_wanted(was_running)
 
     async def again(self, catch_up: Callable[[], Awaitable[None]]) -> None:

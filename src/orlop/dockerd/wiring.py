@@ -121,6 +121,11 @@ def _sample(base: Base, life: Life) -> Sample:
     return Sample(counts, base.events.published, base.events.listeners, health.checks, health.failed_checks)
 
 
+def _owner(config: Config) -> str:
+    """The name under which this daemon's lives hold leases."""
+    return f"orlopd {identity.read(Path(config.data_root))}"
+
+
 def _base(config: Config) -> Base:
     connection = store.connect(Path(config.data_root, "dockerd.db"))
     network.init_schema(connection)
@@ -144,7 +149,7 @@ def _base(config: Config) -> Base:
         database,
         events,
         registry,
-        Client(config.containerd, config.containerd_namespace, patience=_PATIENCE),
+        Client(config.containerd, config.containerd_namespace, owner=_owner(config), patience=_PATIENCE),
         host,
         Runtimes(
             config.runtimes,

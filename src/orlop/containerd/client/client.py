@@ -48,10 +48,13 @@ class Client:
         namespace: str = "default",
         *,
         lease: str = "",
+        owner: str = "",
         patience: float = 0.0,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         """`address` is a socket's path; `channel` shares the connection of another client.
+
+        `owner` is whose temporary leases the client makes, a name that the program keeps over restarts.
 
         With `patience`, a call that finds the daemon gone waits so many seconds for it to come back. A daemon
         that serves others wants some, so that a restart of containerd fails nobody's request; a command none.
@@ -59,6 +62,7 @@ class Client:
         self.address = address
         self.namespace = namespace
         self.lease = lease
+        self.owner = owner
         self.patience = patience
         self._owns_channel = channel is None
         self._channel = channel if channel is not None else open_channel(address)
@@ -67,11 +71,18 @@ class Client:
 
     def with_namespace(self, namespace: str) -> Client:
         """The same connection in another namespace."""
-        return Client(self.address, namespace, patience=self.patience, channel=self._channel)
+        return Client(self.address, namespace, owner=self.owner, patience=self.patience, channel=self._channel)
 
     def with_lease(self, lease: str) -> Client:
         """The same connection and namespace, under a lease: the collector keeps what is made by it."""
-        return Client(self.address, self.namespace, lease=lease, patience=self.patience, channel=self._channel)
+        return Client(
+            self.address,
+            self.namespace,
+            lease=lease,
+            owner=self.owner,
+            patience=self.patience,
+            channel=self._channel,
+        )
 
     async def connect(self, timeout: float = 10.0) -> None:
         """Wait until the daemon takes connections, at most `timeout` seconds. Raises UnavailableError."""

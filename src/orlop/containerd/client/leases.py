@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lease for as long as a piece of work takes, so that the collector leaves alone what it makes."""
+"""A lease for as long as a piece of work takes, so that the collector leaves alone what it makes.
+
+Temporary leases carry who made them (`Client.owner`) and in which life of that program, so that its next life can
+end those that an earlier one left.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,13 @@ if TYPE_CHECKING:
     from orlop.containerd.client.client import Client
 
 EXPIRES = 24 * 3600  # seconds: what a client that died left behind is collected after a day
+OWNER = "io.orlop.lease.owner"
+LIFE = "io.orlop.lease.life"
+RESUMABLE = "io.orlop.lease.resumable"
+HALF_MADE = "extract-"
+"""What the keys of snapshots begin with into which a layer is being unpacked."""
+
+_LIFE = secrets.token_hex(8)
 
 
 @asynccontextmanager
@@ -27,9 +38,7 @@ async def leased(client: Client) -> AsyncIterator[Client]:
     if client.lease:
         yield client
         return
-    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES))
-    lease = f"orlop-{secrets.token_hex(8)}"
-    await client.leases.create(lease, {"containerd.io/gc.expire": expires})
+    lease = await create_temporary(client)
     try:
         yield client.with_lease(lease)
     finally:
@@ -40,3 +49,43 @@ async def leased(client: Client) -> AsyncIterator[Client]:
         except OrlopError:
             # The daemon is gone or failing: the lease ends by itself, and the block's own error matters more.
             pass
+
+
+async def create_temporary(client: Client, *, resumable: bool = False) -> str:
+    """The name of a new lease that ends by itself one day; `resumable` if it keeps what a later try can use."""
+    lease = f"orlop-{secrets.token_hex(8)}"
+    expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES))
+    labels = {"containerd.io/gc.expire": expires}
+    if client.owner:
+        labels |= {OWNER: client.owner, LIFE: _LIFE}
+    if resumable:
+        labels[RESUMABLE] = "true"  # empty values are not kept
+    await client.leases.create(lease, labels)
+    return lease
+
+
+async def end_earlier(client: Client) -> None:
+    """End the leases that earlier lives of the client's owner left, and no others.
+
+    Resumable ones stay, for the bytes that the next try need not fetch; only half-made snapshots go.
+    """
+    for lease in await client.leases.list(f'labels."{OWNER}"=="{client.owner}"'):
+        if lease.labels.get(LIFE) == _LIFE:
+            continue
+        try:
+            if RESUMABLE in lease.labels:
+                await _remove_half_made(client, lease.id)
+            else:
+                await client.leases.delete(lease.id)
+        except NotFoundError:
+            pass  # it has just expired
+
+
+async def _remove_half_made(client: Client, lease: str) -> None:
+    for resource in await client.leases.resources(lease):
+        kind, _, snapshotter = resource.type.partition("/")
+        if kind == "snapshots" and resource.id.startswith(HALF_MADE):
+            try:
+                await client.snapshots(snapshotter).remove(resource.id)
+            except NotFoundError:
+                pass  # the lease names it, but it is gone

@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +25,7 @@ from orlop.containerd.client.fetch import (
     is_present,
     store_small,
 )
-from orlop.containerd.client.leases import EXPIRES
+from orlop.containerd.client.leases import create_temporary
 from orlop.containerd.client.unpack import (
     INDEX_DEPTH_MAX,
     ImageContent,
@@ -146,10 +144,7 @@ class Puller:
         """One lease for all pulls that overlap, since each may rest on what another has brought."""
         async with self._lease_lock:
             if not self._pulls:
-                expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES))
-                lease = f"orlop-pull-{secrets.token_hex(8)}"
-                await self._client.leases.create(lease, {"containerd.io/gc.expire": expires})
-                self._lease = lease
+                self._lease = await create_temporary(self._client, resumable=True)
             self._pulls += 1
             client = self._client.with_lease(self._lease)
         try:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.api import content_pb2, types_pb2
-from orlop.containerd.client.leases import leased
+from orlop.containerd.client.leases import HALF_MADE, leased
 from orlop.errdefs import AlreadyExistsError, DataLossError, InvalidArgumentError, NotFoundError, OrlopError
 from orlop.oci.image import (
     MANIFEST_SIZE_MAX,
@@ -195,7 +195,7 @@ async def unpack_layer(
         return False
     if starting:
         starting()
-    key = f"extract-{secrets.token_hex(6)} {chain_id}"
+    key = f"{HALF_MADE}{secrets.token_hex(6)} {chain_id}"
     try:
         mounts = await snapshots.prepare(key, parent, {"containerd.io/snapshot.ref": chain_id})
     except AlreadyExistsError:
