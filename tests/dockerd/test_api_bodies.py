@@ -20,9 +20,10 @@ def _read(text: bytes) -> CreateRequest:
 
 def test_keys_are_taken_in_any_case() -> None:
     body = _read(
-        b'{"image":"busybox","hostconfig":{"memory":5,"Mounts":[{"type":"tmpfs","TARGET":"/x"}]},'
+        b'{"image":"busybox","hostconfig":{"memory":5,"CPURealtimePeriod":7,"Mounts":[{"type":"tmpfs","TARGET":"/x"}]},'
         b'"labels":{"hostconfig":"kept"}}'
     )
+    assert body.host_config.cpu_realtime_period == 7
     assert (body.image, body.host_config.memory, body.labels) == ("busybox", 5, {"hostconfig": "kept"})
     assert (body.host_config.mounts[0].type, body.host_config.mounts[0].target) == ("tmpfs", "/x")
 

@@ -19,8 +19,8 @@ from orlop.oci.platforms import parse_platform
 
 T = TypeVar("T")
 
-_LOWER_KEY = re.compile(rb'[{,]\s*"[a-z]\w*"\s*:')
-"""A key that begins with a small letter, as no field of ours does."""
+_OTHER_CASE = re.compile(rb'[{,]\s*"(?:[a-z]|CPU[A-Z])\w*"\s*:')
+"""A key as no field of ours begins, but as clients write them: `detachKeys`, `CPURealtimePeriod`."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
 
@@ -134,7 +134,7 @@ class ApiRequest:
         if not body.strip():
             raise InvalidArgumentError("invalid JSON: got EOF while reading request body")
         try:
-            if _LOWER_KEY.search(body):
+            if _OTHER_CASE.search(body):
                 from orlop.dockerd.api.fold import fold  # seldom needed
 
                 body = fold(body, to)
