@@ -28,7 +28,7 @@ def _commit(client: Client, args: Args) -> int:
         "comment": args.text("message") or None,
         "author": args.text("author") or None,
         "changes": args.items("change") or None,
-        "pause": None if args.flag("pause") else False,
+        "pause": None if args.flag("pause") and not args.flag("no-pause") else False,
     }
     print(client.post("/commit", query)["Id"])
     return 0
@@ -49,6 +49,7 @@ COMMIT = Command(
         Flag("author", "a", "string", 'Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")'),
         Flag("change", "c", "list", "Apply Dockerfile instruction to the created image"),
         Flag("message", "m", "string", "Commit message"),
+        Flag("no-pause", "", "bool", "Do not pause container during commit"),
         Flag("pause", "p", "bool", "Pause container during commit (default true)", default=True),
     ],
     min_args=1,
