@@ -357,3 +357,16 @@ class TestDatabase:
         with pytest.raises(sqlite3.OperationalError):
             db.migrate("test", ("CREATE TABLE things (name TEXT); CREATE NONSENSE",))
         db.migrate("test", ("CREATE TABLE things (name TEXT)",))
+
+
+def test_cached_bytes_are_read_without_a_thread(local: LocalStorage, scope: Scope) -> None:
+    """What is in memory comes at once, as `read_at` has it, or None; an end is an end."""
+    digest = put(local.storage.content.bind(scope), b"0123456789")
+    reader = local.storage.content.bind(scope).reader(digest)
+    try:
+        assert reader.read_cached(2, 4) in (b"2345", None)
+        assert reader.read_cached(8, 100) in (b"89", None)
+        assert reader.read_cached(10, 5) in (b"", None)
+        assert reader.read_at(2, 4) == b"2345"
+    finally:
+        reader.close()

@@ -47,6 +47,10 @@ class Reader(Protocol):
         """At most `size` bytes from `offset`; empty at the end."""
         ...
 
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        """Like `read_at`, without blocking: None where the bytes are not in memory."""
+        ...
+
     def close(self) -> None:
         """Give the descriptor back."""
         ...

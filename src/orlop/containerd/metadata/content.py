@@ -183,7 +183,10 @@ class BoundContent:
 
     def reader(self, digest: str) -> LocalReader:
         """Open a blob; raises NotFoundError."""
-        self.info(digest)
+        validate_digest(digest)
+        row = self._db.row("SELECT 1 FROM blobs WHERE namespace = ? AND digest = ?", (self._namespace, digest))
+        if row is None:
+            raise NotFoundError(f"content digest {digest}: not found")
         return self._owner.local.reader(digest)
 
     def writer(self, ref: str, total: int = 0, expected: str = "") -> MetadataWriter:

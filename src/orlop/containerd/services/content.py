@@ -19,7 +19,7 @@ from orlop.errdefs import AlreadyExistsError, InvalidArgumentError, NotFoundErro
 T = TypeVar("T")
 _PAGE = 100  # blobs in one message of a list
 _CHUNK = 1 << 20  # bytes in one message of a read; clients take at most 4 MiB
-_INLINE = 64 << 10  # bytes that are written and hashed faster than a thread is woken
+_INLINE = 64 << 10  # bytes that are read, or written and hashed, faster than a thread is woken
 
 
 class ContentService(ContentServicer):
@@ -62,7 +62,9 @@ class ContentService(ContentServicer):
                 left = request.size
             while left:
                 at, size = offset, min(left, _CHUNK)
-                data = await self._run(lambda at=at, size=size: reader.read_at(at, size))  # type: ignore[misc]
+                data = reader.read_cached(at, size) if size <= _INLINE else None
+                if data is None:
+                    data = await self._run(lambda at=at, size=size: reader.read_at(at, size))  # type: ignore[misc]
                 if not data:
                     raise OutOfRangeError(f"blob {request.digest} ends at {offset} of {reader.size} bytes")
                 yield pb.ReadContentResponse(offset=offset, data=data)
