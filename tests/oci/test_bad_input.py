@@ -125,6 +125,9 @@ def test_wrong_states(runtime: Runtime, bundle: Bundle) -> None:
         _fails(runtime, 1, "update", "--pids-limit", "10", container, words="container not running")
     runtime("delete", container).ok()
     for command in ("start", "state", "delete", "kill", "pause", "resume", "ps", "update", "events"):
+        if runtime.name == "crun":  # 1, or 253 from some of its commands
+            assert runtime(command, container).status in (1, 253)
+            continue
         _fails(runtime, 1, command, container, words="container does not exist")
     if runtime.name != "crun":
         _fails(runtime, 255, "exec", container, "true", words="container does not exist")
