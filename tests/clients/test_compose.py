@@ -96,7 +96,7 @@ class Project:
     def events(self) -> list[str]:
         """What containers did so far: `start six_app_1` and the like."""
         form = "{{.Action}} {{.Actor.Attributes.name}}"
-        span = ("--since", "1", "--until", str(int(time.time())))
+        span = ("--since", "1", "--until", str(int(time.time()) + 1))  # what happens in this second too
         return (
             self._stack.docker("events", *span, "--filter", "type=container", "--format", form).ok().splitlines()
         )
