@@ -215,7 +215,9 @@ def _be_container(stdout: int, listener: socket.socket | None) -> NoReturn:
     """An exec ends at once; init waits until somebody wants to start it, and then until it is killed."""
     try:
         if listener is not None:
+            listener.settimeout(_WITHIN)  # nobody comes where the zygote was killed meanwhile
             starter, _ = listener.accept()
+            starter.settimeout(_WITHIN)
             starter.recv(16)
             starter.close()
         os.write(stdout, b"rehearsal\n")
