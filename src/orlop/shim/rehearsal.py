@@ -39,6 +39,7 @@ _LIVES = 3
 """Once to fill caches, once more on filled ones, and once for what is done every other time."""
 _WITHIN = 10.0
 """Seconds for it all; on an idle machine it takes a tenth of one."""
+_PLACES = "/tmp/orlop-zygote-"
 _ID = "rehearsal"
 _CONFIG = b'{"linux":{"namespaces":[{"type":"pid"}]},"annotations":{"a":"b"}}'
 _PROCESS = b'{"args":["true"],"cwd":"/"}'
@@ -47,9 +48,11 @@ _PROCESS = b'{"args":["true"],"cwd":"/"}'
 def rehearse() -> None:
     """Play. Raises TimeoutError and whatever goes wrong; leaves no process, descriptor or file behind."""
     # Neither tempfile nor shutil, whose imports (random, compression) every shim would carry.
-    directory = f"/tmp/orlop-zygote-{os.urandom(8).hex()}"
+    _sweep()
+    directory = f"{_PLACES}{os.getpid()}-{os.urandom(8).hex()}"
     os.mkdir(directory, 0o700)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    _Rehearsed.alive, writer = os.pipe()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         with open(f"{directory}/config.json", "wb") as file:
@@ -59,10 +62,34 @@ def rehearse() -> None:
         _play(directory)
     finally:
         prctl(PR_SET_CHILD_SUBREAPER, 0)
+        os.close(_Rehearsed.alive)
+        os.close(writer)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name in os.listdir(directory):
-            os.unlink(f"{directory}/{name}")
-        os.rmdir(directory)
+        _remove(directory)
+
+
+def _sweep() -> None:
+    """Remove what zygotes have left that were killed in the middle of theirs."""
+    parent, prefix = _PLACES.rsplit("/", 1)
+    for name in os.listdir(parent):
+        pid = name.removeprefix(prefix).partition("-")[0]
+        if not name.startswith(prefix) or os.path.exists(f"/proc/{pid}"):
+            continue
+        try:
+            if os.lstat(f"{parent}/{name}").st_uid == os.geteuid():
+                _remove(f"{parent}/{name}")
+        except OSError:
+            continue  # another zygote does the same, or somebody else has a file of that name
+
+
+def _remove(directory: str) -> None:
+    for name in os.listdir(directory):
+        path = f"{directory}/{name}"
+        if os.path.isdir(path) and not os.path.islink(path):
+            _remove(path)
+        else:
+            os.unlink(path)
+    os.rmdir(directory)
 
 
 def _prepare(directory: str) -> None:
@@ -171,6 +198,8 @@ def _runtime(
 class _Rehearsed(InProcessRuntime):
     """The real driver, whose helpers do something else."""
 
+    alive = -1
+    """A pipe that ends with the zygote, and its container with it."""
     _init = 0
 
     async def _run(self, work: Callable[[], Answer], keep: tuple[int, ...] = ()) -> Answer:
@@ -182,21 +211,21 @@ class _Rehearsed(InProcessRuntime):
                 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 listener.bind(f"{state}/{START_SOCKET}")
                 listener.listen()
-                facts = Facts(_fork(keep[1], listener), "", {}, poststart=False, plain_end=True)
+                facts = Facts(_fork(keep[1], listener, self.alive), "", {}, poststart=False, plain_end=True)
                 return facts._asdict(), None
             if operation == "kill":
                 os.kill(self._init, signal.SIGKILL)
             return {"pids": [self._init]}, None
 
         state = f"{self._options.root}/{self._id}"
-        answer = await super()._run(act, keep)
+        answer = await super()._run(act, (*keep, self.alive))
         if operation == "create":
             self._init = answer[0]["pid"]
         return answer
 
     async def _exec(self, _process: bytes, stdio: tuple[int, int, int], _terminal: bool) -> Started:
         ours, theirs = sync.pair()
-        pid = _fork(stdio[1], None)
+        pid = _fork(stdio[1], None, self.alive)
         theirs.close()
         await self._loop.readable(ours.fd)
         ours.receive_raw()
@@ -204,24 +233,27 @@ class _Rehearsed(InProcessRuntime):
         return Started(pid, None)
 
 
-def _fork(stdout: int, listener: socket.socket | None) -> int:
+def _fork(stdout: int, listener: socket.socket | None, alive: int) -> int:
     pid = os.fork()
     if pid == 0:
-        _be_container(stdout, listener)
+        _be_container(stdout, listener, alive)
     return pid
 
 
-def _be_container(stdout: int, listener: socket.socket | None) -> NoReturn:
-    """An exec ends at once; init waits until somebody wants to start it, and then until it is killed."""
+def _be_container(stdout: int, listener: socket.socket | None, alive: int) -> NoReturn:
+    """An exec ends at once; init waits until somebody wants to start it, and then until it is killed.
+
+    Not when the zygote has been killed, which shows at `alive`.
+    """
     try:
         if listener is not None:
-            listener.settimeout(_WITHIN)  # nobody comes where the zygote was killed meanwhile
+            if alive in select.select([listener.fileno(), alive], [], [], _WITHIN)[0]:
+                os._exit(1)
             starter, _ = listener.accept()
-            starter.settimeout(_WITHIN)
             starter.recv(16)
             starter.close()
         os.write(stdout, b"rehearsal\n")
         if listener is not None:
-            select.select([], [], [], _WITHIN)
+            select.select([alive], [], [], _WITHIN)
     finally:
         os._exit(0)
