@@ -15,6 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.containerd import wait_until
 from support.networks import Host, command, echo, run, serving
 
 from orlop.dockerd.network import SandboxRequest, netns
@@ -167,7 +168,8 @@ async def whole(host: Host, step: int) -> None:
     assert all(endpoint.ready for endpoint in endpoints), step
     assert host.pins() == sorted({os.path.basename(endpoint.netns) for endpoint in endpoints}), step
     interfaces = {name for _, name in socket.if_nameindex()}
-    assert {name for name in interfaces if name.startswith("veth")} == {each.veth for each in endpoints}, step
+    veths = {each.veth for each in endpoints}
+    wait_until(lambda: {name for _, name in socket.if_nameindex() if name.startswith("veth")} == veths)
     networks = [each for each in host.service.list_networks() if each["Driver"] == "bridge"]
     bridges = {f"br-{each['Id'][:12]}" for each in networks if each["Name"] != "bridge"}
     assert {name for name in interfaces if name.startswith("br-")} == bridges, step
@@ -202,4 +204,5 @@ async def gone(host: Host) -> None:
     assert await host.netd.held() == {} and await host.netd.resolving() == ([], [])
     await host.close([])
     assert host.pins() == []
-    assert {name for _, name in socket.if_nameindex()} == {"lo", "orlop0"}
+    # The kernel takes a namespace's interfaces away behind the answer.
+    wait_until(lambda: {name for _, name in socket.if_nameindex()} == {"lo", "orlop0"})
