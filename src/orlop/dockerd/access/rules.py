@@ -6,7 +6,7 @@ from orlop.dockerd.access.policy import Level
 OWNED = frozenset({"container", "exec", "volume"})
 """Kinds of objects that belong to somebody."""
 
-_FOR_ALL = ("GET /_ping", "HEAD /_ping", "GET /version")
+_FOR_ALL = ("GET /_ping", "HEAD /_ping", "GET /version", "GET /openapi.json")
 _READ = (
     "GET /info",
     "GET /events",
@@ -27,6 +27,7 @@ _READ = (
     "GET /volumes",
     "GET /volumes/{name}",
     "GET /plugins",
+    "GET /plugins/{name:.*}/json",
 )
 _OWN = {
     "POST /containers/create": "",
