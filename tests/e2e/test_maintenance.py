@@ -135,10 +135,11 @@ def test_login_and_logout(cli: Cli, stack: Stack, near_registry: Registry) -> No
     assert not json.loads((stack.base / "client" / "config.json").read_text()).get("auths")
 
 
-def test_search_says_clearly_that_it_cannot(cli: Cli) -> None:
-    result = cli("search", "busybox")
+def test_search_says_where_it_could_not_ask(cli: Cli) -> None:
+    result = cli("search", "127.0.0.1:1/busybox")
     assert result.returncode == 1
-    assert "Error response from daemon: searching Docker Hub is not supported" in result.stderr
+    assert "Error response from daemon: " in result.stderr
+    assert "127.0.0.1:1/v1/search" in result.stderr
 
 
 def test_prune(cli: Cli) -> None:
