@@ -19,6 +19,7 @@ _REPLACED = (
     (re.compile(r"\b[0-9a-f]{12}\b"), "<short>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), "<time>"),
     (re.compile(r"\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "<mac>"),
+    (re.compile(r"(?<=network endpoints: )\w+(, \w+)+"), "<names>"),  # in the order of a hash table
 )
 _SECONDS = range(1_600_000_000, 4_000_000_000)  # since 1970: moments of about now
 _NEVER = re.compile(r"0001-01-01T00:00:00Z")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -35,6 +36,13 @@ _OPTIONS: list[tuple[str, int | str]] = [
 ]
 
 
+_READING = ("Get", "Info", "List", "Metrics", "Mounts", "Stat", "Usage")  # how the names of such requests begin
+
+
+def _only_reads(request: object) -> bool:
+    return type(request).__name__.startswith(_READING)
+
+
 def open_channel(address: str) -> grpc.aio.Channel:
     """A channel to the Unix socket at `address` (its path or URL); connects at its first call."""
     return grpc.aio.insecure_channel("unix:" + address.removeprefix("unix://"), options=_OPTIONS)
@@ -44,7 +52,11 @@ class Service:
     """Base of the typed sub-clients: calls carry the client's metadata and raise `orlop.errdefs` errors."""
 
     patience = 0.0
-    """Seconds that a call waits for a daemon that is not there, before it is made; a call is never made twice."""
+    """Seconds that a call waits for a daemon that is not there, before it is made.
+
+    A call that only reads is made again, within the same patience, when the daemon dies while it is under way, or
+    has died and the connection does not know yet. One that changes something is never made twice.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._channel = channel
@@ -62,13 +74,17 @@ class Service:
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q, timeout: float | None = None
     ) -> A:
-        await self._ready()
-        try:
-            return await method(request, metadata=self._metadata, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
-        except grpc.aio.UsageError as error:  # the channel is closed
-            raise UnavailableError(f"containerd's client is closed: {error}") from None
+        deadline = time.monotonic() + self.patience
+        while True:
+            await self._ready()
+            try:
+                return await method(request, metadata=self._metadata, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                gone = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not (gone and _only_reads(request) and time.monotonic() < deadline):
+                    raise from_rpc_error(error) from None
+            except grpc.aio.UsageError as error:  # the channel is closed
+                raise UnavailableError(f"containerd's client is closed: {error}") from None
 
     async def _stream(self, method: grpc.aio.UnaryStreamMultiCallable[Q, A], request: Q) -> AsyncIterator[A]:
         await self._ready()
