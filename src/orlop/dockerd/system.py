@@ -47,6 +47,7 @@ class System:
         identity: str,
         count_images: Callable[[], Awaitable[int]],
         volume_drivers: Callable[[], list[str]],
+        network_drivers: Callable[[], list[str]],
     ) -> None:
         self._registry = registry
         self._events = events
@@ -56,6 +57,7 @@ class System:
         self._identity = identity
         self._count_images = count_images
         self._volume_drivers = volume_drivers
+        self._network_drivers = network_drivers
 
     async def version(self) -> View:
         """GET /version. containerd's part is left out while containerd is away."""
@@ -71,13 +73,13 @@ class System:
             "Os": "linux",
             "PythonVersion": platform.python_version(),
         }
-        components: list[View] = [{"Name": "Engine", "Version": __version__, "Details": engine}]
-        try:
-            found = await self._client.system.version(timeout=_VERSION_SECONDS)
-            details = {"GitCommit": found.revision}
-            components.append({"Name": "containerd", "Version": found.version, "Details": details})
-        except OrlopError:
-            components.append({"Name": "containerd", "Version": "not available", "Details": {}})
+        number, revision = await self._containerd()
+        containerd = {"GitCommit": revision} if revision else {}
+        components: list[View] = [
+            {"Name": "Engine", "Version": __version__, "Details": engine},
+            {"Name": "containerd", "Version": number, "Details": containerd},
+            {"Name": "orlop-runc", "Version": __version__, "Details": {}},
+        ]
         view: View = {
             "Platform": {"Name": f"orlop {__version__}"},
             "Components": components,
@@ -93,12 +95,21 @@ class System:
         }
         return view | ({"Experimental": True} if self._config.experimental else {})
 
+    async def _containerd(self) -> tuple[str, str]:
+        """Its version and revision."""
+        try:
+            found = await self._client.system.version(timeout=_VERSION_SECONDS)
+        except OrlopError:
+            return "not available", ""
+        return found.version, found.revision
+
     async def info(self) -> View:
         """GET /info as of the latest API version."""
         try:
             images = await self._count_images()
         except OrlopError:
             images = 0  # containerd is away: the rest is still worth telling
+        _, containerd = await self._containerd()
         states = [container.record.state for container in self._registry]
         return {
             "ID": self._identity,
@@ -111,7 +122,7 @@ class System:
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
             "Plugins": {
                 "Volume": self._volume_drivers(),
-                "Network": ["bridge", "host", "null"],
+                "Network": self._network_drivers(),
                 "Authorization": self._config.authorization_plugins or None,
                 "Log": list(DRIVERS),
             },
@@ -137,9 +148,9 @@ class System:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": self._config.init_path or "docker-init",
-            "ContainerdCommit": {"ID": ""},
-            "RuncCommit": {"ID": ""},
-            "InitCommit": {"ID": ""},
+            "ContainerdCommit": {"ID": containerd or "N/A"},
+            "RuncCommit": {"ID": f"orlop-{__version__}"},
+            "InitCommit": {"ID": "N/A"},
             "SecurityOptions": [*_security_options(), *(["name=userns"] if self._config.userns_remap else [])],
             "FirewallBackend": {"Driver": "nftables", "Info": None},
             "CDISpecDirs": self._config.cdi_directories,

@@ -225,6 +225,10 @@ class NetworkService:
         """GET /networks: every network, without its containers."""
         return [describe.network(network, ()) for network in self._networks]
 
+    def driver_names(self) -> list[str]:
+        """The drivers that there are, and the plugins in use."""
+        return drivers.names(network.driver for network in self._networks)
+
     def driver_of(self, network_id: str) -> str:
         """The driver of a network; that of most networks if it is gone."""
         return self._networks.by_id(network_id).driver if network_id in self._networks else "bridge"

@@ -4,6 +4,7 @@
 A driver that is seldom used is imported when the first network of its kind is made or found.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
@@ -36,9 +37,14 @@ def of(network: Network) -> Driver:
     return get(network.driver)
 
 
+def names(plugins: Iterable[str] = ()) -> list[str]:
+    """All drivers in the order of their names: ours and `plugins`."""
+    return sorted({*_BUILT_IN, *plugins})
+
+
 def is_built_in(name: str) -> bool:
     """Whether a driver of that name is no plugin."""
     return name in _BUILT_IN
 
 
-__all__ = ["Driver", "get", "is_built_in", "of"]
+__all__ = ["Driver", "get", "is_built_in", "names", "of"]
