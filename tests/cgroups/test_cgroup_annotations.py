@@ -3,7 +3,7 @@
 
 import pytest
 
-from orlop.cgroups import dbus
+from orlop import dbus
 from orlop.cgroups.unit_properties import annotated_properties
 from orlop.cgroups.variant_text import parse
 from orlop.errdefs import InvalidArgumentError

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from orlop.cgroups import dbus
+from orlop import dbus
 from orlop.cgroups.systemd import expand_slice, parse_path
 from orlop.cgroups.unit_properties import (
     INFINITY,

@@ -139,7 +139,8 @@ def test_firewall_base_rules() -> None:
 
 def test_passage_through_chains_of_others() -> None:
     bridge = BridgeRules("br0", True, SubnetRules("10.1.0.0/24"))
-    four, six, _, incoming = foreign.CHAINS
+    four, six = foreign.IPTABLES
+    incoming = foreign.FIREWALLD[1]
     inserted = foreign.accept(four, bridge, "")
     assert inserted.count('insert rule ip filter FORWARD iifname "br0" counter accept comment "orlop br0"') == 1
     mine = (

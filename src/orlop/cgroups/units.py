@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Units of systemd: starting and stopping transient ones, and setting their properties, over D-Bus."""
 
-from orlop.cgroups.dbus import Connection, DBusError
 from orlop.cgroups.unit_properties import Property
+from orlop.dbus import Connection, DBusError
 from orlop.errdefs import FailedPreconditionError
 
 _SERVICE, _OBJECT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"

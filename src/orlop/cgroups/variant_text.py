@@ -8,7 +8,7 @@ text alone would mean another: `uint64 5`, `@as []`. A number is an int32, with 
 import re
 from typing import Any, NamedTuple
 
-from orlop.cgroups.dbus import complete_types
+from orlop.dbus import complete_types
 from orlop.errdefs import InvalidArgumentError
 
 _TYPES = {
@@ -50,7 +50,7 @@ class _Node(NamedTuple):
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """The signature and the value, as `orlop.cgroups.dbus` takes them. Raises InvalidArgumentError."""
+    """The signature and the value, as `orlop.dbus` takes them. Raises InvalidArgumentError."""
     reader = _Reader(text)
     node = reader.value()
     reader.expect("end")

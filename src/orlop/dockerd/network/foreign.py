@@ -32,16 +32,16 @@ class Chain(NamedTuple):
         return f"list chain {self.place}"
 
 
-CHAINS = (
-    Chain("ip filter FORWARD", 4),
-    Chain("ip6 filter FORWARD", 6),
+IPTABLES = (Chain("ip filter FORWARD", 4), Chain("ip6 filter FORWARD", 6))
+"""iptables' and ip6tables': docker.io's dockerd and ufw use these."""
+
+FIREWALLD = (
     Chain("inet firewalld filter_FORWARD"),
-    # as Docker, which puts its bridges into a zone of firewalld that lets everything in
     Chain("inet firewalld filter_INPUT", directions=("iifname",)),
 )
-"""iptables' and ip6tables' (docker.io's dockerd and ufw use these), and firewalld's."""
+"""firewalld's. Where it can be asked (see the module `firewalld`) these are left to it."""
 
-TABLES = frozenset(chain.table for chain in CHAINS)
+TABLES = frozenset(chain.table for chain in (*IPTABLES, *FIREWALLD))
 
 
 def accept(chain: Chain, bridge: BridgeRules, listing: str) -> str:

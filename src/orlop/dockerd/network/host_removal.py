@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from orlop.dockerd.network import drivers, foreign, hostlinks, netns
+from orlop.dockerd.network import drivers, firewalld, foreign, hostlinks, netns
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import Network, NetworkConfig
+from orlop.errdefs import OrlopError
 from orlop.unix.nftables import NftablesError
 
 Removal = tuple[str, Callable[[], object]]
@@ -61,7 +62,10 @@ def _tables(networks: list[Network]) -> Iterator[tuple[str, str]]:
 
 
 def _remove_link(kernel: Kernel, name: str) -> None:
-    for chain in foreign.CHAINS:
+    if _has_table(kernel, "inet", "firewalld"):
+        with contextlib.suppress(OrlopError):  # it cannot be asked, and so has not been
+            firewalld.dismiss(name)
+    for chain in (*foreign.IPTABLES, *foreign.FIREWALLD):
         with contextlib.suppress(NftablesError):  # there is no such chain
             if commands := foreign.withdraw(chain, name, kernel.nft.run_with_handles(chain.listing)):
                 kernel.nft.run(commands)

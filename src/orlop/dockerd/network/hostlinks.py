@@ -51,7 +51,10 @@ def forget_neighbours(kernel: Kernel, veth: str, addresses: Iterable[str]) -> No
     """Strike addresses behind a port of a bridge out of what the host knows; no error for those it does not."""
     try:
         index = kernel.route.link(veth).master
-        kernel.route.request(*(rtnetlink.neighbour_delete(index, ip_address(address)) for address in addresses))
+        if index:  # else somebody deleted the bridge
+            kernel.route.request(
+                *(rtnetlink.neighbour_delete(index, ip_address(address)) for address in addresses)
+            )
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise

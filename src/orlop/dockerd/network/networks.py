@@ -46,7 +46,6 @@ class Networks:
         self._config = config
         self._rules = rules
         self._plugins = plugins
-        self._plugins = plugins
         self._pools = ipam.parse_pools(config.address_pools)
         self._networks: dict[str, Network] = {}
         self._down: set[str] = set()
@@ -188,6 +187,8 @@ class Networks:
             try:
                 await drivers.of(network).announce(self._plugins, network)
                 await self._thread.call(self._build, network)
+                if self._rules is not None and (rules := drivers.of(network).rules(network)) is not None:
+                    await self._rules.admit(rules)
                 network.ready = True
                 self._store.put_network(network)
             except BaseException:
@@ -216,6 +217,8 @@ class Networks:
 
     async def _take_away(self, network: Network) -> None:
         await self._thread.call(self._withdraw_rules, network)
+        if self._rules is not None and (rules := drivers.of(network).rules(network)) is not None:
+            await self._rules.dismiss(rules)
         await self._retract(network)
         self._down.discard(network.id)
         names = drivers.of(network).take_down(network, list(self))

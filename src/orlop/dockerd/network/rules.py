@@ -10,13 +10,13 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 
 from orlop.dockerd.network import foreign
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.netlink import Packet, attributes, messages
+from orlop.dockerd.network.passage import Passage
 from orlop.dockerd.network.types import PortMapping
 from orlop.errdefs import InternalError, OrlopError
 from orlop.unix.nftables import NftablesError
@@ -36,7 +36,7 @@ _NO_KERNEL_SUPPORT = ("cache initialization failed", "Operation not supported", 
 
 
 class Rules:
-    """Our table in the kernel, and the passage through iptables' FORWARD chain.
+    """Our table in the kernel, and the passage through the machine's other firewalls.
 
     What the rules have to cover belongs to the kernel's thread, so that putting them back and publishing a port do
     not get in each other's way.
@@ -45,10 +45,12 @@ class Rules:
     def __init__(self, thread: KernelThread, plan: Firewall) -> None:
         self._thread = thread
         self._plan = plan
+        self._passage = Passage(thread)
         self._bridges: list[BridgeRules] = []
         self._ports: set[PortMapping] = set()
         self._events: socket.socket | None = None
         self._own_port = 0
+        self._disturbed = False
         self._repair: asyncio.Task[None] | None = None
 
     async def start(self, bridges: list[BridgeRules], ports: Iterable[PortMapping]) -> None:
@@ -60,6 +62,7 @@ class Rules:
         await self._thread.call(self._install)
         self._own_port = _port_of_install(self._events, self._plan.table)
         asyncio.get_running_loop().add_reader(self._events, self._readable)
+        await self._passage.through_firewalld(self._bridges)
 
     async def close(self) -> None:
         """Stop watching; the rules stay."""
@@ -83,7 +86,7 @@ class Rules:
             self._install(kernel)  # as in publish
             return
         self._guard(kernel, [bridge])
-        self._pass_foreign(kernel, [bridge])
+        self._passage.through_iptables(kernel, [bridge])
 
     def remove_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
         """In the kernel's thread: a bridge is gone."""
@@ -99,8 +102,15 @@ class Rules:
         except NftablesError as error:
             # our table was taken away a moment ago, and comes back without this bridge
             _log.debug("rules of bridge %s: %s", bridge.name, error.strerror)
-        for chain in foreign.CHAINS:
-            self._change_foreign(kernel, chain, partial(foreign.withdraw, chain, bridge.name))
+        self._passage.withdraw(kernel, bridge.name)
+
+    async def admit(self, bridge: BridgeRules) -> None:
+        """After `add_bridge`: have firewalld let a bridge's traffic pass, if there is one."""
+        await self._passage.through_firewalld([bridge])
+
+    async def dismiss(self, bridge: BridgeRules) -> None:
+        """After `remove_bridge`: have firewalld forget it."""
+        await self._passage.leave_firewalld(bridge.name)
 
     def publish(self, kernel: Kernel, ports: list[PortMapping]) -> None:
         """In the kernel's thread: redirect published ports. Raises NftablesError, InternalError."""
@@ -144,16 +154,20 @@ class Rules:
         return table in own or table in foreign.TABLES
 
     def _schedule(self) -> None:
+        self._disturbed = True
         if self._repair is None or self._repair.done():
             self._repair = asyncio.get_running_loop().create_task(self._put_back())
 
     async def _put_back(self) -> None:
-        await asyncio.sleep(_DEBOUNCE_SECONDS)  # a reload is many transactions: wait for its end
-        _log.info("the firewall was changed from outside: installing the rules again")
-        try:
-            await self._thread.call(self._install)
-        except OrlopError as error:
-            _log.error("%s", error)
+        while self._disturbed:
+            await asyncio.sleep(_DEBOUNCE_SECONDS)  # a reload is many transactions: wait for its end
+            self._disturbed = False
+            _log.info("the firewall was changed from outside: installing the rules again")
+            try:
+                await self._thread.call(self._install)
+            except OrlopError as error:
+                _log.error("%s", error)
+            await self._passage.through_firewalld(list(self._bridges))
 
     def _install(self, kernel: Kernel) -> None:
         """In the kernel's thread: our table, and passage through iptables' FORWARD chain if there is one."""
@@ -163,7 +177,7 @@ class Rules:
             raise InternalError(f"cannot install the firewall rules: {explain(error)}") from None
         self._offer_user_chain(kernel)
         self._guard(kernel, self._bridges)
-        self._pass_foreign(kernel, self._bridges)
+        self._passage.through_iptables(kernel, self._bridges)
 
     def _offer_user_chain(self, kernel: Kernel) -> None:
         try:
@@ -178,25 +192,6 @@ class Rules:
                 kernel.nft.run(guard.install)
             except NftablesError as error:
                 _log.error("cannot install the rules of %s: %s", guard.table, error.strerror)
-
-    def _pass_foreign(self, kernel: Kernel, bridges: Sequence[BridgeRules]) -> None:
-        for chain in foreign.CHAINS:
-            for bridge in bridges:
-                if not self._change_foreign(kernel, chain, partial(foreign.accept, chain, bridge)):
-                    break
-
-    def _change_foreign(self, kernel: Kernel, chain: foreign.Chain, plan: Callable[[str], str]) -> bool:
-        """Change somebody else's chain as `plan` says of its listing; False if there is no such chain."""
-        try:
-            listing = kernel.nft.run_with_handles(chain.listing)
-        except NftablesError:
-            return False
-        try:
-            if commands := plan(listing):
-                kernel.nft.run(commands)
-        except NftablesError as error:
-            _log.warning("containers may be cut off by %s: %s", chain.place, error.strerror)
-        return True
 
 
 def explain(error: OSError) -> str:

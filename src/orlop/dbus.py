@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of D-Bus, as much of it as asking systemd for units takes: calls, their answers, and signals.
+"""A client of D-Bus, as much of it as asking systemd and firewalld takes: calls, their answers, and signals.
 
 The wire format is that of the D-Bus specification (dbus.freedesktop.org), in the byte order of the machines that
 orlop runs on. Values: int, str, bool, list for an array, tuple for a struct, (signature, value) for a variant.
@@ -16,6 +16,7 @@ from orlop.errdefs import OrlopError, UnavailableError
 PRIVATE = "/run/systemd/private"
 """systemd's own socket, for root, which needs no message bus to run."""
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
+_SYSTEMD = "systemd"
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 
 _CALL, _RETURN, _ERROR, _SIGNAL = 1, 2, 3, 4
@@ -58,12 +59,14 @@ class Message:
 class Connection:
     """A connection to systemd, or with `user` to that of this user, by its own socket or else by the bus.
 
-    Raises UnavailableError.
+    With another `peer` it is one to the bus, and the name is what errors call the other side. A call takes at most
+    `seconds`. Raises UnavailableError.
     """
 
-    def __init__(self, seconds: float = 30.0, *, user: bool = False) -> None:
+    def __init__(self, seconds: float = 30.0, *, user: bool = False, peer: str = _SYSTEMD) -> None:
         self._seconds = seconds
         self._user = user
+        self._peer = peer
         self._serial = 0
         self._input = b""
         self._signals: list[Message] = []
@@ -77,7 +80,7 @@ class Connection:
                 self.call(*_BUS, "Hello")
         except OSError as error:
             self.close()
-            raise UnavailableError(f"cannot talk to systemd over D-Bus: {_reason(error)}") from error
+            raise UnavailableError(f"cannot talk to {self._peer} over D-Bus: {_reason(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -107,7 +110,7 @@ class Connection:
                 else:
                     return message.values()
         except OSError as error:
-            raise UnavailableError(f"systemd does not answer {member}: {_reason(error)}") from error
+            raise UnavailableError(f"{self._peer} does not answer {member}: {_reason(error)}") from error
 
     def subscribe(self, rule: str) -> None:
         """Ask the bus for the signals of a match rule; on a private socket they come by themselves."""
@@ -123,7 +126,7 @@ class Connection:
             while (message := self._receive()).kind != _SIGNAL:
                 continue
         except OSError as error:
-            raise UnavailableError(f"systemd does not report: {_reason(error)}") from error
+            raise UnavailableError(f"{self._peer} does not report: {_reason(error)}") from error
         return message
 
     def _connect(self) -> bool:
@@ -133,12 +136,14 @@ class Connection:
             directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_uid()}"
             private, variable, bus = f"{directory}/systemd/private", "DBUS_SESSION_BUS_ADDRESS", f"{directory}/bus"
         try:
-            self._socket.connect(private)
-            return False
+            if self._peer == _SYSTEMD:
+                self._socket.connect(private)
+                return False
         except OSError:
-            address = os.environ.get(variable, "")
-            self._socket.connect(address.removeprefix("unix:path=").partition(",")[0] if address else bus)
-            return True
+            pass  # then by the bus
+        address = os.environ.get(variable, "")
+        self._socket.connect(address.removeprefix("unix:path=").partition(",")[0] if address else bus)
+        return True
 
     def _authenticate(self) -> None:
         identity = str(_uid()).encode().hex()
