@@ -17,7 +17,7 @@ from orlop.cli.output import check_path, write_archive
 from orlop.cli.platforms import as_json
 from orlop.cli.pulling import split_tag
 from orlop.engine import credentials
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError, UnavailableError
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,19 @@ class TestCredentials:
         stored = json.loads((tmp_path / "calls").read_text().splitlines()[-1].partition(" ")[2])
         assert stored == {"ServerURL": "r.example", "Username": "me", "Secret": "secret"}
         assert "secret" not in (directory / "config.json").read_text()
+
+    def test_a_helper_that_is_missing_sends_nothing(self, directory: Path, tmp_path: Path) -> None:
+        """CVE-2021-41092: not what the file has for another registry, and for this one neither."""
+        directory.mkdir()
+        auths = {name: {"auth": "dTpw"} for name in (credentials.HUB, "r.example")}
+        (directory / "config.json").write_text(json.dumps({"credsStore": f"none-{tmp_path.name}", "auths": auths}))
+        for name in ("r.example/x", "busybox", "o.example/x"):
+            with pytest.raises(UnavailableError, match="docker-credential-none-"):
+                credentials.registry_auth(name)
+        (directory / "config.json").write_text(json.dumps({"credHelpers": {"o.example": "none"}, "auths": auths}))
+        with pytest.raises(UnavailableError):
+            credentials.registry_auth("o.example/x")
+        assert credentials.registry_auth("p.example/x") == {}
 
     def test_a_broken_file_is_told(self, directory: Path) -> None:
         directory.mkdir()

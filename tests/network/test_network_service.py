@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ from support.networks import (
     serving,
     serving_udp,
 )
+from support.pace import PACE
 
 from orlop.dockerd.network import netns as netns_module
 from orlop.dockerd.network import sandbox_files
+from orlop.dockerd.network.kernel import Kernel
+from orlop.dockerd.network.rules import Rules
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError
 
@@ -350,7 +354,7 @@ def table_is(expected: str) -> bool:
 
 
 async def restored(expected: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30 * PACE):
         while not table_is(expected):  # noqa: ASYNC110 - the kernel's rules give the test no event
             await asyncio.sleep(0.02)
 
@@ -378,6 +382,31 @@ async def test_rules_come_back_when_they_are_flushed(host: Host, neighbour: Neig
         assert echo("172.17.0.2", 81, b"x", neighbour.netns) == b""
 
 
+async def test_rules_that_are_taken_while_they_are_put_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    await host.connect("public", port_bindings=binding("8080"))
+    before, noticed, taken = nft(), threading.Event(), threading.Event()
+    schedule, offer = Rules._schedule, Rules._offer_user_chain
+
+    def told(rules: Rules) -> None:
+        schedule(rules)
+        noticed.set()
+
+    def interrupted(rules: Rules, kernel: Kernel) -> None:
+        """Within the installation, behind our table."""
+        monkeypatch.setattr(Rules, "_offer_user_chain", offer)
+        noticed.clear()
+        command("nft", "flush", "chain", "ip", "orlop", "into_bridge")
+        assert noticed.wait(30 * PACE)
+        taken.set()
+        offer(rules, kernel)
+
+    monkeypatch.setattr(Rules, "_schedule", told)
+    monkeypatch.setattr(Rules, "_offer_user_chain", interrupted)
+    command("nft", "flush", "ruleset")
+    assert await asyncio.to_thread(taken.wait, 60 * PACE)
+    await restored(before)
+
+
 async def test_own_changes_are_no_reason_to_install_again(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await host.connect("one", port_bindings=binding("8080"))
@@ -393,7 +422,7 @@ async def test_late_iptables_policy_is_passed(host: Host, neighbour: Neighbour) 
     """Another container engine that starts after us sets the FORWARD policy to drop."""
     sandbox = await host.connect("one")
     command("iptables", "-P", "FORWARD", "DROP")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30 * PACE):
         while "orlop0" not in command("nft", "list", "chain", "ip", "filter", "FORWARD"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert sandbox.netns_path

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import random
+import socket
 import struct
 import time
 
@@ -96,6 +97,14 @@ def test_dockers_profile(docker):
     assert run(docker, X32_BIT | 5000) == ENOSYS
     assert run(docker, number("read", "x86"), audit=X86) == ALLOW
     assert run(docker, number("read"), audit=ARM) == KILL
+
+
+@pytest.mark.parametrize("family", [socket.AF_ALG, socket.AF_VSOCK])
+def test_families_of_sockets_that_lead_into_the_kernel(docker, family):
+    """CVE-2026-31431: not even as the system call of 32-bit programs, which takes anything, but fails here."""
+    assert run(docker, number("socket"), (family, socket.SOCK_SEQPACKET, 0)) == EPERM
+    assert run(docker, number("socket"), (family | 1 << 32, socket.SOCK_SEQPACKET, 0)) != KILL
+    assert run(docker, number("socket"), (socket.AF_INET, socket.SOCK_STREAM, 0)) == ALLOW
 
 
 def test_privileged_capabilities_open_more():

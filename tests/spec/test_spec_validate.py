@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What dockerd refuses at create and update, with Docker's texts."""
 
+import time
+
 import pytest
 
 from orlop.dockerd.spec import Host, validate
@@ -156,7 +158,20 @@ def test_signals_that_are_refused(text):
 
 
 def test_lists_of_cpus():
-    assert parse_list("0-2,7") == {0, 1, 2, 7} and parse_list("") == set()
-    for bad in ("1-", "3-1", "a", "0-999999999", "1,,2x"):
+    assert parse_list("0-2,7,1-1") == 0b10000111 and parse_list("") == 0
+    for bad in ("1-", "3-1", "a", "1,,2x", "²"):
         with pytest.raises(ValueError, match="invalid format"):
             parse_list(bad)
+
+
+@pytest.mark.parametrize("text", ["0-2147483647", "2147483647", "0-8193", "0-" + "9" * 100_000])
+def test_lists_of_cpus_beyond_all_machines(text):
+    """CVE-2018-20699: memory for each number of a range."""
+    with pytest.raises(ValueError, match="value of out range, maximum is 8192"):
+        parse_list(text)
+
+
+def test_a_list_of_cpus_without_end_takes_no_time():
+    begin = time.process_time()
+    assert parse_list(",".join(["0-8191"] * 100_000)) == (1 << 8192) - 1
+    assert time.process_time() - begin < 10  # a number for each of them would be 800 million

@@ -122,6 +122,11 @@ class Stack:
         self.process = None
         return status
 
+    def start_again(self, *flags: str) -> None:
+        """Stop orlopd, and start it with other flags."""
+        assert self.stop() == 0
+        self.start(*flags)
+
     def kill(self) -> None:
         """Let orlopd die at once. Containers go on."""
         assert self.process is not None

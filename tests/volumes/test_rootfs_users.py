@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from orlop.dockerd import rootfs
+from orlop.dockerd.users import Users
 from orlop.errdefs import InvalidArgumentError
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.getuid() != 0, reason="needs root")]
@@ -195,3 +196,32 @@ def test_other_mounts_are_refused():
 
 def test_layers_of_an_overlay():
     assert rootfs.overlay_layers(["lowerdir=/a\\:b:/c", "upperdir=/u"]) == ["/u", "/a:b", "/c"]
+
+
+async def test_users_of_an_image_are_remembered(tmp_path, monkeypatch):
+    """Until the container has written something, and not beyond layers that were made anew."""
+    users, opened = Users(), []
+    original = rootfs.opened
+    monkeypatch.setattr(rootfs, "opened", lambda mounts: opened.append(1) or original(mounts))
+    upper, snapshot = overlay(tmp_path, 2)
+
+    async def gid(user="app", groups=None):
+        return (await users.resolve([snapshot], user, groups)).additional_gids
+
+    first = await gid()
+    first.append(7)  # whoever gets it may change it
+    assert await gid() == first[:-1] and len(opened) == 1
+    assert await gid(groups=["44"]) == [*first[:-1], 44] and len(opened) == 2
+    assert (await users.resolve([snapshot], "5:6", None)).gid == 6 and len(opened) == 2
+    with pytest.raises(InvalidArgumentError, match="unable to find user nobody-here"):
+        await gid("nobody-here")
+    layer = tmp_path / "layer-with-a-long-name-1"
+    layer.rename(tmp_path / "old")
+    (layer / "etc").mkdir(parents=True)
+    (layer / "etc" / "passwd").write_text("app:x:500:601::/:\n")
+    assert await gid() == [601]
+    (upper / "etc").mkdir()
+    (upper / "etc" / "passwd").write_text("app:x:500:602::/:\n")
+    assert await gid() == [602]
+    (upper / "etc" / "passwd").write_text("app:x:500:603::/:\n")
+    assert await gid() == [603]

@@ -39,7 +39,7 @@ from orlop.containerd.services.version import VersionService
 from orlop.containerd.sockets import listen, remove_stale, unlink
 from orlop.containerd.storage import Settings, Storage, open_storage
 from orlop.errdefs import FailedPreconditionError
-from orlop.rpc.grpc import ErrorInterceptor
+from orlop.rpc.grpc import ErrorInterceptor, by_generic_handlers
 from orlop.rpc.ttrpc.aio import Server as TtrpcServer
 
 if TYPE_CHECKING:
@@ -214,9 +214,10 @@ class Daemon:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        register(server, services)
+        handlers = by_generic_handlers(server)
+        register(handlers, services)
         for add, servicer in storage.services():
-            add(servicer, server)
+            add(servicer, handlers)
         remove_stale(config.address)
         # gRPC binds by itself: with this mask nobody else can connect before the owner and the mode are set.
         mask = os.umask(0o177)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("orlop.dockerd")
 
+_IMPATIENT = 3
+"""So many times SIGTERM or SIGINT end the daemon without waiting for anything, as Docker's."""
 _FROM_MANAGER = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -140,22 +143,26 @@ async def _until_told(background: "asyncio.Future[None]", reload: Callable[[], N
     """Wait for SIGTERM or SIGINT; a background task that ends is a defect, which ends the daemon."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
+    times = itertools.count(1)
 
-    def stop() -> None:
+    def stop(number: int) -> None:
+        if next(times) == _IMPATIENT:
+            log.warning("told to stop for the third time: ending at once")
+            os._exit(128 + number)
         if not told.done():
             told.set_result(None)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reload)
     await asyncio.wait({told, background}, return_when=asyncio.FIRST_COMPLETED)
     if background.done():
         background.result()
 
 
-def _grace(config: Config) -> float:
-    """Seconds for requests in progress; streams (logs, events, attach) are cut: they would never end."""
-    return min(float(config.shutdown_timeout), 2.0)
+def _grace(config: Config) -> float | None:
+    """Seconds for requests in progress, None: all that they need. Streams (logs, events) are cut at once."""
+    return None if config.shutdown_timeout < 0 else float(config.shutdown_timeout)
 
 
 def _set_up_logging(config: Config) -> None:

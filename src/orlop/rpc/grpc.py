@@ -3,7 +3,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -50,6 +50,23 @@ async def stream(calls: Any) -> AsyncIterator[Any]:
 async def abort(context: _Context, error: BaseException) -> NoReturn:
     """End a server call with the status that stands for `error`."""
     await context.abort(status_code(error), status.message_of(error))
+
+
+class _Generic:
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """Nothing: they are among the generic ones."""
+
+
+def by_generic_handlers(server: grpc.aio.Server) -> grpc.aio.Server:
+    """What to give to generated code in a server's place.
+
+    It registers each method besides adding a generic handler. For each of those grpc.aio keeps a task waiting, and
+    looks through all of them at every call of any.
+    """
+    return cast(grpc.aio.Server, _Generic(server))
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):

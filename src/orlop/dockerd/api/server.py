@@ -29,6 +29,8 @@ log = logging.getLogger("orlop.dockerd.api")
 
 # Bodies that are read whole are JSON; streamed bodies (tar) are not subject to it.
 _MAX_JSON = 16 * 1024 * 1024
+# For what does not take the end of its connection, or of its task, for its own.
+_CUT_SECONDS = 1.0
 
 
 class Listener(NamedTuple):
@@ -68,6 +70,8 @@ class ApiServer:
         self._gate = gate
         self._authorization = authorization
         self._metrics = metrics
+        self._in_progress = 0
+        self._idle: asyncio.Future[None] | None = None
 
     async def serve(self, listeners: Iterable[Listener]) -> None:
         """Accept on listening sockets from now on."""
@@ -94,18 +98,25 @@ class ApiServer:
             server = await create(self._protocols, sock=listening, backlog=1024)
             self._listeners.append(server)
 
-    async def close(self, timeout: float) -> None:
-        """Accept no more, give requests in progress `timeout` seconds, then cut them."""
+    async def close(self, timeout: float | None) -> None:
+        """Accept no more, give requests in progress `timeout` seconds (None: any), then cut them."""
         for listener in self._listeners:
             listener.close()
         if self._protocols is not None:
             self._protocols.pre_shutdown()
             for connection in self._protocols.connections:
                 cast(Connection, connection).let_go()
-            await self._protocols.shutdown(timeout)
+            await self._answered(timeout)
+            await self._protocols.shutdown(_CUT_SECONDS)
         for front in self._tls:
             await front.cut()
         await self._grpc.close()
+
+    async def _answered(self, timeout: float | None) -> None:
+        """Wait until the requests in progress are answered, so many seconds at most."""
+        if self._in_progress:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle}, timeout=timeout)
 
     async def _serve_grpc(self, stream: Hijacked) -> None:
         if self._gate.viewer(stream.socket).level is Level.ALL:
@@ -116,10 +127,14 @@ class ApiServer:
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         connection = cast(Connection, http.protocol)
         connection.check_body(http)
+        self._in_progress += 1
         try:
             return await self._answer(http, connection)
         finally:
             connection.release()
+            self._in_progress -= 1
+            if self._idle is not None and not self._in_progress and not self._idle.done():
+                self._idle.set_result(None)
 
     async def _answer(self, http: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         match = self._router.find(http.method, http.path)

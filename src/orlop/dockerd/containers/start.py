@@ -9,7 +9,7 @@ from typing import TypeVar
 from orlop.api.containers_pb2 import Container as ContainerdContainer
 from orlop.api.types_pb2 import Mount
 from orlop.containerd.client import Client, typeurl
-from orlop.dockerd import rootfs, timestamps
+from orlop.dockerd import timestamps
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.model import ContainerRecord, Health
@@ -23,6 +23,7 @@ from orlop.dockerd.containers.stdio import Stdio
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.spec import Host, SpecRequest, build_spec, find_init
+from orlop.dockerd.users import Users
 from orlop.engine.types import Ulimit
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -76,6 +77,7 @@ class Start:
         self._remapping = remapping
         self._on_running = on_running
         self._remove = remove
+        self._users = Users()
         self._seccomp = _read_seccomp(config.seccomp_profile)
 
     async def __call__(self, reference: str) -> None:
@@ -183,18 +185,9 @@ class Start:
         if container.rootfs is None:
             snapshots = self._client.snapshots(container.record.snapshotter)
             container.rootfs = await snapshots.mounts(container.id)
-        return container.rootfs, await self._user(container.record, container.rootfs)
-
-    async def _user(self, record: ContainerRecord, mounts: Sequence[Mount]) -> User:
-        name, groups = record.config.user, record.host_config.group_add
-        if not rootfs.needs_rootfs(name, groups):
-            return rootfs.resolve_user(None, name, groups)
-
-        def resolve() -> User:
-            with rootfs.opened(mounts) as root:
-                return rootfs.resolve_user(root, name, groups)
-
-        return await asyncio.to_thread(resolve)
+        record = container.record
+        user = await self._users.resolve(container.rootfs, record.config.user, record.host_config.group_add)
+        return container.rootfs, user
 
     def _spec_request(self, record: ContainerRecord, namespaces: Namespaces, user: User) -> SpecRequest:
         config = self._config

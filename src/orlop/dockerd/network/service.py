@@ -297,7 +297,8 @@ class NetworkService:
         default = gateway.choose(pairs)
         if default is not None:
             await self._steps.publish(default, request)
-        await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs)
+        if pairs[0][1].netns:  # not in the host's, where there is nothing to be made
+            await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs)
         await self._resolvers.serve([endpoint for _, endpoint in pairs])
 
     async def _undo(self, endpoints: Sequence[Endpoint]) -> None:
@@ -313,7 +314,8 @@ class NetworkService:
                 await self._thread.call(self._kernel.withdraw, pair)
             await self._steps.dismiss(*pair)
         for endpoint in endpoints:
-            await self._thread.call(self._kernel.dismantle, endpoint)
+            if endpoint.netns or endpoint.ports:
+                await self._thread.call(self._kernel.dismantle, endpoint)
         for endpoint in endpoints:
             await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
             self._store.delete_endpoint(endpoint.id)

@@ -6,6 +6,7 @@ from orlop.engine.types import HostConfig
 from orlop.errdefs import InvalidArgumentError
 
 _SMALLEST = 6 << 20  # bytes; below this the runtime itself does not start
+_MAX_NUMBER = 8192  # of a processor or a memory node: more than Linux can be built for
 
 
 def check_limits(config: HostConfig, host: Host, *, update: bool) -> list[str]:
@@ -133,7 +134,7 @@ def _cpuset(config: HostConfig, host: Host) -> list[str]:
     )
     for field, name, asked, available in checks:
         try:
-            missing = parse_list(asked) - parse_list(available)
+            missing = parse_list(asked) & ~parse_list(available)
         except ValueError as error:
             raise InvalidArgumentError(f"Invalid value {asked} for cpuset {field}: {error}") from None
         if missing:
@@ -143,17 +144,23 @@ def _cpuset(config: HostConfig, host: Host) -> list[str]:
     return []
 
 
-def parse_list(text: str) -> set[int]:
-    """The numbers of a list as `0-3,7`. Raises ValueError `invalid format: …`."""
-    numbers: set[int] = set()
+def parse_list(text: str) -> int:
+    """The numbers of a list as `0-3,7`, each a bit of the result.
+
+    Raises ValueError `invalid format: …`, and for numbers that no machine has (CVE-2018-20699).
+    """
+    numbers = 0
     for part in filter(None, [text] if not text else text.split(",")):
         first, dash, last = part.partition("-")
         ends = (first, last) if dash else (first, first)
-        if not all(end.isascii() and end.isdigit() and len(end) < 6 for end in ends) or int(ends[0]) > int(
-            ends[1]
-        ):
+        if not all(end.isascii() and end.isdigit() for end in ends):
             raise ValueError(f"invalid format: {text}")
-        numbers.update(range(int(ends[0]), int(ends[1]) + 1))
+        if any(len(end) > 20 or int(end) > _MAX_NUMBER for end in ends):
+            raise ValueError(f"value of out range, maximum is {_MAX_NUMBER}")
+        low, high = map(int, ends)
+        if low > high:
+            raise ValueError(f"invalid format: {text}")
+        numbers |= (2 << high) - (1 << low)
     return numbers
 
 

@@ -7,9 +7,13 @@ from aiohttp import WSMsgType, web
 
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
+from orlop.dockerd.api.streams import or_gone
 from orlop.dockerd.containers.attach import Attach, AttachRequest
-from orlop.errdefs import InvalidArgumentError
+from orlop.errdefs import CanceledError, InvalidArgumentError
 from orlop.rpc import stdcopy
+
+_GOODBYE_SECONDS = 2.0
+"""How long a client may take to answer that the connection is closed."""
 
 
 class WebSocketRoutes:
@@ -34,7 +38,7 @@ class WebSocketRoutes:
             detach_keys=request.query("detachKeys"),
         )
         tty = self._attach.check(request.params["id"], wanted)
-        socket = web.WebSocketResponse(compress=False)
+        socket = web.WebSocketResponse(compress=False, timeout=_GOODBYE_SECONDS)
         socket.headers.update(request.common_headers)
         if not socket.can_prepare(request.http):
             raise InvalidArgumentError("not a websocket handshake: Upgrade and Sec-WebSocket-Key are needed")
@@ -42,7 +46,9 @@ class WebSocketRoutes:
         client = _Client(socket, multiplexed=not tty, binary=request.version >= (1, 28))
         listening = asyncio.ensure_future(client.listen())
         try:
-            await self._attach(request.params["id"], wanted, client)
+            await or_gone(request, self._attach(request.params["id"], wanted, client))
+        except CanceledError:
+            pass  # the client has left, or the daemon is to end
         finally:
             listening.cancel()
             await asyncio.wait({listening})
