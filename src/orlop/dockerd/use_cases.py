@@ -7,6 +7,7 @@ from orlop.dockerd.containers.archive_in import ArchiveIn
 from orlop.dockerd.containers.archive_out import ArchiveOut
 from orlop.dockerd.containers.attach import Attach
 from orlop.dockerd.containers.changes import Changes
+from orlop.dockerd.containers.checkpoints import Checkpoints
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.export import Export
 from orlop.dockerd.containers.inspect import Inspect
@@ -70,6 +71,7 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
         ),
         prune=Prune(registry, life.remove, inspect, base.events),
         remove_link=RemoveLink(registry),
+        checkpoints=Checkpoints(registry, client, base.paths) if base.config.experimental else None,
     )
 
 

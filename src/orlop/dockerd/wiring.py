@@ -15,6 +15,7 @@ from orlop.dockerd.api.grpc import GrpcFront
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.routes.absent import absent_routes
 from orlop.dockerd.api.routes.archive import ArchiveRoutes
+from orlop.dockerd.api.routes.checkpoints import CheckpointRoutes
 from orlop.dockerd.api.routes.containers import ContainerRoutes
 from orlop.dockerd.api.routes.debug import DebugRoutes
 from orlop.dockerd.api.routes.exec import ExecRoutes
@@ -310,6 +311,7 @@ def _routes(base: Base, services: Services, life: Life) -> list[Route]:
     execs = Execs(base.registry, base.client, life.streams, base.host)
     return [
         *SystemRoutes(system, base.events, disk_usage).routes(),
+        *CheckpointRoutes(containers.checkpoints).routes(),
         *ContainerRoutes(containers).routes(),
         *WebSocketRoutes(containers.attach).routes(),
         *ArchiveRoutes(archive_use_cases(base, services)).routes(),

@@ -264,6 +264,8 @@ class CreateRequest(ContainerConfig):
 
     host_config: HostConfig = msgspec.field(default_factory=HostConfig)
     networking_config: NetworkingConfig = msgspec.field(default_factory=NetworkingConfig)
+    runtime: str = ""
+    """Where docker-py's `create_container` puts the runtime; Docker looks into the HostConfig only."""
 
 
 class ExecConfig(_Struct):

@@ -25,6 +25,7 @@ from orlop.registry.config import RegistryConfig
 from orlop.registry.endpoint import PULL, RESOLVE
 from orlop.registry.errors import describe_failure
 from orlop.registry.referrers import find_referrers
+from orlop.registry.tags import find_tags
 from orlop.registry.transport import CHUNK, Connection, RetryableError, Transport, Tries, read_document, retryable
 
 _ACCEPT = ", ".join([OCI_INDEX, OCI_MANIFEST, *sorted((INDEX_TYPES | MANIFEST_TYPES) - {OCI_INDEX, OCI_MANIFEST})])
@@ -110,6 +111,12 @@ class RegistryClient:
         """
         find = partial(find_referrers, self._transport, reference, check_digest(digest), artifact_type)
         return await self._transport.first(reference.domain, PULL, find)
+
+    async def tags(self, reference: Reference) -> list[str]:
+        """Every tag of the reference's repository, in the registry's order."""
+        return await self._transport.first(
+            reference.domain, RESOLVE, partial(find_tags, self._transport, reference)
+        )
 
     async def login(self, domain: str) -> None:
         """Try the credentials at a registry. Raises UnauthorizedError, UnavailableError."""

@@ -33,11 +33,27 @@ if TYPE_CHECKING:
     from orlop.containerd.client.client import Client
 
 
+class Selection(NamedTuple):
+    """What is written of an index.
+
+    `platforms`: none for all. `docker`: a manifest.json beside the index (`export_platforms`). `foreign`: layers
+    that registries may not distribute too.
+    """
+
+    platforms: Sequence[Platform] = ()
+    docker: bool = True
+    foreign: bool = True
+
+
 class ExportedImage(NamedTuple):
-    """An image to write: its references (familiar form for Docker's part, full for OCI's), and what it is."""
+    """An image to write: its references (familiar form for Docker's part, full for OCI's), and what it is.
+
+    With `selection` it is the whole target, an index, with those of its manifests; without, the one manifest.
+    """
 
     names: Sequence[tuple[str, str]]
     content: ImageContent
+    selection: Selection | None = None
 
 
 async def export_archive(client: Client, images: Sequence[ExportedImage]) -> AsyncIterator[bytes]:
@@ -46,25 +62,12 @@ async def export_archive(client: Client, images: Sequence[ExportedImage]) -> Asy
     top: list[Descriptor] = []
     items = []
     for image in images:
-        target, raw = image.content.manifest_descriptor, image.content.config_descriptor
-        for blob in (target, raw, *image.content.layers):
-            blobs[blob.digest] = (await client.content.info(blob.digest)).size
+        target = image.content.manifest_descriptor if image.selection is None else image.content.target
+        await _select(client, target, image.selection or Selection(), blobs, 0)
         top += _top_entries(target, image.names)
         items.append(_docker_item(image.content, [familiar for familiar, _ in image.names]))
     async for data in _archive(client, blobs, top, items):
         yield data
-
-
-class Selection(NamedTuple):
-    """What `export_platforms` writes of each image.
-
-    `platforms`: none for all. `docker`: a manifest.json beside the index. `foreign`: layers that registries may
-    not distribute too.
-    """
-
-    platforms: Sequence[Platform] = ()
-    docker: bool = True
-    foreign: bool = True
 
 
 async def export_platforms(

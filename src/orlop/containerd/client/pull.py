@@ -139,6 +139,11 @@ class Puller:
                 await _name(client, pulled.name, pulled.target)
             return pulled
 
+    async def tags(self, reference: Reference, *, auth: AuthConfig | None = None) -> list[str]:
+        """The tags of a repository. Raises NotFoundError, UnauthorizedError, UnavailableError."""
+        async with RegistryClient(self._config, auth) as registry:
+            return await registry.tags(reference)
+
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[Client]:
         """One lease for all pulls that overlap, since each may rest on what another has brought."""

@@ -10,6 +10,7 @@ import msgspec
 from orlop import __version__
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.api.router import ANY, Route
+from orlop.dockerd.containers.checkpoints import CheckpointRequest
 from orlop.dockerd.containers.update import UpdateRequest
 from orlop.engine.types import (
     CreateRequest,
@@ -28,6 +29,7 @@ _BODIES: dict[str, type[Any]] = {
     "POST /containers/create": CreateRequest,
     "POST /containers/{id}/update": UpdateRequest,
     "POST /containers/{id}/exec": ExecConfig,
+    "POST /containers/{id}/checkpoints": CheckpointRequest,
     "POST /volumes/create": VolumeCreateRequest,
     "POST /networks/create": NetworkCreateRequest,
     "POST /networks/{id}/connect": NetworkConnectRequest,
@@ -46,6 +48,9 @@ _QUERIES = {
     "GET /containers/{id}/logs": "follow:boolean stdout:boolean stderr:boolean since:string until:string "
     "timestamps:boolean tail:string details:boolean",
     "GET /containers/{id}/stats": "stream:boolean one-shot:boolean",
+    "POST /containers/{id}/start": "checkpoint:string checkpoint-dir:string",
+    "GET /containers/{id}/checkpoints": "dir:string",
+    "DELETE /containers/{id}/checkpoints/{checkpoint}": "dir:string",
     "POST /containers/{id}/resize": "h:integer! w:integer!",
     "POST /containers/{id}/stop": "signal:string t:integer",
     "POST /containers/{id}/restart": "signal:string t:integer",
@@ -64,12 +69,14 @@ _QUERIES = {
     "POST /images/create": "fromImage:string fromSrc:string repo:string tag:string message:string changes:string "
     "platform:string",
     "GET /images/{name}/json": "manifests:boolean platform:string",
-    "POST /images/{name}/push": "tag:string",
+    "GET /images/{name}/history": "platform:string",
+    "GET /images/{name}/get": "platform:string",
+    "POST /images/{name}/push": "tag:string platform:string",
     "POST /images/{name}/tag": "repo:string tag:string",
-    "DELETE /images/{name}": "force:boolean noprune:boolean",
+    "DELETE /images/{name}": "force:boolean noprune:boolean platforms:string",
     "GET /images/search": "term:string! limit:integer filters:filters",
     "POST /images/prune": "filters:filters",
-    "GET /images/get": "names:string!",
+    "GET /images/get": "names:string! platform:string",
     "POST /images/load": "quiet:boolean platform:string",
     "POST /commit": "container:string! repo:string tag:string comment:string author:string pause:boolean "
     "changes:string",

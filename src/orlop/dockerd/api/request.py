@@ -97,6 +97,16 @@ class ApiRequest:
             return None
         return codec.decode(text, Platform) if text.startswith("{") else parse_platform(text)
 
+    def platforms(self, name: str, *, since: Version, several: Version) -> list[Platform]:
+        """The platforms of a parameter, each as JSON; clients before `since` have none, before `several` one.
+
+        Raises InvalidArgumentError.
+        """
+        found = [text for text in self.query_all(name) if text] if self.version >= since else []
+        if len(found) > 1 and self.version < several:
+            raise InvalidArgumentError(f"{name}: more than one needs API v{several[0]}.{several[1]} or newer")
+        return [codec.decode(text, Platform) if text.startswith("{") else parse_platform(text) for text in found]
+
     def header(self, name: str, default: str = "") -> str:
         """A request header."""
         return self.http.headers.get(name, default)

@@ -36,6 +36,12 @@ class Runtime(NamedTuple):
     ours: bool
     in_process: bool
 
+    def restoring(self, checkpoint: str) -> Any:
+        """The options with the directory of a checkpoint that a new task is to go on from."""
+        options = typeurl.unpack(self.options, Options)
+        options.criu_image_path = checkpoint
+        return typeurl.pack(options)
+
 
 class Runtimes:
     """Docker's runtime names, resolved."""

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from google.protobuf.any_pb2 import Any
+
 from orlop.api.containers_pb2 import Container as ContainerdContainer
 from orlop.api.types_pb2 import Mount
 from orlop.containerd.client import Client, typeurl
@@ -80,21 +82,22 @@ class Start:
         self._users = Users()
         self._seccomp = _read_seccomp(config.seccomp_profile)
 
-    async def __call__(self, reference: str) -> None:
+    async def __call__(self, reference: str, checkpoint: str = "") -> None:
         """Start by a user's wish. Raises NotModifiedError when it runs, and what made the start fail.
 
-        Whatever goes wrong, nothing of the attempt is left but the error in the state.
+        `checkpoint` is the directory of a checkpoint to go on from. Whatever goes wrong, nothing of the attempt
+        is left but the error in the state.
         """
         container = self._registry.get(reference)
-        await self.start(container, by_user=True)
+        await self.start(container, by_user=True, checkpoint=checkpoint)
 
-    async def start(self, container: Container, *, by_user: bool) -> None:
+    async def start(self, container: Container, *, by_user: bool, checkpoint: str = "") -> None:
         """Start a container; `by_user` resets what the restart policy counts."""
         async with container.lock:
             self._check(container, by_user)
             if by_user:
                 _reset_restarts(container)
-            failure = await self._try(container)
+            failure = await self._try(container, checkpoint)
             if failure is not None and not by_user and isinstance(failure, UnavailableError):
                 # containerd is away, which is no reason to give the container up: the policy goes on trying.
                 container.record.state.running = container.record.state.restarting = True
@@ -108,9 +111,9 @@ class Start:
             await self._remove(container)
         raise failure
 
-    async def _try(self, container: Container) -> OrlopError | None:
+    async def _try(self, container: Container, checkpoint: str) -> OrlopError | None:
         try:
-            await self._run(container)
+            await self._run(container, checkpoint)
         except OrlopError as error:
             code, failure = classify(error)
             await self._undo(container, code, failure)
@@ -142,7 +145,7 @@ class Start:
 
     # -- the steps
 
-    async def _run(self, container: Container) -> None:
+    async def _run(self, container: Container, checkpoint: str) -> None:
         record = container.record
         container.taken_up = True
         record.state.error = ""
@@ -164,11 +167,14 @@ class Start:
         source, stdio = await self._streams.container(record, runtime.ours)
         started_at = timestamps.now()
         mounts = self._remapping.mounts(record.host_config, mounts, ours=runtime.ours)
-        pid = await self._create_task(record, runtime, mounts, stdio)
+        options = runtime.restoring(checkpoint) if checkpoint else runtime.options
+        pid = await self._create_task(record, options, mounts, stdio)
         await container.attach.open(source)
         try:
             await self._client.tasks.start(record.id)
         except OrlopError as error:
+            if checkpoint:
+                await _drop_unrestored(self._client, record.id)
             raise type(error)(f"failed to start container: {error}") from None
         self._settle_running(container, runtime, pid, started_at)
 
@@ -240,7 +246,7 @@ class Start:
             await self._client.containers.create(wanted)
 
     async def _create_task(
-        self, record: ContainerRecord, runtime: Runtime, mounts: Sequence[Mount], stdio: Stdio
+        self, record: ContainerRecord, options: Any, mounts: Sequence[Mount], stdio: Stdio
     ) -> int:
         try:
             return await self._client.tasks.create(
@@ -250,7 +256,7 @@ class Start:
                 stdout=stdio.stdout,
                 stderr=stdio.stderr,
                 terminal=stdio.terminal,
-                options=runtime.options,
+                options=options,
             )
         except OrlopError as error:
             raise type(error)(f"failed to create task for container: {error}") from None
@@ -338,6 +344,14 @@ async def discard_task(client: Client, container_id: str) -> None:
         await client.tasks.delete(container_id)
     except NotFoundError:
         return
+
+
+async def _drop_unrestored(client: Client, container_id: str) -> None:
+    """Go's shim never tells the end of a process that could not be restored: it must not be waited for."""
+    try:
+        await client.tasks.delete(container_id)
+    except OrlopError as error:
+        log.debug("container %s: its task after a failed restore: %s", container_id, error)
 
 
 async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:

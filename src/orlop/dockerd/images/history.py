@@ -8,6 +8,7 @@ from orlop.dockerd.images.list import created
 from orlop.dockerd.images.sizes import LayerSizes
 from orlop.dockerd.images.store import ImageStore
 from orlop.errdefs import OrlopError
+from orlop.oci.image import Platform
 
 
 class ImageHistory:
@@ -17,9 +18,9 @@ class ImageHistory:
         self._store = store
         self._sizes = sizes
 
-    async def __call__(self, name: str) -> list[dict[str, Any]]:
-        """Raises NotFoundError."""
-        record = await self._store.resolve(name)
+    async def __call__(self, name: str, platform: Platform | None = None) -> list[dict[str, Any]]:
+        """Raises NotFoundError, also for an image that is here for other platforms only."""
+        record = await self._store.resolve(name, platform)
         sizes = iter(await self._sizes.of(record))
         items: list[dict[str, Any]] = []
         for step in record.config.history:

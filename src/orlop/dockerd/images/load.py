@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads images from an archive: `docker load`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from orlop.containerd.client.archive import ImportedImage, import_archive
+from orlop.containerd.client.unpack import read_image
 from orlop.dockerd.images.names import dangling_name, set_name
 from orlop.dockerd.images.ports import PublishImageEvent
 from orlop.dockerd.images.store import ImageStore
@@ -24,17 +25,29 @@ class LoadImages:
         self._publish = publish
 
     async def __call__(
-        self, archive: AsyncIterator[bytes], send: Send, *, platform: Platform | None = None
+        self, archive: AsyncIterator[bytes], send: Send, *, platforms: Sequence[Platform] = ()
     ) -> None:
-        """Load, telling each image's name. Raises InvalidArgumentError, DataLossError; then nothing is named."""
+        """Load, telling each image's name; each must have all of `platforms`, the first of which is unpacked.
+
+        Raises InvalidArgumentError, DataLossError, NotFoundError; then nothing is named.
+        """
 
         async def name(image: ImportedImage) -> None:
-            if platform and (not image.content or platform_rank(platform, image.content.image.platform) is None):
-                raise NotFoundError(f"requested platform ({platform}) not found in the archive")
+            await self._check(image, platforms)
             await send({"stream": await self._name(image) + "\n"})
 
         snapshotter = self._store.snapshotter
+        platform = platforms[0] if platforms else None
         await import_archive(self._store.client, archive, name, snapshotter=snapshotter, platform=platform)
+
+    async def _check(self, image: ImportedImage, platforms: Sequence[Platform]) -> None:
+        for platform in platforms:
+            try:
+                found = (await read_image(self._store.client, image.target, platform)).image.platform
+            except NotFoundError:
+                found = None
+            if found is None or platform_rank(platform, found) is None:
+                raise NotFoundError(f"requested platform ({platform}) not found in the archive")
 
     async def _name(self, image: ImportedImage) -> str:
         """Name an image as the archive does, and say so."""

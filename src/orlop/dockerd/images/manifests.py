@@ -48,16 +48,25 @@ class ImageManifests:
             view["Kind"] = "attestation"
             view["AttestationData"] = {"For": descriptor.annotations.get(_REFERENCE_DIGEST, "")}
         elif descriptor.platform is not None:
-            ours = descriptor.digest == record.manifest.digest
-            unpacked = await self._sizes.total(record) if ours and available else 0
+            image = await self._image(record, descriptor) if available else None
+            unpacked = await self._sizes.total(image) if image else 0
             view["Kind"] = "image"
             view["ImageData"] = {
                 "Platform": msgspec.to_builtins(descriptor.platform),
                 "Size": {"Unpacked": unpacked},
-                "Containers": [user.id for user in self._uses(record.id)] if ours else [],
+                "Containers": [user.id for user in self._uses(image.id)] if image else [],
             }
         view["Size"] = {"Content": size, "Total": size + unpacked}
         return view
+
+    async def _image(self, record: ImageRecord, descriptor: Descriptor) -> ImageRecord | None:
+        """The image that a manifest is of; None for an artifact."""
+        if descriptor.digest == record.manifest.digest:
+            return record
+        try:
+            return await self._store.of_manifest(descriptor)
+        except (NotFoundError, InvalidArgumentError):
+            return None
 
     async def _content(self, descriptor: Descriptor) -> tuple[int, bool]:
         """Bytes of it in the content store, and whether nothing is missing."""

@@ -65,6 +65,13 @@ class PullImage:
 
         return await messages.during(pull(), send, lambda pulled: _last(reference, pulled))
 
+    async def all_tags(
+        self, reference: Reference, send: Send, *, platform: Platform | None = None, auth: AuthConfig | None = None
+    ) -> list[PulledImage]:
+        """Pull every tag of a repository, one after the other; the first failure ends it."""
+        tags = await self._puller.tags(reference, auth=auth)
+        return [await self(reference.with_tag(tag), send, platform=platform, auth=auth) for tag in tags]
+
     async def _keep_former(self, pulled: PulledImage) -> None:
         if pulled.previous is not None and pulled.previous.digest != pulled.target.digest:
             await keep_dangling(self._store, pulled.name, pulled.previous)

@@ -7,7 +7,7 @@ from orlop.dockerd.images.progress import Message, Messages, Send
 from orlop.dockerd.images.store import ImageStore
 from orlop.errdefs import NotFoundError
 from orlop.oci.distribution import AuthConfig
-from orlop.oci.image import Descriptor
+from orlop.oci.image import Descriptor, Platform
 from orlop.oci.reference import Reference
 from orlop.registry import RegistryConfig
 
@@ -32,13 +32,19 @@ class PushImage:
         self.slots = slots
         """How many layers of an image are sent at a time."""
 
-    async def __call__(self, reference: Reference, send: Send, *, auth: AuthConfig | None = None) -> None:
-        """Push; a reference without tag means all tags of its repository.
+    async def __call__(
+        self, reference: Reference, send: Send, *, auth: AuthConfig | None = None, platform: Platform | None = None
+    ) -> None:
+        """Push; a reference without tag means all tags of its repository, a platform that one's manifest alone.
 
         Raises NotFoundError if there is no such image, else what `push` raises.
         """
         await send({"status": f"The push refers to repository [{reference.name}]"})
         wanted = await self._wanted(reference)
+        if platform is not None:
+            wanted = [
+                (tagged, (await self._store.resolve(str(tagged), platform)).manifest) for tagged, _ in wanted
+            ]
         for tagged, target in wanted:
             messages = Messages(_STATUSES)
             work = push(

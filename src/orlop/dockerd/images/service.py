@@ -23,6 +23,7 @@ from orlop.dockerd.images.pull import PullImage
 from orlop.dockerd.images.push import PushImage
 from orlop.dockerd.images.registries import InspectDistribution, Login
 from orlop.dockerd.images.remove import RemoveImage
+from orlop.dockerd.images.remove_platforms import RemovePlatforms
 from orlop.dockerd.images.save import SaveImages
 from orlop.dockerd.images.search import SearchImages
 from orlop.dockerd.images.sizes import LayerSizes
@@ -62,6 +63,7 @@ class ImageService:
         self.history = ImageHistory(self.store, self.sizes)
         self.tag = TagImage(self.store, publish)
         self.remove = RemoveImage(self.store, uses, publish)
+        self.remove_platforms = RemovePlatforms(self.store, uses, publish, self.remove)
         self.prune = PruneImages(self.store, self.sizes, uses, self.remove)
         self.load = LoadImages(self.store, publish)
         self.save = SaveImages(self.store, publish)

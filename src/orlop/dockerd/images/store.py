@@ -139,6 +139,10 @@ class ImageStore:
             f"image with reference {name} was found but does not provide the specified platform ({platform})"
         )
 
+    async def of_manifest(self, manifest: Descriptor) -> ImageRecord:
+        """The image of one manifest that is here, without names. Raises NotFoundError, InvalidArgumentError."""
+        return _record(await read_image(self.client, manifest, manifest.platform or self._platform), ())
+
     async def records(self) -> list[ImageRecord]:
         """All images that are here for some platform, those that changed last first."""
         await self.refresh()

@@ -13,11 +13,6 @@ _NO_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
     "swarm and try again."
 )
-_CHECKPOINTS = (
-    ("GET", "/containers/{id}/checkpoints"),
-    ("POST", "/containers/{id}/checkpoints"),
-    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}"),
-)
 _SWARM = (
     ("GET", "/swarm"),
     ("POST", "/swarm/update"),
@@ -69,7 +64,6 @@ _PLUGIN_FILTERS = ("capability", "enabled")
 def absent_routes() -> list[Route]:
     """The table; it comes after every other one."""
     return [
-        *(Route(method, path, _no_checkpoints) for method, path in _CHECKPOINTS),
         *(Route(method, path, _no_swarm) for method, path in _SWARM),
         Route("POST", "/swarm/leave", _no_member),
         Route("PUT", "/volumes/{name}", _no_cluster_volumes),
@@ -92,13 +86,6 @@ def _refuse(what: str) -> Handler:
 
 async def _no_builder(request: ApiRequest) -> web.StreamResponse:
     raise NotImplementedByUsError(NOT_SERVED)
-
-
-async def _no_checkpoints(request: ApiRequest) -> web.StreamResponse:
-    raise NotImplementedByUsError(
-        "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order "
-        "to enable it."
-    )
 
 
 async def _no_swarm(request: ApiRequest) -> web.StreamResponse:

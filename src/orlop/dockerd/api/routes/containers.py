@@ -8,6 +8,7 @@ from aiohttp import web
 
 from orlop import codec
 from orlop.dockerd import timestamps
+from orlop.dockerd.access.policy import Level
 from orlop.dockerd.api import legacy
 from orlop.dockerd.api.hijack import HijackedResponse, content_type, hijack, refuse
 from orlop.dockerd.api.request import ApiRequest
@@ -22,6 +23,7 @@ from orlop.dockerd.api.streams import (
     start_stream,
 )
 from orlop.dockerd.containers.attach import Attach, AttachRequest
+from orlop.dockerd.containers.checkpoints import Checkpoints
 from orlop.dockerd.containers.create import Create
 from orlop.dockerd.containers.inspect import Inspect
 from orlop.dockerd.containers.kill import Kill
@@ -41,7 +43,7 @@ from orlop.dockerd.containers.top import Top
 from orlop.dockerd.containers.update import Update, UpdateRequest
 from orlop.dockerd.containers.wait import Wait
 from orlop.engine.types import CreateRequest
-from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
+from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError, PermissionDeniedError
 from orlop.rpc import stdcopy
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class ContainerUseCases(NamedTuple):
     update: Update
     prune: Prune
     remove_link: RemoveLink
+    checkpoints: Checkpoints | None
+    """None: not in experimental mode."""
 
 
 class ContainerRoutes:
@@ -118,6 +122,7 @@ class ContainerRoutes:
         body = await _create_request(request)
         legacy.create_request(body, request.version)
         body.labels = request.claim(body.labels)
+        body.host_config.runtime = body.host_config.runtime or body.runtime
         platform = request.platform(since=(1, 41))
         created = await self._use.create(request.query("name"), body, platform)
         return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
@@ -135,10 +140,19 @@ class ContainerRoutes:
                 "starting container with non-empty request body was deprecated since API v1.22 and removed "
                 "in v1.24"
             )
-        if request.query("checkpoint"):
-            raise InvalidArgumentError("checkpoint is only supported in experimental mode")
-        await self._use.start(request.params["id"])
+        await self._use.start(request.params["id"], self._checkpoint(request))
         return empty_response()
+
+    def _checkpoint(self, request: ApiRequest) -> str:
+        """The directory of the checkpoint that a start is to go on from; empty without one."""
+        name = request.query("checkpoint")
+        if not name:
+            return ""
+        if self._use.checkpoints is None:
+            raise InvalidArgumentError("checkpoint is only supported in experimental mode")
+        if request.viewer.level is not Level.ALL:
+            raise PermissionDeniedError("starting from a checkpoint takes all rights: it may be of any process")
+        return str(self._use.checkpoints.find(request.params["id"], name, request.query("checkpoint-dir")))
 
     async def stop(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/{id}/stop."""

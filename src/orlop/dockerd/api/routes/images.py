@@ -124,7 +124,8 @@ class _Handlers:
         return json_response(body)
 
     async def history(self, request: ApiRequest) -> web.StreamResponse:
-        return json_response(await self._images.history(request.params["name"]))
+        platform = request.platform(since=(1, 48))
+        return json_response(await self._images.history(request.params["name"], platform))
 
     async def tag(self, request: ApiRequest) -> web.StreamResponse:
         await self._images.tag(request.params["name"], request.query("repo"), request.query("tag"))
@@ -146,8 +147,10 @@ class _Handlers:
         return json_response({"Id": image_id}, 201)
 
     async def remove(self, request: ApiRequest) -> web.StreamResponse:
-        removed = await self._images.remove(request.params["name"], force=request.flag("force"))
-        return json_response(removed)
+        name, force = request.params["name"], request.flag("force")
+        if platforms := request.platforms("platforms", since=(1, 50), several=(1, 50)):
+            return json_response(await self._images.remove_platforms(name, platforms, force=force))
+        return json_response(await self._images.remove(name, force=force))
 
     async def prune(self, request: ApiRequest) -> web.StreamResponse:
         return json_response(await self._images.prune(request.filters()))
@@ -184,7 +187,8 @@ class _Handlers:
     async def _pull(self, request: ApiRequest, wanted: reference.Reference, progress: "_Progress") -> None:
         platform = request.platform(since=(1, 32))
         auth = _auth(request)
-        await or_gone(request, self._images.pull(wanted, progress.send, platform=platform, auth=auth))
+        pull = self._images.pull if wanted.tag or wanted.digest else self._images.pull.all_tags
+        await or_gone(request, pull(wanted, progress.send, platform=platform, auth=auth))
 
     async def _import(self, request: ApiRequest, progress: "_Progress") -> None:
         source = request.query("fromSrc")
@@ -205,25 +209,27 @@ class _Handlers:
         wanted = reference.parse(request.params["name"])
         if request.query("tag"):
             wanted = wanted.with_tag(request.query("tag"))
-        progress = _Progress(request)
+        progress, platform = _Progress(request), request.platform(since=(1, 46))
         try:
-            await or_gone(request, self._images.push(wanted, progress.send, auth=_auth(request)))
+            work = self._images.push(wanted, progress.send, auth=_auth(request), platform=platform)
+            await or_gone(request, work)
         except OrlopError as error:
             await progress.failed(error)
         return await progress.close()
 
     async def load(self, request: ApiRequest) -> web.StreamResponse:
-        platform = request.platform(since=(1, 48))
+        platforms = request.platforms("platform", since=(1, 48), several=(1, 52))
         stream = await JsonStream.open(request)
         try:
-            await self._images.load(_body(request), stream.send, platform=platform)
+            await self._images.load(_body(request), stream.send, platforms=platforms)
         except OrlopError as error:
             await stream.error(str(error))
         return await stream.close()
 
     async def save(self, request: ApiRequest) -> web.StreamResponse:
         names = [request.params["name"]] if "name" in request.params else request.query_all("names")
-        archive = await self._images.save(names)
+        platforms = request.platforms("platform", since=(1, 48), several=(1, 52))
+        archive = await self._images.save(names, platforms)
         response = await start_stream(request, "application/x-tar")
         await pump(request, response, archive)
         return response
