@@ -16,6 +16,8 @@ from support import images
 from support.e2e import BIN, Cli, Stack
 from support.registry import Registry
 
+from orlop.unix import quota
+
 pytestmark = pytest.mark.root
 
 
@@ -202,3 +204,17 @@ def test_daemons_on_a_read_only_root_say_so(tmp_path: Path) -> None:
             assert len(result.stderr.strip().splitlines()) == 1
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_storage_options(cli: Cli, stack: Stack) -> None:
+    """A size is a limit, or an error: never a word that nobody minds."""
+    result = cli("run", "--rm", "--storage-opt", "odd=1", "busybox", "true")
+    assert result.returncode == 125
+    assert "unknown storage option 'odd': expected size" in _error(result)
+    result = cli("run", "--rm", "--storage-opt", "size=much", "busybox", "true")
+    assert result.returncode == 125
+    assert "invalid storage option size: 'much' is no size" in _error(result)
+    result = cli("run", "--rm", "--storage-opt", "size=1G", "busybox", "true")
+    if not quota.supported(str(stack.data_root)):
+        assert result.returncode == 125
+        assert "--storage-opt size is supported only for overlayfs over ext4" in _error(result)

@@ -11,8 +11,8 @@ import sys
 
 _PACKAGES = """
 base-files base-passwd bash busybox-static ca-certificates coreutils crun dash dbus dbus-daemon diffutils findutils
-curl grep gzip hostname iproute2 iptables kmod libcap2-bin libseccomp2 libstdc++6 mount netcat-openbsd nftables
-passwd procps python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
+curl grep gzip hostname iproute2 iptables kmod e2fsprogs libcap2-bin libseccomp2 libstdc++6 mount netcat-openbsd
+nftables passwd procps python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
 """
 # What packages and their scripts make outside of their lists of files.
 TREES = ("usr/lib/python3.11", "etc/alternatives", "etc/ssl/certs")
@@ -23,7 +23,8 @@ FILES = (
 LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info|lintian|bug)/|^/(proc|sys|dev|run|tmp|boot)(/|$)|/\.$")
 _MODULES = (
     "fs/overlayfs fs/fuse fs/nls net drivers/net/veth.ko drivers/net/dummy.ko drivers/net/macvlan.ko"
-    " drivers/net/ipvlan drivers/net/vxlan drivers/net/tun.ko lib crypto arch/x86/crypto"
+    " drivers/net/ipvlan drivers/net/vxlan drivers/net/tun.ko fs/quota drivers/block/loop.ko"
+    " lib crypto arch/x86/crypto"
 )
 _VIRTIO = (
     "virtio/virtio_ring virtio/virtio virtio/virtio_pci_modern_dev virtio/virtio_pci_legacy_dev virtio/virtio_pci"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.api.introspection_pb2 import Plugin as PluginMessage
 from orlop.api.types_pb2 import Platform
+from orlop.unix import quota
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,14 +98,22 @@ _FIXED = (
 _PROXY_TYPES = {"snapshot": SNAPSHOTTER, "diff": DIFF}
 
 
+def _snapshotter(root: str, name: str) -> Plugin:
+    directory = os.path.join(root, f"{SNAPSHOTTER}.{name}")
+    limits = name == "overlayfs" and quota.supported(directory)
+    return Plugin(
+        SNAPSHOTTER,
+        name,
+        platform=True,
+        exports={"root": directory},
+        capabilities=("quota",) if limits else (),
+    )
+
+
 def table(root: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin] = ()) -> list[Plugin]:
     """All parts of a daemon whose kept state is below `root`."""
     remote = {plugin.name for plugin in proxies if plugin.type == "snapshot"}
-    made = [
-        Plugin(SNAPSHOTTER, name, platform=True, exports={"root": os.path.join(root, f"{SNAPSHOTTER}.{name}")})
-        for name in snapshotters
-        if name not in remote
-    ]
+    made = [_snapshotter(root, name) for name in snapshotters if name not in remote]
     made += [
         Plugin(
             _PROXY_TYPES[each.type],

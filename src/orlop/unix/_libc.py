@@ -32,6 +32,7 @@ _COMMON = {
     "pidfd_getfd": 438,
     "faccessat2": 439,
     "mount_setattr": 442,
+    "quotactl_fd": 443,
     "statmount": 457,
     "listmount": 458,
 }

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from orlop.containerd.core.mount import Mount
+from orlop.errdefs import InvalidArgumentError
+
+SIZE_LABEL = "io.orlop.snapshot.size"
+"""At its making: how many bytes a snapshot may take by itself, where the file system keeps quotas of projects."""
 
 
 class Kind(enum.IntEnum):
@@ -32,6 +36,14 @@ class Usage(NamedTuple):
 
     size: int
     inodes: int
+
+
+def size_limit(labels: Mapping[str, str]) -> int:
+    """What `SIZE_LABEL` says, in bytes; 0 for no limit. Raises InvalidArgumentError."""
+    text = labels.get(SIZE_LABEL, "0")
+    if not text.isascii() or not text.isdecimal():
+        raise InvalidArgumentError(f"label {SIZE_LABEL}: expected a number of bytes, got {text!r}")
+    return int(text)
 
 
 class Snapshotter(Protocol):
@@ -123,8 +135,11 @@ class SnapshotDriver(Protocol):
         """Whether `create` copies data, and so must not run in the event loop."""
         ...
 
-    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
-        """Make the directories; leaves nothing behind when it raises."""
+    def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
+        """Make the directories; leaves nothing behind when it raises.
+
+        Raises InvalidArgumentError, NotImplementedByUsError for a label (`SIZE_LABEL`) that it cannot honour.
+        """
         ...
 
     def mounts(self, number: int, kind: Kind, parents: Sequence[int]) -> list[Mount]:

@@ -50,7 +50,7 @@ class _NoDirectories:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
+    def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         """Nothing of it is ours to make."""
 
     def mounts(self, number: int, kind: Kind, parents: Sequence[int]) -> list[Mount]:

@@ -218,7 +218,7 @@ class BoundSnapshots:
             failpoint("snapshot.prepare.after_insert")
             if create:
                 with disk_errors(f'cannot make snapshot "{key}"'):
-                    self._driver.create(number, kind, parents)
+                    self._driver.create(number, kind, parents, labels)
             failpoint("snapshot.prepare.after_directory")
         failpoint("snapshot.prepare.after_record")
         owner.gc.mutated()

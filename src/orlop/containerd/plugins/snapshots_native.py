@@ -7,13 +7,14 @@ Files are reflinked where the file system can, so that a copy on XFS or Btrfs ta
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orlop.containerd.core.mount import Mount
-from orlop.containerd.core.snapshots import Kind, Usage
+from orlop.containerd.core.snapshots import Kind, Usage, size_limit
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.copytree import copy_tree
 from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
+from orlop.errdefs import NotImplementedByUsError
 
 
 class NativeDriver:
@@ -26,8 +27,10 @@ class NativeDriver:
         self._directories = NumberedDirectories(root)
         self.root = root
 
-    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
+    def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         """Copy the parent; a view of a parent is the parent itself and only needs its number."""
+        if size_limit(labels):
+            raise NotImplementedByUsError("the snapshotter native cannot limit the size of a snapshot")
         staging = self._directories.staging(number)
         try:
             os.mkdir(staging, 0o755)

@@ -6,16 +6,21 @@
 
 A snapshot without a parent is a bind mount of its `fs`, a view of a single layer a read-only bind mount of that
 layer: overlayfs needs a lower directory. `index=off`, because an upper directory may be mounted again while a
-lazily unmounted overlay still holds it.
+lazily unmounted overlay still holds it. A snapshot that may only take so much is a project with a quota.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orlop.containerd.core.mount import Mount
-from orlop.containerd.core.snapshots import Kind, Usage
+from orlop.containerd.core.snapshots import Kind, Usage, size_limit
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
+from orlop.errdefs import NotImplementedByUsError
+from orlop.unix import quota
+
+_FIRST_PROJECT = 2_000_000_000
+"""A limited snapshot is the project of this number plus its own: far from those that administrators give."""
 
 
 class OverlayDriver:
@@ -28,11 +33,17 @@ class OverlayDriver:
         self._directories = NumberedDirectories(root)
         self.root = root
 
-    def create(self, number: int, kind: Kind, parents: Sequence[int]) -> None:
+    def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         """Make `fs` and `work`; `fs` belongs to whom the parent's does."""
         staging, final = self._directories.staging(number), self._directories.path(number)
+        limit = size_limit(labels)
+        if limit and not quota.supported(self.root):
+            needed = "ext4 mounted with 'prjquota' or XFS with 'pquota'"
+            raise NotImplementedByUsError(f"a snapshot of limited size needs {needed} at {self.root}")
         try:
             os.mkdir(staging, 0o700)
+            if limit:
+                quota.limit_tree(staging, _FIRST_PROJECT + number, limit)
             upper = f"{staging}/fs"
             os.mkdir(upper, 0o755)
             os.chmod(upper, 0o755)  # whatever the umask
@@ -45,6 +56,7 @@ class OverlayDriver:
             failpoint("snapshot.prepare.after_staging")
             os.rename(staging, final)
         except BaseException:
+            self._drop_limit(staging, number)
             remove_tree(staging)
             raise
 
@@ -78,4 +90,11 @@ class OverlayDriver:
 
     def delete(self, number: int) -> None:
         """Delete a snapshot's directories."""
+        for directory in (self._directories.staging(number), self._directories.path(number)):
+            self._drop_limit(directory, number)
         self._directories.delete(number)
+
+    def _drop_limit(self, directory: str, number: int) -> None:
+        project = _FIRST_PROJECT + number
+        if quota.project_of(directory) == project:
+            quota.drop_limit(self.root, project)

@@ -146,7 +146,7 @@ class SnapshotsService(SnapshotsServicer):
         owner.creating.add(number)
         try:
             with disk_errors(f'cannot make snapshot "{key}"'):
-                await self._run(lambda: owner.driver.create(number, kind, parents))
+                await self._run(lambda: owner.driver.create(number, kind, parents, labels))
         except BaseException:
             owner.creating.discard(number)
             snapshots.withdraw(number, key)

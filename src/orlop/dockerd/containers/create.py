@@ -15,6 +15,7 @@ from orlop.containerd.client import Client
 from orlop.dockerd import rootfs, timestamps
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.container import Container
+from orlop.dockerd.containers.layer_size import size_labels
 from orlop.dockerd.containers.merge import merge
 from orlop.dockerd.containers.model import ContainerRecord
 from orlop.dockerd.containers.names import check_name, generate_id, generate_name
@@ -109,10 +110,11 @@ class Create:
             endpoints=endpoints,
             log_path=self._paths.log(container_id) if host_config.log_config.type == "json-file" else "",
         )
+        limits = await size_labels(self._client, record.snapshotter, host_config.storage_opt)
         directory = self._paths.data(container_id)
         try:
             directory.mkdir(mode=0o700, parents=True)
-            preparing = asyncio.ensure_future(self._prepare(container_id, image))
+            preparing = asyncio.ensure_future(self._prepare(container_id, image, limits))
             try:
                 record.mounts = await self._resolve_volumes(points, container_id)
             finally:
@@ -209,9 +211,11 @@ class Create:
             return points
         return await asyncio.to_thread(lambda: [self._volumes.resolve(point, container_id) for point in points])
 
-    async def _prepare(self, container_id: str, image: ImageRecord) -> list[SnapshotMount]:
+    async def _prepare(
+        self, container_id: str, image: ImageRecord, limits: Mapping[str, str]
+    ) -> list[SnapshotMount]:
         snapshots = self._client.snapshots(self._config.storage_driver)
-        labels = {SNAPSHOT_LABEL: container_id, _GC_ROOT: timestamps.rfc3339(timestamps.now())}
+        labels = {SNAPSHOT_LABEL: container_id, _GC_ROOT: timestamps.rfc3339(timestamps.now()), **limits}
         try:
             return await snapshots.prepare(container_id, image.chain_id, labels)
         except NotFoundError:
