@@ -111,6 +111,17 @@ def test_versions_out_of_range(stack: Stack) -> None:
     assert new.json() == {"message": f"client version 1.99 is too new. Maximum supported API version is {MAX}"}
 
 
+def test_status_of_a_network(stack: Stack) -> None:
+    """Since 1.52, and of one network: the list has none."""
+    (config,) = ask(stack, "GET", "/v1.51/networks/bridge").json()["IPAM"]["Config"]
+    in_use = {"IPsInUse": 3, "DynamicIPsAvailable": 65533}  # 172.17.0.0, .0.1 and .255.255
+    answer = ask(stack, "GET", "/v1.52/networks/bridge").json()
+    assert answer["Status"] == {"IPAM": {"Subnets": {config["Subnet"]: in_use}}}
+    assert ask(stack, "GET", "/v1.52/networks/host").json()["Status"] == {"IPAM": {}}
+    assert "Status" not in ask(stack, "GET", "/v1.51/networks/bridge").json()
+    assert all("Status" not in each for each in ask(stack, "GET", "/v1.52/networks").json())
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "/nosuch"), ("GET", "/v1.44/nosuch"), ("PUT", "/version")])
 def test_unknown_path_and_wrong_method(stack: Stack, method: str, path: str) -> None:
     answer = ask(stack, method, path)

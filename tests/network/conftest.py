@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from support.containerd import wait_until
 from support.networks import Host, Neighbour, fresh_netns
 
 
@@ -34,4 +35,5 @@ async def host(netns: None, tmp_path: Path) -> AsyncIterator[Host]:
     rows = machine.connection.execute("SELECT container_id FROM endpoints").fetchall()
     await machine.close([row[0] for row in rows])
     assert machine.pins() == []
-    assert not [name for _, name in socket.if_nameindex() if name.startswith("veth")]
+    # the kernel takes the interfaces of a dead namespace away by and by
+    wait_until(lambda: not [name for _, name in socket.if_nameindex() if name.startswith("veth")], 30)

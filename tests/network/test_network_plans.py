@@ -3,7 +3,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 
 import pytest
 
@@ -37,6 +37,26 @@ def test_addresses_are_the_lowest_free_ones() -> None:
     with pytest.raises(ResourceExhaustedError, match=r"no available IPv4 addresses.*10\.0\.0\.0/29"):
         ipam.next_address(subnet, None, {f"10.0.0.{number}" for number in range(1, 7)})
     assert ipam.mac_of(IPv4Address("172.17.0.2")) == "02:42:ac:11:00:02"
+
+
+def test_addresses_are_counted() -> None:
+    """The numbers of moby's own example: the network's, the broadcast and the gateway's address are in use."""
+    assert ipam.usage(IPv4Network("172.16.0.0/16"), None, {"172.16.0.1"}) == (3, 65533)
+    half = IPv4Network("10.0.0.0/25")
+    assert ipam.usage(IPv4Network("10.0.0.0/24"), half, {"10.0.0.1", "10.0.0.200", "10.9.0.1", "fd00::1"}) == (
+        4,
+        126,
+    )
+    assert ipam.usage(IPv6Network("fd00::/64"), None, {"fd00::1"}) == (2, (1 << 64) - 2)
+    assert ipam.usage(IPv6Network("fd00::/48"), None, set()) == (1, (1 << 64) - 1)  # as large as the field is
+
+
+def test_links_of_two_addresses() -> None:
+    """RFC 3021: both are given."""
+    pair = IPv4Network("10.0.0.2/31")
+    assert str(ipam.next_address(pair, None, set())) == "10.0.0.2"
+    assert str(ipam.next_address(pair, None, {"10.0.0.2"})) == "10.0.0.3"
+    assert ipam.usage(pair, None, {"10.0.0.2"}) == (1, 1)
 
 
 def test_bridge_subnet_order_of_preference() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network plugins: a small one in a process of its own, over Docker's remote driver protocol."""
 
+import asyncio
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from support.containerd import wait_until
 from support.networks import Host, pings, run
+from support.pace import PACE
 
 from orlop.dockerd.network import SandboxRequest
 from orlop.dockerd.plugins.client import Plugins
@@ -27,7 +29,9 @@ from orlop.engine.types import (
     PortBinding,
 )
 from orlop.errdefs import (
+    AlreadyExistsError,
     InternalError,
+    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -178,3 +182,63 @@ async def test_addresses_from_a_plugin(plugged: Host, plugin: Plugin) -> None:
     assert given[:3] == ["10.66.0.100", "10.66.0.7", "10.66.0.1"]
     names = [name for name, _ in calls]
     assert names.count("RequestPool") == names.count("ReleasePool") == 2
+
+
+@pytest.mark.parametrize("address", ["10.66.0.50/25", ""])
+async def test_no_addresses_but_the_plugins(plugged: Host, plugin: Plugin, address: str) -> None:
+    """The IPAM driver `null`: the plugin says the address, or the container finds one itself, by DHCP say."""
+    nobody = IPAM(driver="null")
+    for driver in ("bridge", "macvlan", "ipvlan"):
+        with pytest.raises(InvalidArgumentError, match="ipv4 pool is empty"):
+            await plugged.service.create_network(NetworkCreateRequest(name="x", driver=driver, ipam=nobody))
+    given = IPAM(driver="null", config=[IPAMConfig(subnet="10.66.0.0/24")])
+    with pytest.raises(InvalidArgumentError, match="null ipam driver does not handle specific address pool"):
+        await plugged.service.create_network(NetworkCreateRequest(name="x", driver="own", ipam=given))
+    request = NetworkCreateRequest(name="mine", driver="own", ipam=nobody, options={"address": address})
+    made = await plugged.service.create_network(request)
+    assert made["IPAM"] == {"Driver": "null", "Options": None, "Config": [{"Subnet": "0.0.0.0/0"}]}
+    await plugged.service.create_network(NetworkCreateRequest(name="other"))  # there is room beside it
+    one = await plugged.connect("one", mode="mine")
+    assert one.netns_path
+    settings = one.endpoints["mine"]
+    assert (settings.ip_address, settings.ip_prefix_len) == (("10.66.0.50", 25) if address else ("", 0))
+    assert (f"inet {address} " in run(one.netns_path, "ip", "addr", "show", "plug0").stdout) == bool(address)
+    (shown,) = plugged.service.inspect_network("mine")["Containers"].values()
+    assert shown["IPv4Address"] == address
+    await plugged.restart()
+    await plugged.service.release("one")
+    await plugged.service.remove_network("mine")
+    told = [body for method, body in plugin.end() if method == "NetworkDriver.CreateNetwork"]
+    assert [each["IPv4Data"] for each in told] == [[{"AddressSpace": "null", "Pool": "0.0.0.0/0"}]]
+
+
+@pytest.mark.parametrize("method", ["CreateNetwork", "CreateEndpoint", "Leave", "DeleteNetwork"])
+async def test_a_plugin_that_hangs_holds_up_nobody_else(plugged: Host, plugin: Plugin, method: str) -> None:
+    """Networks and containers of other drivers come and go meanwhile, and so does the daemon."""
+    hanging = wanted(options={"hang": f"NetworkDriver.{method}"})
+    tasks: list[asyncio.Task[Any]] = []
+    begun = asyncio.create_task(plugged.service.create_network(hanging))
+    tasks.append(begun)
+    if method != "CreateNetwork":
+        await begun
+        if method != "DeleteNetwork":
+            tasks.append(asyncio.create_task(plugged.connect("one", mode="mine")))
+            if method == "Leave":
+                await tasks[-1]
+                tasks.append(asyncio.create_task(plugged.service.release("one")))
+        else:
+            tasks.append(asyncio.create_task(plugged.service.remove_network("mine")))
+    async with asyncio.timeout(60 * PACE):
+        for number in range(8):  # more than the loop has threads
+            await plugged.service.create_network(NetworkCreateRequest(name=f"n{number}"))
+        with pytest.raises(AlreadyExistsError if method != "DeleteNetwork" else PermissionDeniedError):
+            again = wanted() if method != "DeleteNetwork" else wanted("other")
+            await plugged.service.create_network(again)  # its name and its subnet are still taken
+        await plugged.connect("two", mode="n1")
+        await plugged.service.release("two")
+        for number in range(8):
+            await plugged.service.remove_network(f"n{number}")
+        await plugged.restart()  # as after its death
+    assert not tasks[-1].done()
+    plugin.end()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -103,7 +103,7 @@ def links() -> set[str]:
             "invalid subnet 10.0.0.5/24: it should be 10.0.0.0/24",
         ),
         (wanted(subnet="10.0.0.0/x"), InvalidArgumentError, "invalid subnet 10.0.0.0/x"),
-        (wanted(subnet="10.0.0.0/31"), InvalidArgumentError, "no room"),
+        (wanted(subnet="10.0.0.0/32"), InvalidArgumentError, "no room"),
         (
             wanted(subnet="10.0.0.0/24", ipam={"gateway": "10.0.1.1", "ip_range": "10.0.2.0/25"}),
             InvalidArgumentError,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small network plugin over Docker's remote driver protocol: each network is a bridge of its own making.
 
+The option `hang` of a network names the method whose call it never answers, `address` what it gives endpoints.
+
 Start: `python -m support.network_plugin SOCKET`. It writes each call as a line of JSON to standard output.
 """
 
@@ -8,6 +10,7 @@ import json
 import socketserver
 import subprocess
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -17,6 +20,9 @@ class State:
 
     networks: dict[str, str] = {}
     refuse = ""
+    hang = ""
+    address = ""
+    bare = False
     pools = 0
 
 
@@ -28,6 +34,8 @@ def answer(method: str, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to a call."""
     if State.refuse == method:
         return {"Err": "it does not please me"}
+    if State.hang == method:
+        threading.Event().wait()
     network, endpoint = body.get("NetworkID", ""), body.get("EndpointID", "")
     match method:
         case "Plugin.Activate":
@@ -36,22 +44,32 @@ def answer(method: str, body: dict[str, Any]) -> dict[str, Any]:
             return {"Scope": "local"}
         case "NetworkDriver.CreateNetwork":
             State.refuse = body["Options"]["com.docker.network.generic"].get("refuse", "")
+            State.hang = body["Options"]["com.docker.network.generic"].get("hang", "")
+            State.address = body["Options"]["com.docker.network.generic"].get("address", "")
+            if State.hang == method:
+                threading.Event().wait()
             if State.refuse == method:
                 State.refuse = ""
                 return {"Err": "it does not please me"}
             State.networks[network] = f"pb{network[:8]}"
             ip("link", "add", State.networks[network], "type", "bridge")
-            ip("addr", "add", body["IPv4Data"][0]["Gateway"], "dev", State.networks[network])
+            State.bare = "Gateway" not in body["IPv4Data"][0] and not State.address
+            gateway = body["IPv4Data"][0].get("Gateway", "10.66.0.1/24")
+            ip("addr", "add", gateway, "dev", State.networks[network])
             ip("link", "set", State.networks[network], "up")
         case "NetworkDriver.DeleteNetwork":
             ip("link", "del", State.networks.pop(network))
         case "NetworkDriver.CreateEndpoint":
             ip("link", "add", f"ph{endpoint[:8]}", "type", "veth", "peer", "name", f"pc{endpoint[:8]}")
             ip("link", "set", f"ph{endpoint[:8]}", "master", State.networks[network], "up")
-            return {} if body["Interface"]["MacAddress"] else {"Interface": {"MacAddress": "02:00:00:00:00:42"}}
+            mac = {} if body["Interface"]["MacAddress"] else {"MacAddress": "02:00:00:00:00:42"}
+            return {"Interface": mac | ({"Address": State.address} if State.address else {})}
         case "NetworkDriver.Join":
+            name = {"SrcName": f"pc{endpoint[:8]}", "DstPrefix": "plug"}
+            if State.bare:
+                return {"InterfaceName": name}
             return {
-                "InterfaceName": {"SrcName": f"pc{endpoint[:8]}", "DstPrefix": "plug"},
+                "InterfaceName": name,
                 "Gateway": "10.66.0.1",
                 "StaticRoutes": [{"Destination": "10.67.0.0/24", "RouteType": 0, "NextHop": "10.66.0.9"}],
             }
@@ -96,5 +114,11 @@ class Handler(BaseHTTPRequestHandler):
         """Calls are told on standard output."""
 
 
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A call that hangs holds up no other one."""
+
+    daemon_threads = True
+
+
 if __name__ == "__main__":
-    socketserver.UnixStreamServer(sys.argv[1], Handler).serve_forever()
+    Server(sys.argv[1], Handler).serve_forever()

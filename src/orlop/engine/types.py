@@ -303,7 +303,7 @@ class IPAMConfig(_Struct):
 class IPAM(_Struct):
     driver: str = ""
     config: list[IPAMConfig] = []
-    options: dict[str, str] = {}
+    options: dict[str, str] | None = None
 
 
 class NetworkCreateRequest(_Struct):

@@ -88,8 +88,7 @@ def _address(network: Network, version: int, asked: EndpointSettings, used: Coll
     reserved = {gateway, *network.aux_addresses.values()}
     for wish in wished_addresses(asked):
         if (":" in wish) == (version == 6):
-            ends = {str(subnet.network_address)} | ({str(subnet.broadcast_address)} if version == 4 else set())
-            if wish in used or wish in reserved or wish in ends:
+            if wish in used or wish in reserved or ip_address(wish) in ipam.reserved(subnet):
                 raise PermissionDeniedError("Address already in use")
             return wish
     within = ip_network(ip_range) if ip_range else None

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 from orlop.dockerd.network import configurations, drivers, ipam, options
 from orlop.dockerd.network.ipam import Subnet
-from orlop.dockerd.network.types import PREDEFINED, Network
+from orlop.dockerd.network.types import NO_ADDRESSES, PREDEFINED, Network
 from orlop.engine.types import IPAMConfig, NetworkCreateRequest
 from orlop.errdefs import (
     InvalidArgumentError,
@@ -72,7 +72,7 @@ def settle(
     Raises PermissionDeniedError if what it asks for belongs to another network of ours, InvalidArgumentError when
     the pools are used up.
     """
-    if network.config_only:
+    if network.config_only or network.ipam_driver == NO_ADDRESSES:
         return
     known, occupied = list(others), list(taken)
     ours = [ip_network(text) for other in known for text in (other.subnet, other.subnet6) if text]
@@ -113,8 +113,18 @@ def _check_kind(request: NetworkCreateRequest, is_plugin: Callable[[str], bool])
         raise PermissionDeniedError(f'only one instance of "{driver}" network is allowed')
     if request.enable_ipv4 is False and not request.enable_ipv6:
         raise InvalidArgumentError("IPv4 or IPv6 must be enabled")
-    if request.ipam.driver not in ("", "default") and not is_plugin(request.ipam.driver):
+    if request.ipam.driver == NO_ADDRESSES:
+        _check_no_addresses(request, driver)
+    elif request.ipam.driver not in ("", "default") and not is_plugin(request.ipam.driver):
         raise NotFoundError(f'plugin "{request.ipam.driver}" not found')
+
+
+def _check_no_addresses(request: NetworkCreateRequest, driver: str) -> None:
+    if any(config != IPAMConfig() for config in request.ipam.config):
+        raise InvalidArgumentError("null ipam driver does not handle specific address pool requests")
+    if drivers.is_built_in(driver) and not request.config_only:
+        version = 6 if request.enable_ipv4 is False else 4
+        raise InvalidArgumentError(f"ipv{version} pool is empty: driver {driver} needs addresses")
 
 
 def _ipam(request: NetworkCreateRequest, driver: str) -> tuple[IPAMConfig, IPAMConfig]:
@@ -162,7 +172,7 @@ def _subnet(config: IPAMConfig, errors: list[str]) -> Subnet | None:
     address = config.subnet.partition("/")[0]
     if ip_address(address) != network.network_address:
         errors.append(f"invalid subnet {config.subnet}: it should be {network}")
-    if network.max_prefixlen - network.prefixlen < 2:
+    if network.max_prefixlen - network.prefixlen < 1:
         errors.append(f"invalid subnet {config.subnet}: it has no room for containers")
     return network
 

@@ -2,11 +2,19 @@
 """Networks and endpoints in the Engine API's words (pure functions)."""
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 import msgspec
 
-from orlop.dockerd.network import configurations, drivers, options
-from orlop.dockerd.network.types import Description, Endpoint, Network, NetworkConfig
+from orlop.dockerd.network import configurations, drivers, ipam, options
+from orlop.dockerd.network.types import (
+    NO_ADDRESSES,
+    Description,
+    Endpoint,
+    Network,
+    NetworkConfig,
+    prefix_lengths,
+)
 from orlop.engine.types import EndpointSettings
 
 
@@ -22,6 +30,9 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
             aux = {name: text for name, text in record.aux_addresses.items() if (":" in text) == (version == 6)}
             shown = {"Subnet": subnet, "IPRange": ip_range, "Gateway": gateway, "AuxiliaryAddresses": aux}
             config.append({key: value for key, value in shown.items() if value})
+    if record.ipam_driver == NO_ADDRESSES:
+        families_wanted = ((record.enable_ipv4, "0.0.0.0/0"), (record.enable_ipv6, "::/0"))
+        config = [{"Subnet": everything} for wanted, everything in families_wanted if wanted]
     if record.config_only:
         config = [msgspec.to_builtins(each) for each in configurations.ipam_of(record).config]
     return {
@@ -31,27 +42,48 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "Scope": "local",
         "Driver": record.driver,
         "EnableIPv4": record.enable_ipv4,
-        "EnableIPv6": bool(record.subnet6),
-        "IPAM": {"Driver": record.ipam_driver, "Options": dict(record.ipam_options) or None, "Config": config},
+        "EnableIPv6": bool(record.subnet6) or (record.enable_ipv6 and record.ipam_driver == NO_ADDRESSES),
+        "IPAM": {"Driver": record.ipam_driver, "Options": record.ipam_options, "Config": config},
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": record.config_from},
         "ConfigOnly": record.config_only,
         "Containers": {
-            endpoint.container_id: {
-                "Name": endpoint.container_name,
-                "EndpointID": endpoint.id,
-                "MacAddress": endpoint.mac,
-                "IPv4Address": f"{endpoint.address}/{_prefix(record.subnet)}" if endpoint.address else "",
-                "IPv6Address": f"{endpoint.address6}/{_prefix(record.subnet6)}" if endpoint.address6 else "",
-            }
+            endpoint.container_id: _resource(record, endpoint)
             for endpoint in endpoints
             if endpoint.network_id == record.id and endpoint.ready and not endpoint.placeholder
         },
         "Options": dict(record.options),
         "Labels": dict(record.labels),
     }
+
+
+def _resource(record: Network, endpoint: Endpoint) -> Description:
+    four, six = prefix_lengths(record, endpoint)
+    return {
+        "Name": endpoint.container_name,
+        "EndpointID": endpoint.id,
+        "MacAddress": endpoint.mac,
+        "IPv4Address": f"{endpoint.address}/{four}" if endpoint.address else "",
+        "IPv6Address": f"{endpoint.address6}/{six}" if endpoint.address6 else "",
+    }
+
+
+def status(record: Network, addresses: Iterable[str]) -> Description:
+    """`Status` of a network (API 1.52): what `addresses`, those of its endpoints, leave of its subnets.
+
+    Another driver's addresses are not ours to count, as in Docker.
+    """
+    subnets = {}
+    used = {*addresses, record.gateway, record.gateway6, *record.aux_addresses.values()} - {""}
+    if record.ipam_driver == "default" and drivers.of(record).has_interfaces:
+        for text, ip_range in ((record.subnet, record.ip_range), (record.subnet6, record.ip_range6)):
+            if text:
+                within = ip_network(ip_range) if ip_range else None
+                in_use, free = ipam.usage(ip_network(text), within, used)
+                subnets[text] = {"IPsInUse": in_use, "DynamicIPsAvailable": free}
+    return {"IPAM": {"Subnets": subnets} if subnets else {}}
 
 
 def bridge_options(config: NetworkConfig) -> dict[str, str]:
@@ -70,6 +102,7 @@ def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettin
     """What a container got: what it asked for, filled in."""
     wish = asked or EndpointSettings()
     routes = drivers.of(record).default_routes(record, endpoint)
+    four, six = prefix_lengths(record, endpoint)
     gateways = {route.family: str(route.gateway) for route in routes if route.gateway is not None}
     return EndpointSettings(
         ipam_config=wish.ipam_config,
@@ -82,16 +115,12 @@ def endpoint_settings(record: Network, endpoint: Endpoint, asked: EndpointSettin
         endpoint_id=endpoint.id,
         gateway=gateways.get(4, ""),
         ip_address=endpoint.address,
-        ip_prefix_len=_prefix(record.subnet) if endpoint.address else 0,
+        ip_prefix_len=four if endpoint.address else 0,
         ipv6_gateway=gateways.get(6, ""),
         global_ipv6_address=endpoint.address6,
-        global_ipv6_prefix_len=_prefix(record.subnet6) if endpoint.address6 else 0,
+        global_ipv6_prefix_len=six if endpoint.address6 else 0,
         dns_names=endpoint.names or None,
     )
-
-
-def _prefix(subnet: str) -> int:
-    return int(subnet.rpartition("/")[2])
 
 
 def _boolean(value: bool) -> str:

@@ -10,6 +10,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_interface,
     ip_network,
 )
@@ -63,18 +64,37 @@ def unique_subnet(network_id: str) -> IPv6Network:
 def next_address(subnet: Subnet, within: Subnet | None, used: Collection[str]) -> Address:
     """The lowest address of `within` (default: all of `subnet`) that is not in `used`.
 
-    The network's own address, which is IPv6's address of any router, and IPv4's broadcast address are never given;
-    the gateway has to be in `used`. Raises ResourceExhaustedError.
+    The gateway has to be in `used`. Raises ResourceExhaustedError.
     """
     pool = within or subnet
-    reserved = {subnet.network_address} | ({subnet.broadcast_address} if subnet.version == 4 else set())
+    never = reserved(subnet)
     for number in range(int(pool.network_address), int(pool.broadcast_address) + 1):
         address = _ADDRESS[subnet.version](number)
-        if address not in reserved and str(address) not in used:
+        if address not in never and str(address) not in used:
             return address
     raise ResourceExhaustedError(
-        f"no available IPv{subnet.version} addresses on this network's address pools: {subnet}"
+        f"no available IPv{subnet.version} addresses on this network's address pools: {pool}"
     )
+
+
+def usage(subnet: Subnet, within: Subnet | None, used: Collection[str]) -> tuple[int, int]:
+    """How many addresses of a subnet are in use, and how many of `within` can still be given to who asks for none.
+
+    Those that are never given count as used, as in Docker, and no number is larger than 64 bits hold.
+    """
+    addresses = {ip_address(each) for each in used} | reserved(subnet)
+    taken = {address for address in addresses if address in subnet}
+    pool = within or subnet
+    free = pool.num_addresses - sum(1 for address in taken if address in pool)
+    return len(taken), min(free, (1 << 64) - 1)
+
+
+def reserved(subnet: Subnet) -> set[Address]:
+    """The addresses that are never given: the network's own, which is IPv6's address of any router, and IPv4's
+    broadcast address; IPv4's links of two (RFC 3021) have neither."""
+    if subnet.version == 6:
+        return {subnet.network_address}
+    return {subnet.network_address, subnet.broadcast_address} if subnet.num_addresses > 2 else set()
 
 
 def parse_pools(pools: Iterable[tuple[str, int]]) -> dict[int, Pools]:

@@ -2,6 +2,7 @@
 """The networks there are: made, found, removed, and put back into the kernel at the daemon's start."""
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import secrets
@@ -16,7 +17,7 @@ from orlop.dockerd.network.remote_ipam import RemoteIpam
 from orlop.dockerd.network.removals import Removals
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.store import NetworkStore
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
+from orlop.dockerd.network.types import NO_ADDRESSES, Endpoint, Network, NetworkConfig
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -48,8 +49,11 @@ class Networks:
         self._plugins = plugins
         self._pools = ipam.parse_pools(config.address_pools)
         self._networks: dict[str, Network] = {}
+        self._coming: dict[str, Network] = {}
+        self._going: dict[str, Network] = {}
         self._down: set[str] = set()
         self._removals = Removals()
+        self._finishing: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
 
     def __iter__(self) -> Iterator[Network]:
@@ -77,7 +81,9 @@ class Networks:
 
     def ipam_plugin(self, network: Network) -> RemoteIpam | None:
         """The plugin that gives out a network's addresses; None if we do."""
-        return RemoteIpam(self._plugins, network.ipam_driver) if network.ipam_driver != "default" else None
+        if network.ipam_driver in ("default", NO_ADDRESSES):
+            return None
+        return RemoteIpam(self._plugins, network.ipam_driver)
 
     def default_gateway(self) -> str:
         """The default bridge's own address; empty without one."""
@@ -114,8 +120,7 @@ class Networks:
         for network in recorded:
             if not network.ready:
                 await self._thread.call(self._dismantle, network, recorded)
-                await self._retract(network)
-                self._store.delete_network(network.id)
+                self._finishing.add(asyncio.ensure_future(self._finish(network)))
         await self._start_predefined({network.name: network for network in recorded if network.predefined})
         for network in recorded:
             if network.ready and not network.predefined:
@@ -134,8 +139,16 @@ class Networks:
                 known = {endpoint.veth for endpoint in live if endpoint.network_id == network.id}
                 await self._thread.call(drivers.of(network).tidy, network, known)
 
+    async def _finish(self, network: Network) -> None:
+        """Beside the start: a plugin that hangs does not hold it up, and is asked again at the next."""
+        await self._retract(network)
+        self._store.delete_network(network.id)
+
     async def close(self) -> None:
-        """Wait for what is being removed."""
+        """Wait for what is being removed, but for no plugin."""
+        for task in self._finishing:
+            task.cancel()
+        await asyncio.gather(*self._finishing, return_exceptions=True)
         await self._removals.settled()
 
     async def _start_predefined(self, recorded: dict[str, Network]) -> None:
@@ -170,20 +183,10 @@ class Networks:
             defaults = self._config.default_options.get(request.driver or "bridge", {})
             request.options = {**defaults, **request.options}
         network = creation.plan(request, secrets.token_hex(32), _now(), self._plugins.exists)
-        async with self._changing:
-            if any(other.name == network.name for other in self):
-                raise AlreadyExistsError(f"network with name {network.name} already exists")
-            await self._removals.settled()
-            _, taken = await self._thread.call(hostlinks.addresses, network.bridge)
-            try:
-                if (ipam_plugin := self.ipam_plugin(network)) is not None:
-                    await ipam_plugin.request_pools(network)
-                creation.settle(network, self, taken, self._pools)
-                await self._thread.call(drivers.of(network).adopt, network, list(self))
-            except BaseException:
-                await asyncio.shield(self._release_pools(network))
-                raise
-            self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
+        if any(other.name == network.name for other in self._others(network)):
+            raise AlreadyExistsError(f"network with name {network.name} already exists")
+        with _listed(self._coming, network):
+            await self._settle(network)
             try:
                 await drivers.of(network).announce(self._plugins, network)
                 await self._thread.call(self._build, network)
@@ -197,21 +200,44 @@ class Networks:
             self._networks[network.id] = network
         return network
 
+    async def _settle(self, network: Network) -> None:
+        """Give it its subnets, apart from those of all others, and write it down.
+
+        The plugin that may choose them is not waited for under the lock: one that hangs holds up nobody else.
+        """
+        try:
+            if (ipam_plugin := self.ipam_plugin(network)) is not None:
+                await ipam_plugin.request_pools(network)
+            async with self._changing:
+                await self._removals.settled()
+                _, taken = await self._thread.call(hostlinks.addresses, network.bridge)
+                creation.settle(network, self._others(network), taken, self._pools)
+                await self._thread.call(drivers.of(network).adopt, network, self._others(network))
+        except BaseException:
+            await asyncio.shield(self._release_pools(network))
+            raise
+        self._store.put_network(network)  # the intent: whatever happens now can be undone after a crash
+
+    def _others(self, network: Network) -> list[Network]:
+        """All networks but this one, also those that are being made or removed: they have names and subnets."""
+        known = (*self, *self._coming.values(), *self._going.values())
+        return [other for other in known if other.id != network.id]
+
     async def remove(self, reference: str, endpoints: Callable[[str], list[Endpoint]]) -> Network:
         """Remove a network that no container is in. Raises NotFoundError, PermissionDeniedError."""
-        async with self._changing:
-            network = self.find(reference)
-            if network.predefined:
-                raise PermissionDeniedError(f"{network.name} is a pre-defined network and cannot be removed")
-            if active := endpoints(network.id):
-                shown = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in active)
-                raise PermissionDeniedError(
-                    f"error while removing network: network {network.name} has active endpoints ({shown})"
-                )
-            configurations.check_unused(network, self)
-            network.ready = False
-            self._store.put_network(network)
-            del self._networks[network.id]  # from now on nobody can enter it
+        network = self.find(reference)
+        if network.predefined:
+            raise PermissionDeniedError(f"{network.name} is a pre-defined network and cannot be removed")
+        if active := endpoints(network.id):
+            shown = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in active)
+            raise PermissionDeniedError(
+                f"error while removing network: network {network.name} has active endpoints ({shown})"
+            )
+        configurations.check_unused(network, self._others(network))
+        network.ready = False
+        self._store.put_network(network)
+        del self._networks[network.id]  # from now on nobody can enter it
+        with _listed(self._going, network):
             await self._take_away(network)
         return network
 
@@ -221,8 +247,10 @@ class Networks:
             await self._rules.dismiss(rules)
         await self._retract(network)
         self._down.discard(network.id)
-        names = drivers.of(network).take_down(network, list(self))
-        self._removals.begin(names, lambda: self._store.delete_network(network.id))
+        async with self._changing:  # nobody adopts an interface that is about to go
+            staying = [other for other in self._others(network) if other.id not in self._going]
+            names = drivers.of(network).take_down(network, staying)
+            self._removals.begin(names, lambda: self._store.delete_network(network.id))
 
     async def _retract(self, network: Network) -> None:
         try:
@@ -262,6 +290,16 @@ class Networks:
         self._withdraw_rules(kernel, network)
         for name in drivers.of(network).take_down(network, [each for each in others if each.ready]):
             hostlinks.delete(kernel, name)
+
+
+@contextlib.contextmanager
+def _listed(place: dict[str, Network], network: Network) -> Iterator[None]:
+    """It is being made or removed: nobody finds it, and nobody takes its place."""
+    place[network.id] = network
+    try:
+        yield
+    finally:
+        del place[network.id]
 
 
 def _now() -> str:

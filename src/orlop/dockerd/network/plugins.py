@@ -2,7 +2,8 @@
 """Network and IPAM plugins as the event loop sees them: calls that block are made in threads."""
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orlop.dockerd.plugins.client import Plugins
@@ -28,7 +29,7 @@ class NetworkPlugins:
         Raises NotFoundError (no such plugin, or it does not implement that), UnavailableError (no answer),
         InternalError with what the plugin says.
         """
-        return await asyncio.to_thread(self._call, name, method, arguments or {})
+        return await _beside(lambda: self._call(name, method, arguments or {}))
 
     def _call(self, name: str, method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         client = self._plugins.get(name, method.partition(".")[0])
@@ -39,3 +40,33 @@ class NetworkPlugins:
         if answer.get("Err"):
             raise InternalError(f'plugin "{name}": {method}: {answer["Err"]}')
         return answer
+
+
+async def _beside(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `function` returns, in a thread of its own.
+
+    The loop's common threads are few, and the daemon waits for them at its end: plugins that hang would take them
+    away from everybody.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    def tell(answer: dict[str, Any] | None, error: BaseException | None) -> None:
+        if result.done():  # nobody waits any longer
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(answer or {})
+
+    def run() -> None:
+        answer, failure = None, None
+        try:
+            answer = function()
+        except Exception as error:  # noqa: BLE001 - handed to who waits, which raises it
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, answer, failure)
+
+    threading.Thread(target=run, name="orlop-plugin", daemon=True).start()
+    return await result

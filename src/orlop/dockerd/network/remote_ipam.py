@@ -74,7 +74,7 @@ class RemoteIpam:
                 "AddressSpace": space,
                 "Pool": subnet,
                 "SubPool": ip_range,
-                "Options": dict(network.ipam_options),
+                "Options": dict(network.ipam_options or {}),
                 "V6": not four,
             },
         )

@@ -48,6 +48,8 @@ from orlop.errdefs import NotFoundError
 from orlop.netd.client import NetdClient
 
 _log = logging.getLogger(__name__)
+_PLUGIN_SECONDS = 10.0
+"""How long plugins that do not answer may hold up the start."""
 
 
 class NetworkService:
@@ -239,7 +241,10 @@ class NetworkService:
 
     def inspect_network(self, reference: str) -> Description:
         """GET /networks/{id}: by name, id or unambiguous beginning of an id. Raises NotFoundError."""
-        return describe.network(self._networks.find(reference), self._store.endpoints())
+        network = self._networks.find(reference)
+        endpoints = self._store.endpoints_in(network.id)
+        addresses = [each for endpoint in endpoints for each in addresses_of(endpoint)]
+        return describe.network(network, endpoints) | {"Status": describe.status(network, addresses)}
 
     def find_network(self, reference: str, settings: EndpointSettings | None = None) -> Description:
         """The same without containers; checks wishes for an endpoint in it. Raises also InvalidArgumentError."""
@@ -254,13 +259,14 @@ class NetworkService:
         endpoints = self._store.endpoints()
         live = {each.id for each in endpoints if self._is_live(each)}
         pins = {each.netns for each in endpoints if each.id in live}
+        until = asyncio.get_running_loop().time() + _PLUGIN_SECONDS
         for endpoint in endpoints:
             if endpoint.id in live:
                 continue
             for pair in self._networks.pairs([endpoint]):
                 if drivers.of(pair[0]).asks_plugin:
                     await self._thread.call(self._kernel.withdraw, pair)
-                await self._steps.dismiss(*pair)
+                await self._steps.dismiss(*pair, until)
             # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
             pinned = endpoint.netns in pins
             await self._thread.call(self._kernel.dismantle, endpoint, published=False, pinned=pinned)

@@ -82,12 +82,12 @@ class Steps:
         `names` are those of the container's other interfaces.
         """
         await self.leaving.hurry(allocation.wished_addresses(asked))
-        if network.id not in self.networks:  # it was removed meanwhile
-            raise NotFoundError(f"network {network.name} not found")
+        self._require(network)
         self.networks.require_up(network)
         ipam_plugin = self.networks.ipam_plugin(network)
         if ipam_plugin is not None:
             asked = await ipam_plugin.request_addresses(network, asked)
+            self._require(network)
         used = {each for other in self.store.endpoints_in(network.id) for each in addresses_of(other)}
         used |= self.leaving.addresses()
         endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names)
@@ -99,6 +99,10 @@ class Steps:
             await self._admit(network, endpoint, request)
         return endpoint
 
+    def _require(self, network: Network) -> None:
+        if network.id not in self.networks:  # it was removed meanwhile
+            raise NotFoundError(f"network {network.name} not found")
+
     async def _admit(self, network: Network, endpoint: Endpoint, request: SandboxRequest) -> None:
         try:
             await drivers.of(network).admit(self._plugins, network, endpoint, request)
@@ -108,13 +112,19 @@ class Steps:
             raise
         self.store.put_endpoint(endpoint)
 
-    async def dismiss(self, network: Network, endpoint: Endpoint) -> None:
-        """Tell the plugins that a network may have for a driver and for addresses that an endpoint is gone."""
+    async def dismiss(self, network: Network, endpoint: Endpoint, until: float | None = None) -> None:
+        """Tell the plugins that a network may have for a driver and for addresses that an endpoint is gone.
+
+        `until` is a time of the event loop's clock when whoever has not answered is waited for no longer.
+        """
         ipam_plugin = self.networks.ipam_plugin(network)
         try:
-            await drivers.of(network).dismiss(self._plugins, network, endpoint)
-            if ipam_plugin is not None:
-                await ipam_plugin.release_addresses(network, endpoint)
+            async with asyncio.timeout_at(until):
+                await drivers.of(network).dismiss(self._plugins, network, endpoint)
+                if ipam_plugin is not None:
+                    await ipam_plugin.release_addresses(network, endpoint)
+        except TimeoutError:
+            _log.warning("endpoint %s in network %s: no answer", endpoint.container_name, network.name)
         except OrlopError as error:  # the endpoint goes all the same
             _log.warning("endpoint %s in network %s: %s", endpoint.container_name, network.name, error)
 

@@ -138,7 +138,7 @@ class Network(msgspec.Struct, kw_only=True):
     ip_range6: str = ""
     aux_addresses: dict[str, str] = {}
     ipam_driver: str = "default"
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     ipam_pools: dict[str, str] = {}
     internal: bool = False
     attachable: bool = False
@@ -189,6 +189,16 @@ class PortMapping(msgspec.Struct, kw_only=True, frozen=True):
     direct: bool = False
 
 
+NO_ADDRESSES = "null"
+"""The IPAM driver that gives no addresses: a network plugin does, or nobody."""
+
+
+def prefix_lengths(network: Network, endpoint: "Endpoint") -> tuple[int, int]:
+    """The lengths of the prefixes of an endpoint's addresses, IPv4's and IPv6's: mostly those of the subnets."""
+    four, six = (int(text.rpartition("/")[2] or 0) for text in (network.subnet, network.subnet6))
+    return endpoint.prefix or four, endpoint.prefix6 or six
+
+
 def addresses_of(endpoint: "Endpoint") -> list[str]:
     """An endpoint's addresses, IPv4 first."""
     return [address for address in (endpoint.address, endpoint.address6) if address]
@@ -208,10 +218,10 @@ class Endpoint(msgspec.Struct, kw_only=True):
     """A container's interface in a network as recorded; `ready` is false while the request is under way.
 
     Several endpoints of a container share `sandbox_id`, `netns` and `dns`. `names` are what others in the network
-    call it, `aliases` what it calls others. `ports` are published through the endpoint that has the default route.
-    `link_local` are more addresses, `sysctls` settings of the interface below /proc/sys/net.
-    `resolved`: orlop-netd serves DNS in the namespace. A `placeholder` keeps the namespace of a running container
-    that has left all its networks.
+    call it, `aliases` what it calls others. `prefix` and `prefix6` are lengths where a plugin chose the addresses.
+    `ports` are published through the endpoint that has the default route. `link_local` are more addresses,
+    `sysctls` settings of the interface below /proc/sys/net. `resolved`: orlop-netd serves DNS in the namespace. A
+    `placeholder` keeps the namespace of a running container that has left all its networks.
     """
 
     id: str
@@ -221,6 +231,8 @@ class Endpoint(msgspec.Struct, kw_only=True):
     sandbox_id: str
     address: str = ""
     address6: str = ""
+    prefix: int = 0
+    prefix6: int = 0
     mac: str = ""
     veth: str = ""
     netns: str = ""

@@ -80,6 +80,8 @@ class NetworkRoutes:
         scope = request.query("scope")
         if scope and scope != network["Scope"]:
             raise NotFoundError(f"network {request.params['id']} not found")
+        if request.version < (1, 52):
+            del network["Status"]
         return json_response(network)
 
     async def create(self, request: ApiRequest) -> web.StreamResponse:

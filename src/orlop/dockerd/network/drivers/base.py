@@ -9,7 +9,7 @@ from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Link, Route
 from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.rtnetlink import Address
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest, prefix_lengths
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import UnavailableError
 
@@ -127,8 +127,8 @@ def interface_plan(
     network: Network, endpoint: Endpoint, link: Link, routes: Sequence[Route], driver: Driver
 ) -> InterfacePlan:
     """What has to be made in the kernel for an endpoint; `routes` are the default routes that lead through it."""
-    pairs = ((endpoint.address, network.subnet), (endpoint.address6, network.subnet6))
-    given = [f"{address}/{subnet.rpartition('/')[2]}" for address, subnet in pairs if address]
+    pairs = zip((endpoint.address, endpoint.address6), prefix_lengths(network, endpoint), strict=True)
+    given = [f"{address}/{length}" for address, length in pairs if address]
     given += [f"{address}/{64 if ':' in address else 16}" for address in endpoint.link_local]
     return InterfacePlan(
         link=link,

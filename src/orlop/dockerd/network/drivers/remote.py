@@ -12,7 +12,14 @@ from orlop.dockerd.network import options
 from orlop.dockerd.network.drivers.base import Driver
 from orlop.dockerd.network.links import EVERYWHERE, Given, Link, Route
 from orlop.dockerd.network.plugins import NetworkPlugins
-from orlop.dockerd.network.types import Endpoint, Joined, Network, NetworkConfig, SandboxRequest
+from orlop.dockerd.network.types import (
+    NO_ADDRESSES,
+    Endpoint,
+    Joined,
+    Network,
+    NetworkConfig,
+    SandboxRequest,
+)
 from orlop.errdefs import InternalError
 
 _GENERIC = "com.docker.network.generic"
@@ -79,8 +86,8 @@ class RemoteDriver(Driver):
                 options.ENABLE[6]: network.enable_ipv6,
                 "com.docker.network.internal": network.internal,
             },
-            "IPv4Data": _addresses(network, network.subnet, network.gateway),
-            "IPv6Data": _addresses(network, network.subnet6, network.gateway6),
+            "IPv4Data": _addresses(network, 4),
+            "IPv6Data": _addresses(network, 6),
         }
         await plugins.call(self.name, "NetworkDriver.CreateNetwork", arguments)
 
@@ -125,10 +132,16 @@ class RemoteDriver(Driver):
             raise failure
 
 
-def _addresses(network: Network, subnet: str, gateway: str) -> list[dict[str, Any]]:
+def _addresses(network: Network, version: int) -> list[dict[str, Any]]:
+    enabled, subnet, gateway = (
+        (network.enable_ipv4, network.subnet, network.gateway)
+        if version == 4
+        else (network.enable_ipv6, network.subnet6, network.gateway6)
+    )
+    if enabled and network.ipam_driver == NO_ADDRESSES:
+        return [{"AddressSpace": NO_ADDRESSES, "Pool": str(EVERYWHERE[version])}]
     if not subnet:
         return []
-    version = ip_network(subnet).version
     aux = {
         name: _with_prefix(text, subnet)
         for name, text in network.aux_addresses.items()
@@ -177,19 +190,27 @@ def _port_map(request: SandboxRequest) -> list[dict[str, Any]]:
 
 def _complete(endpoint: Endpoint, interface: Mapping[str, str], name: str) -> None:
     """What the plugin chose; it may not contradict what was chosen before."""
-    for key, field in (("Address", "address"), ("AddressIPv6", "address6"), ("MacAddress", "mac")):
+    fields = (("Address", "address", "prefix"), ("AddressIPv6", "address6", "prefix6"), ("MacAddress", "mac", ""))
+    for key, field, prefix in fields:
         value = interface.get(key) or ""
         if not value:
             continue
-        try:
-            value = value.lower() if field == "mac" else str(ip_interface(value).ip)
-        except ValueError:
-            raise InternalError(f'plugin "{name}": CreateEndpoint: {key}: {value!r} is no address') from None
+        length = 0
+        if prefix:
+            try:
+                given = ip_interface(value)
+            except ValueError:
+                text = f'plugin "{name}": CreateEndpoint: {key}: {value!r} is no address'
+                raise InternalError(text) from None
+            value, length = str(given.ip), given.network.prefixlen
+        value = value.lower()
         known = getattr(endpoint, field)
         if known and known != value:
             raise InternalError(
                 f'plugin "{name}": CreateEndpoint: it may not change {key} from {known} to {value}'
             )
+        if not known and prefix:
+            setattr(endpoint, prefix, length)
         setattr(endpoint, field, value)
 
 
