@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,60 +12,29 @@ from typing import Any
 
 import pytest
 from support.bundles import COMMANDS, Bundle, Runtime, eventually
+from support.checkpoints import COUNT, count, counting, needs_criu, restore, start
+from support.pace import PACE
 
 from orlop.errdefs import FailedPreconditionError, InternalError
 from orlop.libcontainer.criu import wire
-from orlop.libcontainer.criu.session import Session, require
+from orlop.libcontainer.criu.session import Session
 
 pytestmark = pytest.mark.root
 
 
-def _criu_works() -> bool:
-    criu = shutil.which("criu")
-    return criu is not None and subprocess.run([criu, "check"], capture_output=True, check=False).returncode == 0
-
-
-needs_criu = pytest.mark.skipif(not _criu_works(), reason="there is no CRIU that works with this kernel")
-_COUNT = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.02; done"
-
-
-def _start(runtime: Runtime, bundle: Bundle) -> str:
-    """A container whose streams are none of the host's files, which CRIU could not write down."""
-    container = runtime.new_id(bundle)
-    bundle.write()
-    subprocess.run(
-        [COMMANDS[runtime.name], "--root", runtime.root, "run", "-d", "-b", bundle.path, container],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=30,
-    )  # fmt: skip
-    return container
-
-
-def _count(bundle: Bundle) -> int:
-    with open(f"{bundle.rootfs}/count", encoding="utf-8") as file:
-        return int(file.read() or 0)
-
-
-def _counting(runtime: Runtime, bundle: Bundle, floor: int = 3) -> None:
-    eventually(lambda: os.path.exists(f"{bundle.rootfs}/count") and _count(bundle) > floor, "it does not count")
-
-
-def _restore(runtime: Runtime, bundle: Bundle, images: str, container: str, *flags: str) -> None:
-    runtime("restore", "--detach", "--bundle", bundle.path, "--image-path", images, *flags, container).ok()
-
-
 @needs_criu
 def test_a_container_goes_on_where_it_was(runtime: Runtime, bundle: Bundle, tmp_path) -> None:
-    container = _start(runtime, bundle.args(_COUNT))
-    _counting(runtime, bundle)
+    container = start(runtime, bundle.args(COUNT))
+    counting(bundle)
     images = str(tmp_path / "images")
     runtime("checkpoint", "--image-path", images, container).ok()
     assert runtime("state", container).status != 0, "it has been deleted"
-    before = _count(bundle)
-    _restore(runtime, bundle, images, container, "--pid-file", str(tmp_path / "pid"))
+    before = count(bundle)
+    restore(runtime, bundle, images, container, "--pid-file", str(tmp_path / "pid"))
     state = runtime.state(container)
     assert state["status"] == "running"
     assert int((tmp_path / "pid").read_text()) == state["pid"]
-    _counting(runtime, bundle, before + 3)
+    counting(bundle, before + 3)
     assert "\n1 " in runtime("exec", container, "ps").ok().replace("    ", "")
     runtime("delete", "--force", container).ok()
 
@@ -77,19 +45,19 @@ def test_checkpoints_of_runc_are_restored(ours: Runtime, bundle: Bundle, tmp_pat
     if not os.path.exists("/usr/sbin/runc"):
         pytest.skip("runc is not installed")
     theirs = Runtime("runc")
-    container = _start(theirs, bundle.args(_COUNT))
+    container = start(theirs, bundle.args(COUNT))
     try:
-        _counting(theirs, bundle)
+        counting(bundle)
         images = str(tmp_path / "images")
         theirs("checkpoint", "--image-path", images, container).ok()
-        before = _count(bundle)
+        before = count(bundle)
         ours.ids.append(container)
-        _restore(ours, bundle, images, container)
-        _counting(ours, bundle, before + 3)
+        restore(ours, bundle, images, container)
+        counting(bundle, before + 3)
         ours("checkpoint", "--image-path", images + "2", container).ok()
-        before = _count(bundle)
-        _restore(ours, bundle, images + "2", container)
-        _counting(ours, bundle, before + 3)
+        before = count(bundle)
+        restore(ours, bundle, images + "2", container)
+        counting(bundle, before + 3)
     finally:
         ours("delete", "--force", container)
         theirs.close()
@@ -100,9 +68,7 @@ def test_leave_running_and_bind_mounts(runtime: Runtime, bundle: Bundle, tmp_pat
     volume = tmp_path / "volume"
     volume.mkdir()
     bundle.mount("/data", "bind", str(volume), "bind")
-    container = _start(
-        runtime, bundle.args("i=0; while :; do i=$((i+1)); echo $i > /data/count; sleep 0.02; done")
-    )
+    container = start(runtime, bundle.args("i=0; while :; do i=$((i+1)); echo $i > /data/count; sleep 0.02; done"))
     eventually((volume / "count").exists, "it does not run")
     images, work = str(tmp_path / "images"), str(tmp_path / "work")
     runtime(
@@ -114,28 +80,9 @@ def test_leave_running_and_bind_mounts(runtime: Runtime, bundle: Bundle, tmp_pat
     runtime("delete", "--force", container).ok()
     # Not unlinked: the image may have been made while the script had the file open.
     (volume / "count").write_text("")
-    _restore(runtime, bundle, images, container, "--work-path", work)
+    restore(runtime, bundle, images, container, "--work-path", work)
     eventually(lambda: (volume / "count").read_text() != "", "it does not go on")
     runtime("delete", "--force", container).ok()
-
-
-@needs_criu
-def test_pre_dump_and_parent(ours: Runtime, bundle: Bundle, tmp_path) -> None:
-    try:
-        require("mem_track")
-    except FailedPreconditionError:
-        pytest.skip("this kernel does not track changed memory")
-    container = _start(ours, bundle.args(_COUNT))
-    _counting(ours, bundle)
-    ours("checkpoint", "--pre-dump", "--image-path", str(tmp_path / "first"), container).ok()
-    assert ours.state(container)["status"] == "running"
-    images = str(tmp_path / "second")
-    ours("checkpoint", "--image-path", images, "--parent-path", "../first", container).ok()
-    assert os.path.islink(f"{images}/parent")
-    before = _count(bundle)
-    _restore(ours, bundle, images, container)
-    _counting(ours, bundle, before + 3)
-    ours("delete", "--force", container).ok()
 
 
 @needs_criu
@@ -147,7 +94,7 @@ def test_streams_and_exit_code_in_the_foreground(ours: Runtime, bundle: Bundle, 
     command = [COMMANDS["orlop-runc"], "--root", ours.root]
     subprocess.run(
         [*command, "run", "-d", "-b", bundle.path, container],
-        stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, check=True, timeout=30,
+        stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, check=True, timeout=30 * PACE,
     )  # fmt: skip
     assert os.read(reader, 100) == b"before\n"
     images = str(tmp_path / "images")
@@ -158,7 +105,7 @@ def test_streams_and_exit_code_in_the_foreground(ours: Runtime, bundle: Bundle, 
         pass
     done = subprocess.run(
         [*command, "restore", "-b", bundle.path, "--image-path", images, container],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30 * PACE,
     )  # fmt: skip
     assert (done.stdout, done.returncode) == ("after\n", 5), done.stderr
     assert ours("state", container).status == 1
@@ -170,7 +117,7 @@ def _with_terminal(bundle: Bundle, name: str, call: Callable[[str], Any]) -> tup
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(30 * PACE)
         answer = call(path)
         connection, _ = listener.accept()
         with connection:
@@ -191,7 +138,7 @@ def test_a_terminal_is_handed_over_again(ours: Runtime, bundle: Bundle, tmp_path
     _, master = _with_terminal(
         bundle,
         "two",
-        lambda path: _restore(ours, bundle, images, container, "--shell-job", "--console-socket", path),
+        lambda path: restore(ours, bundle, images, container, "--shell-job", "--console-socket", path),
     )
     os.write(master, b"hello\n")
     seen = b""
@@ -210,7 +157,7 @@ def test_a_failing_dump_quotes_the_log_and_leaves_the_container(ours: Runtime, b
         bundle.write()
         subprocess.run(
             [COMMANDS["orlop-runc"], "--root", ours.root, "run", "-d", "-b", bundle.path, container],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True, timeout=30,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True, timeout=30 * PACE,
         )  # fmt: skip
     result = ours("checkpoint", "--image-path", str(tmp_path / "images"), container)
     assert result.status == 1

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the disk of the test machine, from the Debian packages installed here, and its initial RAM disk."""
+"""Makes the disk of the test machine, of Debian packages, and its initial RAM disk."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ _PACKAGES = """
 base-files base-passwd bash busybox-static ca-certificates coreutils crun dash dbus dbus-daemon diffutils findutils
 curl grep gzip hostname iproute2 iptables kmod e2fsprogs libcap2-bin libseccomp2 libstdc++6 mount netcat-openbsd
 nftables passwd procps python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
+criu apparmor
 """
 # What packages and their scripts make outside of their lists of files.
 TREES = ("usr/lib/python3.11", "etc/alternatives", "etc/ssl/certs")
@@ -42,16 +44,20 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 CHECKOUT = os.path.dirname(os.path.dirname(HERE))
 
 
-def closure(packages: list[str]) -> list[str]:
-    """The installed ones of these packages, and what they depend on."""
-    command = ["dpkg-query", "-W", "-f", "${binary:Package}\t${Pre-Depends}, ${Depends}\t${Provides}\n"]
+def closure(packages: list[str], downloaded: list[str]) -> list[str]:
+    """The installed ones of these packages, and what they and the downloaded ones among them depend on."""
+    form = "${binary:Package}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
+    installed = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True, check=True)
+    real = {line.split(":")[0].split("\t")[0] for line in installed.stdout.splitlines()}
+    lines = installed.stdout
+    for path in downloaded:
+        shown = ["dpkg-deb", "-W", f"--showformat={form.replace('binary:', '')}", path]
+        lines += subprocess.run(shown, capture_output=True, text=True, check=True).stdout
     depends: dict[str, set[str]] = {}
-    real: set[str] = set()
-    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+    for line in lines.splitlines():
         name, needs, provides = line.split("\t")
         names = {part.split()[0].split(":")[0] for part in re.split(r"[,|]", needs) if part.strip()}
         plain = name.split(":")[0]
-        real.add(plain)
         depends.setdefault(plain, set()).update(names)
         for part in provides.split(","):
             if part.strip():
@@ -78,21 +84,31 @@ def copy(source: str, root: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def fill(root: str, kernel: str) -> None:
+def add_user(root: str, name: str) -> None:
+    """The user that an installation would have made."""
+    with open(f"{root}/etc/passwd", "r+", encoding="utf-8") as users:
+        if f"{name}:" not in users.read():
+            users.write(f"{name}:x:998:998::/nonexistent:/usr/sbin/nologin\n")
+            with open(f"{root}/etc/group", "a", encoding="utf-8") as groups:
+                groups.write(f"{name}:x:998:\n")
+
+
+def fill(root: str, kernel: str, work: str) -> None:
     """The machine's file system."""
     for name in ("bin", "sbin", "lib", "lib64"):
         os.makedirs(f"{root}/usr/{name}")
         os.symlink(f"usr/{name}", f"{root}/{name}")
     for name in ("proc", "sys", "dev", "run", "tmp", "root", "var/tmp", "var/lib", "etc"):
         os.makedirs(f"{root}/{name}")
+    without = shutil.ignore_patterns("doc", "man", "locale", "info", "lintian", "bug")
+    shutil.copytree(f"{work}/extra", root, symlinks=True, dirs_exist_ok=True, ignore=without)
     for tree in (*TREES, f"{CHECKOUT}/.venv".lstrip("/")):
         without = shutil.ignore_patterns(
             "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "pydoc_data", "mypy*"
         )
         shutil.copytree(f"/{tree}", f"{root}/{tree}", symlinks=True, dirs_exist_ok=True, ignore=without)
-    listing = subprocess.run(
-        ["dpkg", "-L", *closure(_PACKAGES.split())], capture_output=True, text=True, check=True
-    ).stdout
+    packages = closure(_PACKAGES.split(), glob.glob(f"{work}/debs/*.deb"))
+    listing = subprocess.run(["dpkg", "-L", *packages], capture_output=True, text=True, check=True).stdout
     for path in listing.splitlines():
         if path.startswith("/") and not LEFT_OUT.search(path):
             copy(path, root)
@@ -103,6 +119,7 @@ def fill(root: str, kernel: str) -> None:
         for entry in os.scandir(directory):
             if entry.is_symlink() and os.readlink(entry.path).startswith("/etc/alternatives/"):
                 copy(entry.path, root)
+    add_user(root, "messagebus")
     (version,) = os.listdir(f"{kernel}/lib/modules")
     source, target = f"{kernel}/lib/modules/{version}", f"{root}/usr/lib/modules/{version}"
     for part in _MODULES.split():
@@ -147,7 +164,7 @@ def main() -> None:
     print("making the machine's disk", flush=True)
     shutil.rmtree(root, ignore_errors=True)
     os.makedirs(root)
-    fill(root, kernel)
+    fill(root, kernel, work)
     image = f"{work}/root.img"
     if os.path.exists(image):
         os.unlink(image)

@@ -9,6 +9,7 @@ from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumen
 from orlop.libcontainer.criu import wire
 from orlop.libcontainer.criu.mounts import external_mounts, external_namespaces, masked_files
 from orlop.libcontainer.criu.session import Session, quoting, require
+from orlop.libcontainer.errors import explain
 from orlop.libcontainer.options import CheckpointOptions, CriuOptions
 from orlop.libcontainer.rootfs.plan import plan_rootfs
 from orlop.oci.runtime import Spec
@@ -22,6 +23,8 @@ _LOG = "dump.log"
 
 def dump(container: "Container", options: CheckpointOptions) -> None:
     """Write the images. Raises FailedPreconditionError (no criu), InternalError quoting criu's log."""
+    if options.status_fd >= 0:
+        _check_status_fd(options.status_fd)
     if options.pre_dump:
         require("mem_track")
     if options.lazy_pages:
@@ -151,6 +154,17 @@ def _check_parent(options: CheckpointOptions) -> None:
         raise InvalidArgumentError("--parent-path must be relative to the directory of images")
     if options.parent_path and not os.path.isdir(os.path.join(options.image_path, options.parent_path)):
         raise FailedPreconditionError(f"invalid --parent-path: {options.parent_path}: no such directory")
+
+
+def _check_status_fd(fd: int) -> None:
+    import fcntl
+
+    try:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    except OSError as error:
+        raise InvalidArgumentError(f"--status-fd is {fd}, expected an open descriptor: {explain(error)}") from None
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        raise InvalidArgumentError(f"--status-fd is {fd}, expected a descriptor that can be written")
 
 
 def _write_descriptors(directory: str, pid: int) -> None:
