@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.networks import HOST_ADDRESS, Host, Neighbour, command, echo, pings, run, serving
+from support.containerd import wait_until
+from support.networks import (
+    HOST_ADDRESS,
+    Host,
+    Neighbour,
+    ask_udp,
+    command,
+    echo,
+    pings,
+    run,
+    serving,
+    serving_udp,
+)
+from support.pace import PACE
 
 from orlop.dockerd.network import NetworkService, Sandbox
 from orlop.engine.types import IPAM, IPAMConfig, NetworkCreateRequest, PortBinding
@@ -68,11 +81,7 @@ def router_advertisement(own_mac: bytes) -> bytes:
     source, all_nodes = IPv6Address("fe80::bad").packed, IPv6Address("ff02::1").packed
     prefix = struct.pack(">BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + IPv6Address("2001:db8:bad::").packed
     body = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
-    pseudo = source + all_nodes + struct.pack(">II", len(body), 58) + body
-    total = sum(struct.unpack(f">{len(pseudo) // 2}H", pseudo))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    body = body[:2] + struct.pack(">H", ~total & 0xFFFF) + body[4:]
+    body = body[:2] + checksum(source, all_nodes, 58, body) + body[4:]
     header = struct.pack(">IHBB", 6 << 28, len(body), 58, 255) + source + all_nodes
     return b"\x33\x33\0\0\0\x01" + own_mac + b"\x86\xdd" + header + body
 
@@ -121,6 +130,80 @@ async def test_a_container_is_not_taken_for_the_gateway_or_another(host: Host) -
 def _known_mac(netns: str, address: str) -> bytes:
     words = run(netns, "ip", "neigh", "show", address).stdout.split()
     return bytes.fromhex(words[words.index("lladdr") + 1].replace(":", ""))
+
+
+def neighbor_advertisement(own_mac: bytes, claimed: str, target_mac: bytes, target: str) -> bytes:
+    """The same in IPv6 (RFC 4861): solicited, and overriding what is known."""
+    source, to, about = (IPv6Address(text).packed for text in (claimed, target, claimed))
+    body = struct.pack(">BBHI", 136, 0, 0, 0x60000000) + about + b"\x02\x01" + own_mac
+    body = body[:2] + checksum(source, to, 58, body) + body[4:]
+    header = struct.pack(">IHBB", 6 << 28, len(body), 58, 255) + source + to
+    return target_mac + own_mac + b"\x86\xdd" + header + body
+
+
+def datagram(own_mac: bytes, claimed: str, target_mac: bytes, target: str, port: int) -> bytes:
+    """UDP over IPv4 from `claimed`."""
+    source, to = socket.inet_aton(claimed), socket.inet_aton(target)
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 32, 7, 0, 64, 17, 0) + source + to
+    head = head[:10] + checksum(b"", b"", 0, head) + head[12:]
+    return target_mac + own_mac + b"\x08\x00" + head + struct.pack(">HHHH", 9, port, 12, 0) + b"what"
+
+
+def checksum(source: bytes, to: bytes, protocol: int, body: bytes) -> bytes:
+    """The Internet's checksum (RFC 1071), with IPv6's pseudo header if there are addresses."""
+    data = (source + to + struct.pack(">II", len(body), protocol) if source else b"") + body
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack(">H", ~total & 0xFFFF)
+
+
+def received(netns: str) -> int:
+    """How many datagrams the servers of a namespace got."""
+    lines = [line.split() for line in run(netns, "cat", "/proc/net/snmp").stdout.splitlines()]
+    names, values = (line for line in lines if line[0] == "Udp:")
+    return int(values[names.index("InDatagrams")])
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_source_guard(host: Host, guarded: bool) -> None:
+    """Neither ARP, nor neighbour discovery, nor packets in another's name; without the option they get there."""
+    ipam = IPAM(config=[IPAMConfig(subnet="fd00:77::/64")])
+    options = {"source_guard": "true"} if guarded else {}
+    await host.service.create_network(
+        NetworkCreateRequest(name="front", enable_ipv6=True, ipam=ipam, options=options)
+    )
+    boxes = [await host.connect(name, mode="front") for name in ("victim", "peer", "attacker")]
+    victim, peer, attacker = (place(box) for box in boxes)
+    (target, claimed, _), own, theirs = [address_of(box) for box in boxes], mac_of(attacker), mac_of(victim)
+    target6, claimed6 = ("fd00:77::2", "fd00:77::3")
+
+    async def attack() -> None:
+        assert pings(victim, claimed) and pings(victim, claimed6) and pings(attacker, target)
+        send_frame(attacker, arp_reply(own, claimed, theirs, target), pause=0.6)
+        send_frame(attacker, neighbor_advertisement(own, claimed6, theirs, target6))
+        for address in (claimed, claimed6):
+            expected = mac_of(peer) if guarded else own
+            wait_until(lambda address=address, expected=expected: _known_mac(victim, address) == expected, 30)
+        with serving_udp(victim, 53):
+            before = received(victim)
+            send_frame(attacker, datagram(own, claimed, theirs, target, 53))
+            send_frame(attacker, datagram(b"\x02\0\0\0\0\x07", address_of(boxes[2]), theirs, target, 53))
+            assert ask_udp(attacker, target, 53) == "question!"  # in its own name it may
+            wait_until(lambda: received(victim) - before == (1 if guarded else 7), 30)
+
+    await attack()
+    if guarded:
+        tables = ("nft", "list", "tables")
+        command("nft", "delete", "table", "bridge", "orlop")
+        async with asyncio.timeout(30 * PACE):
+            while "bridge orlop" not in command(*tables):  # noqa: ASYNC110 - the service hears of it from the kernel
+                await asyncio.sleep(0.1)
+        await host.restart()
+        await attack()
+        for name in ("victim", "peer", "attacker"):
+            await host.service.release(name)
+        assert "bridge orlop" not in command(*tables)
 
 
 async def test_a_container_does_not_get_frames_for_anothers_mac(host: Host) -> None:

@@ -17,6 +17,7 @@ HOST_IP = f"{_PREFIX}bridge.host_binding_ipv4"
 TRUSTED = f"{_PREFIX}bridge.trusted_host_interfaces"
 GATEWAY_MODE = {4: f"{_PREFIX}bridge.gateway_mode_ipv4", 6: f"{_PREFIX}bridge.gateway_mode_ipv6"}
 INHIBIT = f"{_PREFIX}bridge.inhibit_ipv4"
+SOURCE_GUARD = "source_guard"
 DEFAULT_BRIDGE = f"{_PREFIX}bridge.default_bridge"
 MTU = f"{_PREFIX}driver.mtu"
 INTERFACE_PREFIX = f"{_PREFIX}container_iface_prefix"
@@ -30,6 +31,7 @@ COMMON = frozenset({MTU, INTERFACE_PREFIX, *ENABLE.values()})
 """What all drivers read, or Docker sets itself."""
 BRIDGE = COMMON | {
     NAME, ICC, MASQUERADE, HOST_IP, TRUSTED, INHIBIT, DEFAULT_BRIDGE, *GATEWAY_MODE.values(), *SOURCE.values(),
+    SOURCE_GUARD,
 }  # fmt: skip
 ENDPOINT = frozenset({IFNAME, SYSCTLS, f"{_PREFIX}advertise_addr_nmsgs", f"{_PREFIX}advertise_addr_ms"})
 
@@ -41,7 +43,8 @@ _INTERFACE_SETTINGS = ("ipv4.conf", "ipv4.neigh", "ipv6.conf", "ipv6.neigh", "mp
 
 class BridgeOptions(NamedTuple):
     """What the options of a bridge say: whether containers reach each other, how they look from outside, where
-    ports are bound. The modes of the gateway are nat, nat-unprotected, routed or isolated."""
+    ports are bound, whether containers are held to their own addresses. The modes of the gateway are nat,
+    nat-unprotected, routed or isolated."""
 
     bridge: str = ""
     icc: bool = True
@@ -55,6 +58,7 @@ class BridgeOptions(NamedTuple):
     trusted: tuple[str, ...] = ()
     source4: str = ""
     source6: str = ""
+    source_guard: bool = False
 
 
 def parse(options: Mapping[str, str]) -> BridgeOptions:
@@ -72,6 +76,7 @@ def parse(options: Mapping[str, str]) -> BridgeOptions:
         trusted=tuple(name for name in options.get(TRUSTED, "").split(":") if _checked_name(TRUSTED, name)),
         source4=_address(options, SOURCE[4], (4,)),
         source6=_address(options, SOURCE[6], (6,)),
+        source_guard=boolean(options, SOURCE_GUARD, default=False),
     )
 
 

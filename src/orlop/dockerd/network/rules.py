@@ -10,13 +10,14 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from orlop.dockerd.network import foreign
+from orlop.dockerd.network import foreign, source_guard
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.netlink import Packet, attributes, messages
 from orlop.dockerd.network.passage import Passage
+from orlop.dockerd.network.source_guard import Source
 from orlop.dockerd.network.types import PortMapping
 from orlop.errdefs import InternalError, OrlopError
 from orlop.unix.nftables import NftablesError
@@ -48,14 +49,18 @@ class Rules:
         self._passage = Passage(thread)
         self._bridges: list[BridgeRules] = []
         self._ports: set[PortMapping] = set()
+        self._sources: dict[str, Source] = {}
         self._events: socket.socket | None = None
         self._own_port = 0
         self._disturbed = False
         self._repair: asyncio.Task[None] | None = None
 
-    async def start(self, bridges: list[BridgeRules], ports: Iterable[PortMapping]) -> None:
+    async def start(
+        self, bridges: list[BridgeRules], ports: Iterable[PortMapping], sources: Iterable[Source]
+    ) -> None:
         """Install the rules for what there is, and watch them. Raises InternalError."""
         self._bridges, self._ports = bridges, set(ports)
+        self._sources = {source.port: source for source in sources}
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         self._events.setblocking(False)
         self._events.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
@@ -134,6 +139,29 @@ class Rules:
                 # the table was taken away a moment ago; it comes back without these
                 _log.warning("cannot remove published ports: %s", error.strerror)
 
+    def guard(self, kernel: Kernel, sources: Sequence[Source]) -> None:
+        """In the kernel's thread: hold endpoints to their own addresses. Raises NftablesError."""
+        first = not self._sources
+        self._sources.update((source.port, source) for source in sources)
+        table = self._plan.table
+        try:
+            if not first:
+                kernel.nft.run("".join(source_guard.add(table, source) for source in sources))
+                return
+        except NftablesError:
+            _log.debug("the table bridge %s is gone", table)  # and is made anew now
+        kernel.nft.run(source_guard.install(table, self._sources.values()))
+
+    def unguard(self, kernel: Kernel, port: str) -> None:
+        """In the kernel's thread: an endpoint is gone, if it was guarded."""
+        if self._sources.pop(port, None) is None:
+            return
+        table = self._plan.table
+        try:
+            kernel.nft.run(source_guard.withdraw(table, port) if self._sources else source_guard.remove(table))
+        except NftablesError as error:
+            _log.debug("source guard of %s: %s", port, error.strerror)  # as in remove_bridge
+
     def _readable(self) -> None:
         assert self._events is not None
         try:
@@ -177,7 +205,16 @@ class Rules:
             raise InternalError(f"cannot install the firewall rules: {explain(error)}") from None
         self._offer_user_chain(kernel)
         self._guard(kernel, self._bridges)
+        self._guard_sources(kernel)
         self._passage.through_iptables(kernel, self._bridges)
+
+    def _guard_sources(self, kernel: Kernel) -> None:
+        table, sources = self._plan.table, self._sources.values()
+        try:
+            kernel.nft.run(source_guard.install(table, sources) if sources else source_guard.remove(table))
+        except NftablesError as error:
+            if sources:  # else there is nothing to take away
+                _log.error("cannot hold containers to their own addresses: %s", error.strerror)
 
     def _offer_user_chain(self, kernel: Kernel) -> None:
         try:

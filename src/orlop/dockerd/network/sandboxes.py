@@ -28,6 +28,7 @@ class SandboxKernel:
             return
         routes = gateway.routes(pairs)
         plans = [self._plan(pair, routes) for pair in pairs if drivers.of(pair[0]).has_interfaces]
+        self._guard(kernel, pairs)
         resolved = any(endpoint.resolved for _, endpoint in pairs)
         netns.create(path, plans, kernel.route, firewall.RESOLVER if resolved else "")
         ports = [port for _, endpoint in pairs for port in endpoint.ports]
@@ -36,6 +37,7 @@ class SandboxKernel:
 
     def plug(self, kernel: Kernel, pair: Pair, routes: Sequence[RouteOf], *, resolver: bool) -> None:
         """One more interface in a namespace that is in use; `resolver`: the first one that is served DNS."""
+        self._guard(kernel, [pair])
         plan = self._plan(pair, routes)
         netns.attach(pair[1].netns, plan, kernel.route, firewall.RESOLVER if resolver else "")
 
@@ -45,6 +47,7 @@ class SandboxKernel:
         if endpoint.veth:
             hostlinks.forget_neighbours(kernel, endpoint.veth, addresses_of(endpoint))
             hostlinks.delete(kernel, endpoint.veth)
+            self._unguard(kernel, endpoint)
         else:
             netns.detach(endpoint.netns, self._plan(pair, ()), kernel.route)
         self.lead(kernel, routes)
@@ -76,11 +79,23 @@ class SandboxKernel:
             hostlinks.forget_neighbours(kernel, endpoint.veth, addresses_of(endpoint))
         if endpoint.netns and not pinned:
             netns.remove(endpoint.netns)
+        self._unguard(kernel, endpoint)
 
     def withdraw(self, kernel: Kernel, pair: Pair) -> None:
         """Take an interface out of its namespace that must be gone before the namespace is."""
         if netns.is_pinned(pair[1].netns):
             netns.detach(pair[1].netns, self._plan(pair, ()), kernel.route)
+
+    def _guard(self, kernel: Kernel, pairs: Sequence[Pair]) -> None:
+        """Before there is anything that could speak for others."""
+        sources = [drivers.of(network).source(network, endpoint) for network, endpoint in pairs]
+        wanted = [source for source in sources if source is not None]
+        if wanted and self._rules is not None:
+            self._rules.guard(kernel, wanted)
+
+    def _unguard(self, kernel: Kernel, endpoint: Endpoint) -> None:
+        if self._rules is not None:
+            self._rules.unguard(kernel, endpoint.veth)
 
     def _plan(self, pair: Pair, routes: Sequence[RouteOf]) -> InterfacePlan:
         network, endpoint = pair

@@ -112,9 +112,12 @@ class NetworkService:
         await self._networks.tidy()
         if self._rules is not None:
             rules = [drivers.of(each).rules(each) for each in self._networks]
+            live = self._live_endpoints()
+            sources = [drivers.of(pair[0]).source(*pair) for pair in self._networks.pairs(live)]
             await self._rules.start(
                 [each for each in rules if each is not None],
-                [port for each in self._live_endpoints() for port in each.ports],
+                [port for each in live for port in each.ports],
+                [each for each in sources if each is not None],
             )
         await self._publisher.start()
         await self._resolvers.start()

@@ -9,6 +9,7 @@ from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import InterfacePlan, Link, Route
 from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.rtnetlink import Address
+from orlop.dockerd.network.source_guard import Source
 from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, SandboxRequest, prefix_lengths
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import UnavailableError
@@ -73,6 +74,10 @@ class Driver:
         return None
 
     # -- an endpoint
+
+    def source(self, network: Network, endpoint: Endpoint) -> Source | None:
+        """What an endpoint is held to, where its network keeps containers from speaking for others."""
+        return None
 
     def host_interface(self, endpoint_id: str) -> str:
         """The interface that stays in the host's namespace; empty if there is none."""

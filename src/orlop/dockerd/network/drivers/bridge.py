@@ -14,7 +14,8 @@ from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.links import EVERYWHERE, Link, Route, Veth
 from orlop.dockerd.network.netns import set_sysctl
 from orlop.dockerd.network.rtnetlink import Address
-from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig
+from orlop.dockerd.network.source_guard import Source
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, addresses_of
 from orlop.engine.types import NetworkCreateRequest
 from orlop.errdefs import InvalidArgumentError, PermissionDeniedError
 
@@ -62,6 +63,9 @@ class BridgeDriver(Driver):
         """Make the bridge, with its addresses and settings."""
         route, name = kernel.route, network.bridge
         wanted = options.parse(network.options)
+        if wanted.source_guard and not config.iptables:
+            reason = '"iptables": false leaves it no rules'
+            raise OSError(errno.EOPNOTSUPP, reason, options.SOURCE_GUARD)
         link = hostlinks.find(kernel, name)
         if link is None:
             size = self.mtu(network)
@@ -112,6 +116,12 @@ class BridgeDriver(Driver):
             network.internal,
             wanted.trusted,
         )
+
+    def source(self, network: Network, endpoint: Endpoint) -> Source | None:
+        """If the options say so."""
+        if not options.boolean(network.options, options.SOURCE_GUARD, default=False):
+            return None
+        return Source(endpoint.veth, endpoint.mac, (*addresses_of(endpoint), *endpoint.link_local))
 
     def host_interface(self, endpoint_id: str) -> str:
         """The host's end of the veth pair (at most 15 characters, as every interface name)."""
