@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,8 @@ def test_wrong_certificates_are_one_line(base: Path, certificates: Path, more: l
     assert failed.stderr.count("\n") == 1
 
 
-def test_input_ends_before_output_over_tls(certificates: Path) -> None:
+@pytest.mark.parametrize("program", [DOCKER, f"{os.path.dirname(sys.executable)}/orlop"], ids=["docker", "orlop"])
+def test_input_ends_before_output_over_tls(certificates: Path, program: str) -> None:
     hosts = ["-H", f"tcp://127.0.0.1:{PORT}", "--tlsverify", *_tls(certificates)]
     with Stack(flags=hosts) as stack:
         stack.load("busybox")
@@ -124,8 +126,10 @@ def test_input_ends_before_output_over_tls(certificates: Path) -> None:
         variables["DOCKER_CERT_PATH"] = str(certificates)
         text = "x" * 300_000 + "\n"
         with stack.network():
-            command = [DOCKER, "run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end"]
-            done = subprocess.run(command, input=text, env=variables, capture_output=True, text=True, check=False)
+            command = [program, "run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end"]
+            done = subprocess.run(
+                command, input=text, env=variables, capture_output=True, text=True, check=False, timeout=120
+            )
         assert (done.stdout == text + "end\n", done.stderr, done.returncode) == (True, "", 0)
 
 

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 from support import images
 from support.image_daemons import client, containerd_daemon
-from support.image_engine import Engine, engine
+from support.image_engine import DOCKER, ORLOP, Engine, engine
 from support.registry import Registry, registry
 
 from orlop.codec import decode, encode
@@ -23,6 +23,12 @@ pytestmark = pytest.mark.root
 
 ARM64 = json.dumps({"os": "linux", "architecture": "arm64"})
 HOST = json.dumps({"os": "linux", "architecture": host_platform().architecture})
+
+
+@pytest.fixture(autouse=True, params=[DOCKER, ORLOP], ids=["docker", "orlop"])
+def command(request: pytest.FixtureRequest, engine: Engine) -> None:
+    """Both commands do the same."""
+    engine.program = request.param
 
 
 def _image(name: str) -> BuiltImage:
@@ -94,6 +100,18 @@ async def test_manifests_tell_of_attestations(engine: Engine) -> None:
     assert status == 404, body
 
 
+async def test_tree(engine: Engine) -> None:
+    """The platforms below the image; `U` where a container uses one."""
+    image = await _load(engine, "tree:1")
+    host, arm, attestation = (digest.partition(":")[2][:12] for digest in _children(image))
+    engine.uses[_config(image, 1)] = [ContainerUse("c" * 64, False)]
+    lines = (await engine.docker("images", "--tree", "tree")).splitlines()
+    shown = {line.split()[2]: (line.split()[1], line.split()[-1] == "U") for line in lines if "─" in line}
+    assert shown == {host: (str(host_platform()), False), arm: ("linux/arm64", True)}
+    assert not any(attestation in line for line in lines)
+    assert "not yet supported" in await engine.docker("images", "--tree", "-q", fails=True)
+
+
 async def test_inspect_and_history_for_a_platform(engine: Engine) -> None:
     """Each answers for the platform that is asked for, the host's else."""
     image = await _load(engine, "shown:1")
@@ -156,6 +174,7 @@ async def test_pull_of_all_tags(engine: Engine, registry: Registry) -> None:
     assert told.count("Status: ") == 3
     listed = await engine.docker("images", "--format", "{{.Tag}}", name)
     assert set(listed.split()) == {"one", "two", "three"}
+    assert "tag can't be used with --all-tags/-a" in await engine.docker("pull", "-a", f"{name}:one", fails=True)
     status, _ = await engine.request("POST", f"/images/create?fromImage={registry.host}/no/such")
     assert status == 404
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,6 +32,7 @@ from orlop.dockerd.plugins.authorization import Authorization
 from orlop.registry import RegistryConfig
 
 DOCKER = "/usr/local/bin/docker"
+ORLOP = f"{os.path.dirname(sys.executable)}/orlop"
 
 _NOTHING: Any = None
 
@@ -40,6 +42,7 @@ class Engine:
 
     def __init__(self, containerd: Client, socket_path: str) -> None:
         self.socket_path = socket_path
+        self.program = DOCKER
         self.uses: dict[str, list[ContainerUse]] = {}
         self.events: list[tuple[str, str, str]] = []
         self.service = ImageService(
@@ -50,9 +53,9 @@ class Engine:
         )
 
     async def docker(self, *arguments: str, stdin: bytes | None = None, fails: bool = False) -> str:
-        """Run the docker command: what it printed."""
+        """Run the docker command (or `program`): what it printed."""
         process = await asyncio.create_subprocess_exec(
-            DOCKER,
+            self.program,
             "-H",
             f"unix://{self.socket_path}",
             *arguments,

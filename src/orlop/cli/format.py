@@ -49,6 +49,19 @@ def render_rows(
     return "".join(fill(form, row) + "\n" for row in rows)
 
 
+def print_objects(objects: list[Any], form: str) -> None:
+    """What `inspect` found: each in the template `form` (`json`: in one line), or all as one JSON list."""
+    import json
+
+    if form == "json":
+        form = "{{json .}}"
+    if form:
+        for item in objects:
+            print(fill(form, item))
+    else:
+        print(json.dumps(objects, indent=4, ensure_ascii=False))
+
+
 def fill(template: str, data: Any) -> str:
     """One template over one object. Raises ExitError with docker's prefix."""
     from orlop.cli.gotemplate import TemplateError

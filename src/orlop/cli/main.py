@@ -6,12 +6,26 @@ import sys
 
 from orlop.cli import tree
 from orlop.cli.errors import PROGRAM, ExitError, UsageError
-from orlop.cli.flags import Flag, parse
+from orlop.cli.flags import Args, Flag, parse
 from orlop.errdefs import OrlopError
 
 GLOBAL_FLAGS = [
+    Flag("config", "", "string", "Location of client config files"),
+    Flag(
+        "context",
+        "c",
+        "string",
+        "Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context "
+        'set with "docker context use")',
+    ),
     Flag("debug", "D", "bool", "Enable debug mode"),
     Flag("host", "H", "string", "Daemon socket to connect to"),
+    Flag("log-level", "l", "string", 'Set the logging level ("debug", "info", "warn", "error", "fatal")'),
+    Flag("tls", "", "bool", "Use TLS; implied by --tlsverify"),
+    Flag("tlscacert", "", "string", "Trust certs signed only by this CA (default: ca.pem beside config.json)"),
+    Flag("tlscert", "", "string", "Path to TLS certificate file (default: cert.pem beside config.json)"),
+    Flag("tlskey", "", "string", "Path to TLS key file (default: key.pem beside config.json)"),
+    Flag("tlsverify", "", "bool", "Use TLS and verify the remote"),
     Flag("version", "v", "bool", "Print version information and quit"),
 ]
 
@@ -56,14 +70,17 @@ def _dispatch(words: list[str]) -> int:
     found = tree.find(rest)
     if found is None:
         return _unknown(rest)
-    return _run(options.text("host") or None, *found)
+    if options.text("config"):
+        os.environ["DOCKER_CONFIG"] = options.text("config")
+    return _run(options, *found)
 
 
-def _run(host: str | None, typed: str, path: str, arguments: list[str]) -> int:
+def _run(options: Args, typed: str, path: str, arguments: list[str]) -> int:
     from importlib import import_module
 
     from orlop.cli.command import Command, check_arity, help_text, usage_error
-    from orlop.engine.client import Client, ConnectionFailedError, EngineError
+    from orlop.cli.connecting import connect
+    from orlop.engine.client import ConnectionFailedError, EngineError
 
     module, name, _ = tree.COMMANDS[path]
     command: Command = getattr(import_module(f"orlop.cli.commands.{module}"), name)
@@ -76,7 +93,7 @@ def _run(host: str | None, typed: str, path: str, arguments: list[str]) -> int:
         return 0
     check_arity(command, typed, len(args.positional))
     try:
-        return command.run(Client(host), args)
+        return command.run(connect(options, needs_daemon=not path.startswith("context ")), args)
     except UsageError as error:
         raise usage_error(command, typed, str(error)) from None
     except EngineError as error:
@@ -102,12 +119,13 @@ def _unknown(words: list[str]) -> int:
 def _help(words: list[str]) -> int:
     if words and (found := tree.find(words)):
         typed, path, _ = found
-        return _run(None, typed, path, ["--help"])
+        return _run(parse(GLOBAL_FLAGS, []), typed, path, ["--help"])
     from orlop.cli.command import flags_help
 
     if words and words[0] in tree.GROUPS:
         group = words[0]
-        rows = {p.split()[1]: _short(p) for p in [*tree.COMMANDS, *tree.ALIASES] if p.startswith(group + " ")}
+        paths = [p for p in [*tree.COMMANDS, *tree.ALIASES] if p.startswith(group + " ") and p not in tree.HIDDEN]
+        rows = {p.split()[1]: _short(p) for p in paths}
         for alias in ("list", "remove"):
             rows.pop(alias, None)
         print(f"Usage:  {PROGRAM} {group} COMMAND\n\n{tree.GROUPS[group]}\n\nCommands:")

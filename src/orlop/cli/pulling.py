@@ -31,10 +31,15 @@ def split_tag(reference: str) -> tuple[str, str]:
     return (head, tag) if colon and "/" not in tag else (reference, "")
 
 
-def pull(client: Client, reference: str, platform: str, *, quiet: bool, to: TextIO) -> None:
-    """Pull an image and show how it goes on `to`. Raises ExitError with the daemon's words."""
+def pull(
+    client: Client, reference: str, platform: str, *, quiet: bool, to: TextIO, all_tags: bool = False
+) -> None:
+    """Pull an image, or all of its repository, and show how it goes on `to`.
+
+    Raises ExitError with the daemon's words.
+    """
     name, tag = split_reference(reference)
-    query = {"fromImage": name, "tag": tag, "platform": platform or None}
+    query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform or None}
     response = client.stream("POST", "/images/create", query, headers=registry_auth(name))
     show_progress(response.lines(), to, quiet=quiet)
 

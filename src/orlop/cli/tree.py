@@ -56,6 +56,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "network ls": ("networks", "LIST", "List networks"),
     "network prune": ("networks", "PRUNE", "Remove all unused networks"),
     "network rm": ("networks", "REMOVE", "Remove one or more networks"),
+    "system dial-stdio": (
+        "dial_stdio",
+        "DIAL_STDIO",
+        "Proxy the stdio stream to the daemon connection. Should not be invoked manually.",
+    ),
     "system df": ("df", "DF", "Show docker disk usage"),
     "system events": ("events", "EVENTS", "Get real time events from the server"),
     "system info": ("info", "INFO", "Display system-wide information"),
@@ -65,6 +70,46 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "volume ls": ("volumes", "LIST", "List volumes"),
     "volume prune": ("volumes", "PRUNE", "Remove unused local volumes"),
     "volume rm": ("volumes", "REMOVE", "Remove one or more volumes"),
+    "checkpoint create": ("checkpoints", "CREATE", "Create a checkpoint from a running container"),
+    "checkpoint ls": ("checkpoints", "LIST", "List checkpoints for a container"),
+    "checkpoint rm": ("checkpoints", "REMOVE", "Remove a checkpoint"),
+    "context create": ("contexts", "CREATE", "Create a context"),
+    "context export": (
+        "contexts",
+        "EXPORT",
+        "Export a context to a tar archive FILE or a tar stream on STDOUT.",
+    ),
+    "context import": ("contexts", "IMPORT", "Import a context from a tar or zip file"),
+    "context inspect": ("contexts", "INSPECT", "Display detailed information on one or more contexts"),
+    "context ls": ("contexts", "LIST", "List contexts"),
+    "context rm": ("contexts", "REMOVE", "Remove one or more contexts"),
+    "context show": ("contexts", "SHOW", "Print the name of the current context"),
+    "context update": ("contexts", "UPDATE", "Update a context"),
+    "context use": ("contexts", "USE", "Set the current docker context"),
+    "manifest annotate": ("manifests", "ANNOTATE", "Add additional information to a local image manifest"),
+    "manifest create": (
+        "manifests",
+        "CREATE",
+        "Create a local manifest list for annotating and pushing to a registry",
+    ),
+    "manifest inspect": ("manifests", "INSPECT", "Display an image manifest, or manifest list"),
+    "manifest push": ("manifests", "PUSH", "Push a manifest list to a repository"),
+    "manifest rm": ("manifests", "REMOVE", "Delete one or more manifest lists from local storage"),
+    "plugin create": (
+        "plugins",
+        "CREATE",
+        "Create a plugin from a rootfs and configuration. Plugin data directory must contain config.json and "
+        "rootfs directory.",
+    ),
+    "plugin disable": ("plugins", "DISABLE", "Disable a plugin"),
+    "plugin enable": ("plugins", "ENABLE", "Enable a plugin"),
+    "plugin inspect": ("inspect", "PLUGIN_INSPECT", "Display detailed information on one or more plugins"),
+    "plugin install": ("plugins", "INSTALL", "Install a plugin"),
+    "plugin ls": ("plugins", "LIST", "List plugins"),
+    "plugin push": ("plugins", "PUSH", "Push a plugin to a registry"),
+    "plugin rm": ("plugins", "REMOVE", "Remove one or more plugins"),
+    "plugin set": ("plugins", "SET", "Change settings for a plugin"),
+    "plugin upgrade": ("plugins", "UPGRADE", "Upgrade an existing plugin"),
     "container inspect": (
         "inspect",
         "CONTAINER_INSPECT",
@@ -86,16 +131,26 @@ ALIASES: dict[str, str] = {
     "image load": "load", "image ls": "images", "image list": "images", "image pull": "pull", "image rm": "rmi",
     "image remove": "rmi", "image tag": "tag",
     "network list": "network ls", "network remove": "network rm",
+    "checkpoint list": "checkpoint ls", "checkpoint remove": "checkpoint rm",
+    "context list": "context ls", "context remove": "context rm",
+    "plugin list": "plugin ls", "plugin remove": "plugin rm",
     "volume list": "volume ls", "volume remove": "volume rm",
 }  # fmt: skip
+
+HIDDEN = frozenset({"system dial-stdio"})
+"""Commands that no help lists."""
 
 COMMON = ("run", "exec", "ps", "pull", "images", "version", "info")
 
 GROUPS: dict[str, str] = {
+    "checkpoint": "Manage checkpoints",
     "container": "Manage containers",
+    "context": "Manage contexts",
     "daemon": "Start, stop and show the components of the engine",
     "image": "Manage images",
+    "manifest": "Manage Docker image manifests and manifest lists",
     "network": "Manage networks",
+    "plugin": "Manage plugins",
     "system": "Manage Docker",
     "volume": "Manage volumes",
 }

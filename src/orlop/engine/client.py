@@ -12,9 +12,12 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orlop.engine.http import Body, Connection, ProtocolError, Response
+
+if TYPE_CHECKING:
+    from orlop.engine.tls import Tls
 
 DEFAULT_HOST = "unix:///run/orlop/docker.sock"
 MAX_API_VERSION = (1, 56)
@@ -36,10 +39,15 @@ class ConnectionFailedError(Exception):
 
 
 class Client:
-    """Requests to one daemon. `host` is `unix:///path` or `tcp://host:port`."""
+    """Requests to one daemon. `host` is `unix:///path` or `tcp://host:port`, with `tls` over TLS.
 
-    def __init__(self, host: str | None = None) -> None:
+    `context` is the name under which the command line knows the daemon.
+    """
+
+    def __init__(self, host: str | None = None, *, context: str = "default", tls: "Tls | None" = None) -> None:
         self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self.context = context
+        self._tls = tls
         self._idle: Connection | None = None
         self._version: str | None = os.environ.get("DOCKER_API_VERSION") or None
 
@@ -125,6 +133,10 @@ class Client:
         sock, rest = response.hijacked()
         return sock, rest, response.headers.get("content-type", "")
 
+    def dial(self) -> socket.socket:
+        """A new connection on which nothing has been said. Raises ConnectionFailedError."""
+        return self._connect().detach()[0]
+
     def _target(self, path: str, query: Query | None) -> str:
         target = f"/v{self.api_version}{path}"
         if query:
@@ -197,6 +209,10 @@ class Client:
             elif scheme == "tcp":
                 name, _, port = address.rstrip("/").rpartition(":")
                 sock = socket.create_connection((name.strip("[]"), int(port)))
+                if self._tls is not None:
+                    from orlop.engine.tls import encrypted
+
+                    sock = encrypted(sock, name.strip("[]"), self._tls)
             else:
                 raise ConnectionFailedError(
                     f"invalid host {self.host!r}: expected unix:///path or tcp://host:port"

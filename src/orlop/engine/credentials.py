@@ -40,7 +40,7 @@ def lookup(key: str) -> Json | None:
 
     Raises InvalidArgumentError for a malformed file or answer, UnavailableError for a helper that does not start.
     """
-    config = _read()
+    config = read_config()
     helper = _helper(config, key)
     if helper:
         answer = _call(helper, "get", key)
@@ -75,7 +75,7 @@ def lookup(key: str) -> Json | None:
 
 def store(key: str, user: str, password: str, token: str = "") -> bool:
     """Keep credentials; True if they are in the file, as they are. Raises UnavailableError."""
-    config = _read()
+    config = read_config()
     helper = _helper(config, key)
     if helper:
         secret = {"ServerURL": key, "Username": _TOKEN_USER if token else user, "Secret": token or password}
@@ -85,19 +85,19 @@ def store(key: str, user: str, password: str, token: str = "") -> bool:
     if token:
         entry = {"auth": base64.b64encode(f"{user}:".encode()).decode(), "identitytoken": token}
     config.setdefault("auths", {})[key] = entry
-    _write(config)
+    write_config(config)
     return True
 
 
 def erase(key: str) -> bool:
     """Forget credentials; whether there were some. Raises UnavailableError."""
-    config = _read()
+    config = read_config()
     helper = _helper(config, key)
     if helper:
         return _call(helper, "erase", key) is not None
     if (config.get("auths") or {}).pop(key, None) is None:
         return False
-    _write(config)
+    write_config(config)
     return True
 
 
@@ -121,7 +121,7 @@ def _call(helper: str, verb: str, text: str, *, must: bool = False) -> str | Non
     return None
 
 
-def _read() -> Json:
+def read_config() -> Json:
     path = config_path()
     try:
         with open(path, encoding="utf-8") as file:
@@ -133,7 +133,7 @@ def _read() -> Json:
     return config if isinstance(config, dict) else {}
 
 
-def _write(config: Json) -> None:
+def write_config(config: Json) -> None:
     """Replace the file at once; nobody else may read it."""
     path = os.path.realpath(config_path())
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

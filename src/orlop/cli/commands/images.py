@@ -7,11 +7,13 @@ from typing import Any
 
 from orlop.cli import format as listing
 from orlop.cli.command import Command
+from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
+from orlop.cli.platforms import as_json
 from orlop.cli.pulling import split_reference
 from orlop.cli.units import human_size, since
-from orlop.engine.client import Client, EngineError
+from orlop.engine.client import Client, EngineError, Query
 
 _COLUMNS = [
     Column("Repository", "REPOSITORY"),
@@ -30,6 +32,8 @@ def _list(client: Client, args: Args) -> int:
     if args.positional:
         filters.append(f"reference={args.positional[0]}")
     query = {"all": args.flag("all") or None, "filters": listing.parse_filters(filters)}
+    if args.flag("tree"):
+        return _tree(client, args, query)
     images = client.get("/images/json", query)
     digests = args.flag("digests")
     rows = [
@@ -41,6 +45,15 @@ def _list(client: Client, args: Args) -> int:
     quiet = "ID" if args.flag("quiet") else ""
     print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
     return 0
+
+
+def _tree(client: Client, args: Args, query: Query) -> int:
+    for flag in ("quiet", "no-trunc", "digests", "format"):
+        if flag in args.given:
+            raise ExitError(f"--{flag} is not yet supported with --tree")
+    from orlop.cli.commands.image_tree import show
+
+    return show(client, query)
 
 
 def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> list[dict[str, str]]:
@@ -73,7 +86,12 @@ def _tag(client: Client, args: Args) -> int:
 
 def _remove(client: Client, args: Args) -> int:
     status = 0
-    query = {"force": args.flag("force") or None, "noprune": args.flag("no-prune") or None}
+    platforms = [as_json(each) for text in args.items("platform") for each in text.split(",")]
+    query: Query = {
+        "force": args.flag("force") or None,
+        "noprune": args.flag("no-prune") or None,
+        "platforms": [platform for platform in platforms if platform],
+    }
     for name in args.positional:
         try:
             for item in client.delete(f"/images/{name}", query) or []:
@@ -97,6 +115,7 @@ LIST = Command(
         Flag("format", "", "string", listing.HELP),
         Flag("no-trunc", "", "bool", "Don't truncate output"),
         Flag("quiet", "q", "bool", "Only show image IDs"),
+        Flag("tree", "", "bool", "List multi-platform images as a tree (EXPERIMENTAL)"),
     ],
     max_args=1,
 )
@@ -114,6 +133,13 @@ REMOVE = Command(
     flags=[
         Flag("force", "f", "bool", "Force removal of the image"),
         Flag("no-prune", "", "bool", "Do not delete untagged parents"),
+        Flag(
+            "platform",
+            "",
+            "list",
+            'Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")',
+            shown_kind="strings",
+        ),
     ],
     min_args=1,
     max_args=None,

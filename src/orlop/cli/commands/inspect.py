@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inspect` of containers, images, volumes and networks, together or by kind."""
+"""`inspect` of containers, images, volumes, networks and plugins, together or by kind."""
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,8 @@ from orlop.cli import format as listing
 from orlop.cli.command import Command
 from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
-from orlop.engine.client import Client, EngineError
+from orlop.cli.platforms import as_json
+from orlop.engine.client import Client, EngineError, Query
 
 # kind → path of the object with that name
 _PATHS: dict[str, str] = {
@@ -18,6 +18,7 @@ _PATHS: dict[str, str] = {
     "image": "/images/{}/json",
     "network": "/networks/{}",
     "volume": "/volumes/{}",
+    "plugin": "/plugins/{}/json",
 }
 
 
@@ -28,14 +29,15 @@ def _run_for(kinds: tuple[str, ...]) -> Callable[[Client, Args], int]:
             if kind not in _PATHS:
                 raise ExitError(f'unknown type: "{kind}"')
             wanted = (kind,)
+        query = {"platform": as_json(args.text("platform"))} if kinds == ("image",) else {}
         found, missing = [], []
         for name in args.positional:
             try:
-                found.append(_find(client, name, wanted))
+                found.append(_find(client, name, wanted, query))
             except (EngineError, ExitError) as error:
                 prefix = "Error response from daemon: " if isinstance(error, EngineError) else ""
                 missing.append(f"{prefix}{error}")
-        _print(found, args.text("format"))
+        listing.print_objects(found, args.text("format"))
         for message in missing:
             print(message, file=sys.stderr)
         return 1 if missing else 0
@@ -43,27 +45,25 @@ def _run_for(kinds: tuple[str, ...]) -> Callable[[Client, Args], int]:
     return run
 
 
-def _find(client: Client, name: str, kinds: tuple[str, ...]) -> Any:
+def _find(client: Client, name: str, kinds: tuple[str, ...], query: Query) -> Any:
     for kind in kinds:
         try:
-            return client.get(_PATHS[kind].format(name))
+            return client.get(_PATHS[kind].format(name), query)
         except EngineError as error:
             if error.status != 404 or len(kinds) == 1:
                 raise
     raise ExitError(f"error: no such object: {name}")
 
 
-def _print(objects: list[Any], form: str) -> None:
-    if form == "json":
-        form = "{{json .}}"
-    if form:
-        for item in objects:
-            print(listing.fill(form, item))
-    else:
-        print(json.dumps(objects, indent=4, ensure_ascii=False))
-
-
 _FORMAT = Flag("format", "f", "string", "Format output using a custom template: 'json' or a Go template")
+_PLATFORM = Flag(
+    "platform",
+    "",
+    "string",
+    "Inspect a specific platform of the multi-platform image. If the image or the server is not multi-platform "
+    "capable, the command will error out if the platform does not match. 'os[/arch[/variant]]': Explicit platform "
+    "(eg. linux/amd64)",
+)
 _SIZE = Flag("size", "s", "bool", "Display total file sizes if the type is container")
 
 
@@ -74,7 +74,7 @@ def _command(use: str, short: str, kinds: tuple[str, ...], flags: list[Flag]) ->
 INSPECT = _command(
     "inspect [OPTIONS] NAME|ID [NAME|ID...]",
     "Return low-level information on Docker objects",
-    ("container", "image", "network", "volume"),
+    ("container", "image", "network", "volume", "plugin"),
     [_FORMAT, _SIZE, Flag("type", "", "string", "Only inspect objects of the given type")],
 )
 CONTAINER_INSPECT = _command(
@@ -87,13 +87,19 @@ IMAGE_INSPECT = _command(
     "inspect [OPTIONS] IMAGE [IMAGE...]",
     "Display detailed information on one or more images",
     ("image",),
-    [_FORMAT],
+    [_FORMAT, _PLATFORM],
 )
 NETWORK_INSPECT = _command(
     "inspect [OPTIONS] NETWORK [NETWORK...]",
     "Display detailed information on one or more networks",
     ("network",),
     [_FORMAT, Flag("verbose", "v", "bool", "Verbose output for diagnostics")],
+)
+PLUGIN_INSPECT = _command(
+    "inspect [OPTIONS] PLUGIN [PLUGIN...]",
+    "Display detailed information on one or more plugins",
+    ("plugin",),
+    [_FORMAT],
 )
 VOLUME_INSPECT = _command(
     "inspect [OPTIONS] VOLUME [VOLUME...]",

@@ -12,10 +12,14 @@ from orlop.engine.client import Client
 
 def run(client: Client, args: Args) -> int:
     reference = args.positional[0]
-    if args.flag("all-tags"):
-        raise ExitError("--all-tags is not supported: name the tags to pull")
     name, tag = split_reference(reference)
     quiet = args.flag("quiet")
+    if args.flag("all-tags"):
+        if reference != name:
+            raise ExitError("tag can't be used with --all-tags/-a")
+        pull(client, name, args.text("platform"), quiet=quiet, to=sys.stdout, all_tags=True)
+        print(_canonical(name, "").removesuffix(":"))
+        return 0
     if not quiet and tag == "latest" and not reference.endswith(":latest"):
         print("Using default tag: latest", flush=True)
     pull(client, reference, args.text("platform"), quiet=quiet, to=sys.stdout)

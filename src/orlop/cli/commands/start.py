@@ -7,22 +7,31 @@ from orlop.cli.attachment import Attachment
 from orlop.cli.command import Command
 from orlop.cli.errors import ExitError
 from orlop.cli.flags import Args, Flag
-from orlop.engine.client import Client, EngineError
+from orlop.engine.client import Client, EngineError, Query
 
 
 def run(client: Client, args: Args) -> int:
     if not (args.flag("attach") or args.flag("interactive")):
-        return _start_all(client, args.positional)
+        if args.text("checkpoint") and len(args.positional) > 1:
+            raise ExitError("you cannot restore multiple containers at once", 1)
+        return _start_all(client, args.positional, _checkpoint(args))
     if len(args.positional) > 1:
         raise ExitError("you cannot start and attach multiple containers at once", 1)
     return _start_attached(client, args.positional[0], args)
 
 
-def _start_all(client: Client, names: list[str]) -> int:
+def _checkpoint(args: Args) -> Query:
+    return {
+        "checkpoint": args.text("checkpoint") or None,
+        "checkpoint-dir": args.text("checkpoint-dir") or None,
+    }
+
+
+def _start_all(client: Client, names: list[str], query: Query) -> int:
     failed = []
     for name in names:
         try:
-            client.post(f"/containers/{name}/start")
+            client.post(f"/containers/{name}/start", query)
             print(name)
         except EngineError as error:
             print(f"Error response from daemon: {error}", file=sys.stderr)
@@ -45,7 +54,7 @@ def _start_attached(client: Client, name: str, args: Args) -> int:
     condition = "removed" if details["HostConfig"].get("AutoRemove") else "next-exit"
     waiting = client.begin("POST", f"/containers/{container}/wait", {"condition": condition})
     try:
-        client.post(f"/containers/{container}/start")
+        client.post(f"/containers/{container}/start", _checkpoint(args))
     except EngineError:
         attachment.close()
         raise
@@ -60,6 +69,8 @@ START = Command(
     run,
     flags=[
         Flag("attach", "a", "bool", "Attach STDOUT/STDERR and forward signals"),
+        Flag("checkpoint", "", "string", "Restore from this checkpoint"),
+        Flag("checkpoint-dir", "", "string", "Use a custom checkpoint storage directory"),
         Flag("detach-keys", "", "string", "Override the key sequence for detaching a container"),
         Flag("interactive", "i", "bool", "Attach container's STDIN"),
     ],

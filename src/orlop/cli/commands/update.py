@@ -28,6 +28,8 @@ _TEXTS = {"cpuset-cpus": "CpusetCpus", "cpuset-mems": "CpusetMems"}
 
 
 def run(client: Client, args: Args) -> int:
+    if "kernel-memory" in args.given:
+        print("Flag --kernel-memory has been deprecated, and no longer supported by the kernel", file=sys.stderr)
     if not args.given:
         raise ExitError("you must provide one or more flags when using this command")
     body: dict[str, Any] = {field: args.number(flag) for flag, field in _NUMBERS.items() if flag in args.given}
@@ -78,6 +80,7 @@ UPDATE = Command(
         Flag("cpus", "", "decimal", "Number of CPUs"),
         Flag("cpuset-cpus", "", "string", "CPUs in which to allow execution (0-3, 0,1)"),
         Flag("cpuset-mems", "", "string", "MEMs in which to allow execution (0-3, 0,1)"),
+        Flag("kernel-memory", "", "bytes", "Kernel memory limit (deprecated)", hidden=True),
         Flag("memory", "m", "bytes", "Memory limit"),
         Flag("memory-reservation", "", "bytes", "Memory soft limit"),
         Flag("memory-swap", "", "bytes", "Swap limit equal to memory plus swap: -1 to enable unlimited swap"),

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`version`: of the client, and of the daemon's components."""
 
-import os
 import platform
 from typing import Any
 
@@ -40,7 +39,7 @@ def _client(client: Client, *, connected: bool) -> dict[str, str]:
         "PythonVersion": platform.python_version(),
         "Os": "linux",
         "Arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
-        "Context": "default" if not os.environ.get("DOCKER_HOST") else "environment",
+        "Context": client.context,
     }
 
 
