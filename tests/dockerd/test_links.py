@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support.containerd import wait_until
 from support.stack import Stack
 
 from orlop.dockerd.containers.links import KEEP_VARIABLES
@@ -44,3 +45,35 @@ def test_variables_of_links_and_their_removal(linked: Stack) -> None:
     assert not [line for line in linked.docker("start", "-a", "app").ok().splitlines() if line.startswith("MY_DB")]
     missing = linked.docker("create", "--link", "nosuch:x", "busybox")
     assert "could not get container for nosuch" in missing.err
+
+
+def test_linked_containers_in_the_hosts_file(linked: Stack) -> None:
+    """By alias, host name and name; and at its new address when the linked container has been away."""
+
+    def inspected(template: str, name: str) -> str:
+        return linked.docker("inspect", "-f", template, name).ok().strip()
+
+    linked.docker("run", "-d", "--name", "app", "--link", "/db:my-db", "busybox", "sleep", "100").ok()
+    host, old = inspected("{{.Config.Hostname}}", "db"), inspected("{{.NetworkSettings.IPAddress}}", "db")
+    hosts = linked.docker("exec", "app", "cat", "/etc/hosts").ok()
+    assert f"{old}\tmy-db {host} db\n" in hosts
+    linked.docker("stop", "-t", "0", "db").ok()
+    refused = linked.docker("run", "--rm", "--link", "db", "busybox", "true")
+    assert "Cannot link to a non running container: /db" in refused.err
+
+    def stolen() -> bool:
+        """The lowest free address is given, and the old one is free by and by."""
+        thief = linked.docker("run", "-d", "busybox", "sleep", "100").ok().strip()
+        return inspected("{{.NetworkSettings.IPAddress}}", thief) == old
+
+    wait_until(stolen, 30)
+    linked.docker("start", "db").ok()
+    new = inspected("{{.NetworkSettings.IPAddress}}", "db")
+    assert new != old
+    assert linked.docker("exec", "app", "cat", "/etc/hosts").ok() == hosts.replace(f"{old}\t", f"{new}\t")
+    linked.docker("network", "create", "front").ok()
+    linked.docker("run", "-d", "--name", "elsewhere", "--network", "front", "busybox", "sleep", "100").ok()
+    refused = linked.docker("run", "--rm", "--link", "elsewhere", "busybox", "true")
+    assert "Cannot link to /elsewhere, as it does not belong to the default network" in refused.err
+    linked.docker("network", "disconnect", "front", "elsewhere").ok()
+    linked.docker("network", "rm", "front").ok()

@@ -2,9 +2,13 @@
 """Legacy links between containers on the default bridge: `--link name:alias`."""
 
 import os
+from functools import partial
 
 from orlop.dockerd.containers.model import ContainerRecord
+from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.rewriting import rewrite
+from orlop.dockerd.network.files import with_addresses
 from orlop.errdefs import ConflictError, InvalidArgumentError, NotFoundError
 
 KEEP_VARIABLES = "DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS"
@@ -36,22 +40,39 @@ class RemoveLink:
 
 def parse_link(link: str) -> tuple[str, str]:
     """The container that a link means, and what it is called by the linking one."""
-    name, _, alias = link.partition(":")
-    return name, alias or name
+    name, _, alias = link.removeprefix("/").partition(":")
+    return name, (alias or name).rpartition("/")[2]
 
 
 class Links:
     """What the links of a container that starts refer to."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, paths: Paths) -> None:
         self._registry = registry
+        self._paths = paths
 
-    def addresses(self, links: list[str]) -> dict[str, str]:
-        """Addresses on the default bridge by the linked containers' names.
+    def hosts(self, links: list[str]) -> list[tuple[str, str]]:
+        """What links are in the hosts file: the other container's names, the alias first, and its address.
 
-        Raises ConflictError for one that does not run there.
+        Raises ConflictError for one that does not run.
         """
-        return {parse_link(link)[0]: self._address(self._linked(link)) for link in links}
+        found = []
+        for link in links:
+            other, alias = self._linked(link), parse_link(link)[1]
+            names = " ".join(dict.fromkeys((alias, other.config.hostname, other.name)))
+            found += [(names, address) for address in self._addresses(other)]
+        return found
+
+    def tell(self, record: ContainerRecord) -> None:
+        """A container has addresses, perhaps others than before: the running ones that link to it are told."""
+        for container in self._registry:
+            other = container.record
+            links = (other.host_config.links or []) if other.state.running and "bridge" in other.endpoints else []
+            for link in links:
+                name, alias = parse_link(link)
+                if name == record.name or record.id.startswith(name):
+                    change = partial(with_addresses, name=alias, addresses=self._addresses(record))
+                    rewrite(self._paths.file(other.id, "hosts"), change)
 
     def variables(self, record: ContainerRecord) -> list[str]:
         """The environment that the links bring; nothing unless KEEP_VARIABLES is set."""
@@ -64,7 +85,7 @@ class Links:
 
     def _variables(self, linking: str, link: str) -> list[str]:
         other, alias = self._linked(link), parse_link(link)[1]
-        address, prefix = self._address(other), alias.upper().replace("-", "_")
+        address, prefix = self._addresses(other)[0], alias.upper().replace("-", "_")
         found = []
         for number, port in enumerate(sorted(other.config.exposed_ports, key=_tcp_first)):
             value, _, protocol = port.partition("/")
@@ -87,11 +108,14 @@ class Links:
     def _linked(self, link: str) -> ContainerRecord:
         return self._registry.get(parse_link(link)[0]).record
 
-    def _address(self, other: ContainerRecord) -> str:
+    def _addresses(self, other: ContainerRecord) -> list[str]:
         bridge = other.endpoints.get("bridge")
-        if not other.state.running or bridge is None or not bridge.ip_address:
+        if bridge is None:
+            raise ConflictError(f"Cannot link to /{other.name}, as it does not belong to the default network")
+        found = [address for address in (bridge.ip_address, bridge.global_ipv6_address) if address]
+        if not found:
             raise ConflictError(f"Cannot link to a non running container: /{other.name}")
-        return bridge.ip_address
+        return found
 
 
 def _tcp_first(port: str) -> tuple[bool, str, int]:

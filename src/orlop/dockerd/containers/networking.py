@@ -2,7 +2,6 @@
 """Put a container into a network, and take it out again, whether it runs or not."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -12,6 +11,7 @@ from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Memberships
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.resources import Resources
+from orlop.dockerd.containers.rewriting import rewrite
 from orlop.dockerd.events import Events
 from orlop.dockerd.network.files import without_address
 from orlop.engine.types import EndpointSettings
@@ -80,7 +80,7 @@ class Networking:
         # The files are mounted into the container: written in place, never replaced.
         resolv_conf = self._paths.file(record.id, "resolv.conf")
         if attached.resolv_conf and os.stat(resolv_conf).st_mtime_ns <= record.state.started_at:  # not its own one
-            _rewrite(resolv_conf, lambda _: attached.resolv_conf)
+            rewrite(resolv_conf, lambda _: attached.resolv_conf)
         with open(self._paths.file(record.id, "hosts"), "a", encoding="utf-8") as hosts:
             hosts.write(attached.hosts_lines)
 
@@ -90,7 +90,7 @@ class Networking:
         record.endpoints.pop(detached.name, None)
         record.network.ports = msgspec.to_builtins(detached.ports)
         for address in detached.addresses:
-            _rewrite(self._paths.file(record.id, "hosts"), partial(without_address, address=address))
+            rewrite(self._paths.file(record.id, "hosts"), partial(without_address, address=address))
 
     def _check_mode(self, container: Container, driver: str) -> None:
         mode = container.record.host_config.network_mode
@@ -126,12 +126,3 @@ def _check(container: Container) -> None:
 def _has_sandbox(container: Container) -> bool:
     """Whether it runs, and is not waiting for its restart policy's next attempt."""
     return container.record.state.running and not container.record.state.restarting
-
-
-def _rewrite(path: str, change: Callable[[str], str]) -> None:
-    """Give a file that a container reads another content, without a moment in which it is empty."""
-    with open(path, "r+", encoding="utf-8", errors="surrogateescape") as file:
-        text = change(file.read())
-        file.seek(0)
-        file.write(text)
-        file.truncate()

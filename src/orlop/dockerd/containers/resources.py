@@ -52,7 +52,7 @@ class Resources:
         self._networks = networks
         self._volumes = volumes
         self._paths = paths
-        self._links = Links(registry)
+        self._links = Links(registry, paths)
         self._owner = owner
 
     async def take(self, container: Container) -> Namespaces:
@@ -76,6 +76,8 @@ class Resources:
         assert isinstance(sandbox, Sandbox)
         record.endpoints = sandbox.endpoints or record.endpoints
         self._tell("connect", "mount", record)
+        if "bridge" in record.endpoints:
+            self._links.tell(record)
         record.network = NetworkState(
             sandbox_id=sandbox.sandbox_id,
             sandbox_key=sandbox.sandbox_key,
@@ -145,7 +147,7 @@ class Resources:
             dns_options=host_config.dns_options or [],
             extra_hosts=host_config.extra_hosts or [],
             links=links,
-            link_addresses=self._links.addresses(links) if mode in ("bridge", "default", "") else {},
+            link_hosts=self._links.hosts(links) if mode in ("bridge", "default", "") else [],
         )
 
     def _write_files(self, record: ContainerRecord, sandbox: Sandbox) -> tuple[str, str, str]:

@@ -162,6 +162,16 @@ def without_address(hosts: str, address: str) -> str:
     return "".join(line for line in hosts.splitlines(keepends=True) if line.split()[:1] != [address])
 
 
+def with_addresses(hosts: str, name: str, addresses: Iterable[str]) -> str:
+    """A hosts file whose lines that begin with `name` have the address of their family among these."""
+    by_family = {":" in address: address for address in addresses}
+    lines = [line.partition("\t") for line in hosts.splitlines(keepends=True)]
+    return "".join(
+        f"{by_family.get(':' in old, old) if names.split()[:1] == [name] else old}{tab}{names}"
+        for old, tab, names in lines
+    )
+
+
 def _checked(servers: Iterable[str]) -> list[str]:
     found = list(servers)
     for server in found:

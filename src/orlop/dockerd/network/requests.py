@@ -130,14 +130,7 @@ def extra_hosts(request: SandboxRequest, gateway: str, *, links: bool = True) ->
     "host-gateway" stands for `gateway`; `links` off: DNS serves them. Raises InvalidArgumentError (the entry).
     """
     found = files.parse_extra_hosts(request.extra_hosts, gateway)
-    for link in request.links if links else []:
-        name, _, alias = link.partition(":")
-        name = name.removeprefix("/")
-        address = request.link_addresses.get(name, "")
-        if not address:
-            raise InvalidArgumentError(f"cannot link to {name}: it has no address")
-        found.append((" ".join(dict.fromkeys((alias or name, name))), address))
-    return found
+    return [*found, *(request.link_hosts if links else [])]
 
 
 def joined(request: SandboxRequest) -> Sandbox:

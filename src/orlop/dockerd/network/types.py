@@ -54,7 +54,8 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     "container:<id>" (then `netns_path` is that container's namespace) or the name or id of a network.
     `endpoints` holds the requested address, MAC and aliases by network name. `ports` is
     HostConfig.PortBindings; `exposed_ports` keys are as "80/tcp"; `publish_all` publishes all of these.
-    `links` are "name:alias" with the target's address already looked up in `link_addresses` by name.
+    `links` are "name:alias"; `link_hosts` is what they are in the hosts file, as (names, address), for the default
+    bridge.
     """
 
     container_id: str
@@ -72,7 +73,7 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     dns_options: list[str] = []
     extra_hosts: list[str] = []
     links: list[str] = []
-    link_addresses: dict[str, str] = {}
+    link_hosts: list[tuple[str, str]] = []
     mac_address: str = ""
 
 
