@@ -4,6 +4,7 @@
 import asyncio
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -95,6 +96,32 @@ async def test_dockers_chain_for_administrators_is_asked(host: Host, neighbour: 
     assert made["Id"][:12] in run("/proc/thread-self/ns/net", "iptables", "-S", "FORWARD").stdout
     await host.service.remove_network("front")
     assert made["Id"][:12] not in command("iptables", "-S", "FORWARD")
+
+
+@pytest.mark.skipif(shutil.which("iptables-legacy") is None, reason="no iptables-legacy here")
+async def test_rules_of_iptables_legacy(host: Host, neighbour: Neighbour) -> None:
+    """They are in tables of their own: an accept in nftables' does not help against them."""
+    one = await host.connect("one")
+    assert one.netns_path and pings(one.netns_path, NEIGHBOUR_ADDRESS)
+    command("iptables-legacy", "-P", "FORWARD", "DROP")
+    command("ip6tables-legacy", "-P", "FORWARD", "DROP")
+    assert not pings(one.netns_path, NEIGHBOUR_ADDRESS)
+    await host.restart()
+    assert pings(one.netns_path, NEIGHBOUR_ADDRESS)
+    rules = command("iptables-legacy", "-S", "FORWARD")
+    await host.restart()
+    assert command("iptables-legacy", "-S", "FORWARD") == rules  # nothing comes twice
+    command("iptables-legacy", "-N", "DOCKER-USER")
+    command("iptables-legacy", "-I", "FORWARD", "-j", "DOCKER-USER")
+    command("iptables-legacy", "-A", "DOCKER-USER", "-p", "icmp", "-j", "DROP")
+    await host.restart()
+    assert not pings(one.netns_path, NEIGHBOUR_ADDRESS)  # the administrator's chain is asked before
+    made = await host.service.create_network(NetworkCreateRequest(name="front", enable_ipv6=True))
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        assert made["Id"][:12] in command(program, "-S", "FORWARD")
+    await host.service.remove_network("front")
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        assert made["Id"][:12] not in command(program, "-S", "FORWARD")
 
 
 _FIREWALLD = """\

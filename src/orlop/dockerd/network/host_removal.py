@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from orlop.dockerd.network import drivers, firewalld, foreign, hostlinks, netns
+from orlop.dockerd.network import drivers, firewalld, foreign, hostlinks, legacy, netns
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel
 from orlop.dockerd.network.store import NetworkStore
@@ -69,6 +69,7 @@ def _remove_link(kernel: Kernel, name: str) -> None:
         with contextlib.suppress(NftablesError):  # there is no such chain
             if commands := foreign.withdraw(chain, name, kernel.nft.run_with_handles(chain.listing)):
                 kernel.nft.run(commands)
+    legacy.forget(name)
     hostlinks.delete(kernel, name)
 
 

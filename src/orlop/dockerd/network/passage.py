@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bridges' passage through the machine's other firewalls: iptables' chains, and firewalld."""
+"""Bridges' passage through the machine's other firewalls: iptables' chains of both kinds, and firewalld."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from orlop.dockerd.network import foreign
+from orlop.dockerd.network import foreign, legacy
 from orlop.dockerd.network.firewall import BridgeRules
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.errdefs import OrlopError
@@ -29,11 +29,13 @@ class Passage:
     def through_iptables(self, kernel: Kernel, bridges: Sequence[BridgeRules]) -> None:
         """In the kernel's thread: let bridges' traffic pass FORWARD, where there is such a chain."""
         self._through(kernel, foreign.IPTABLES, bridges)
+        legacy.let_pass(bridges)
 
     def withdraw(self, kernel: Kernel, bridge: str) -> None:
         """In the kernel's thread: take away every rule for a bridge that is ours."""
         for chain in (*foreign.IPTABLES, *foreign.FIREWALLD):
             self._change(kernel, chain, partial(foreign.withdraw, chain, bridge))
+        legacy.forget(bridge)
 
     async def through_firewalld(self, bridges: Sequence[BridgeRules]) -> None:
         """Let bridges' traffic pass firewalld, if there is one: by its zone, or rules in its chains."""
