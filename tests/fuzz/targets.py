@@ -21,9 +21,10 @@ from orlop.codec import decode
 from orlop.ctr.users import resolve_user
 from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.libcontainer import passwd, prepare
+from orlop.libcontainer.facts import validate_id
 from orlop.libcontainer.rootfs.plan import plan_rootfs
 from orlop.libcontainer.seccomp_program import compile_program
-from orlop.libcontainer.validate import validate_id, validate_spec
+from orlop.libcontainer.validate import validate_spec
 from orlop.oci.runtime import Resources, Seccomp, Spec, decode_spec
 from orlop.runc.commands import COMMANDS, Flag
 from orlop.runc.parse import parse

@@ -3,21 +3,32 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from support.bundles import Bundle, Runtime
+
+from orlop.launchers import search_path
 
 _SLOW = {
     "argparse", "asyncio", "dataclasses", "logging", "subprocess", "json", "socket", "selectors", "threading",
     "tempfile", "shutil", "pathlib", "concurrent", "multiprocessing", "http", "email", "urllib", "unittest",
 }  # fmt: skip
+# Modules that stand-ins take the place of, and that come with them.
+_STOOD_IN_FOR = {
+    "collections", "contextlib", "datetime", "decimal", "enum", "functools", "importlib", "operator", "platform",
+    "re", "signal", "site", "textwrap", "types", "typing", "uuid", "warnings",
+    "msgspec.inspect", "msgspec.structs", "msgspec.toml", "msgspec.yaml",
+}  # fmt: skip
+# What it takes to work with the specification's types and with system calls that Python lacks.
+_HEAVY = {"msgspec", "ctypes", "_ctypes", "struct", "orlop.oci.runtime", "orlop.libcontainer.container"}
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["orlop.libcontainer", "orlop.runc.main", "orlop.runc.lifecycle", "orlop.runc.run", "orlop.runc.exec"],
-)
+@pytest.mark.parametrize("module", ["orlop.libcontainer.container", "orlop.runc.main", "orlop.runc.run"])
 def test_slow_modules_stay_out(module: str) -> None:
     script = f"import {module}, sys; print(*sys.modules)"
     loaded = subprocess.run(
@@ -29,20 +40,115 @@ def test_slow_modules_stay_out(module: str) -> None:
     assert {name.partition(".")[0] for name in set(loaded) - set(bare)} & _SLOW == set()
 
 
-def test_msgspec_brings_nothing_that_is_not_used() -> None:
-    script = (
-        "import sys; from orlop.runc.main import _spare_imports; _spare_imports(); import orlop.runc.run; "
-        "print(*(n for n, m in sys.modules.items() if getattr(m, '__spec__', None)))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert (
-        set(loaded.split()) & {"uuid", "platform", "decimal", "_decimal", "textwrap", "typing_extensions"} == set()
-    )
-
-
 def test_the_entry_point_loads_no_command() -> None:
     script = "import orlop.runc.main, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert [name for name in loaded if name.startswith(("orlop.libcontainer", "orlop.cgroups", "msgspec"))] == []
+
+
+def _run(ours: Runtime, options: list[str], text: str, *words: str) -> tuple[int, str]:
+    """Run a command by a script of its own; exit code, and standard error."""
+    command = [sys.executable, *options, "-IS", "-c", text, "--root", ours.root, *words]
+    # A file, not a pipe: a container that stays keeps it open.
+    with tempfile.TemporaryFile("w+") as said:
+        null = subprocess.DEVNULL
+        status = subprocess.run(command, stdin=null, stdout=null, stderr=said, check=False).returncode
+        said.seek(0)
+        return status, said.read()
+
+
+def _loaded(ours: Runtime, *words: str) -> set[str]:
+    """The modules that a command imports, by the interpreter's own account."""
+    start = f"import sys; sys.path += {search_path(sys.executable)!r}; from orlop.runc.entry import main; main()"
+    status, said = _run(ours, ["-X", "importtime"], start, *words)
+    assert status == 0, said
+    return {line.rpartition("|")[2].strip() for line in said.splitlines() if "|" in line}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the stand-ins are for CPython 3.11")
+def test_what_each_command_loads(ours: Runtime, bundle: Bundle) -> None:
+    container = ours.new_id(bundle.args("sleep", "1000"))
+    bundle.write()
+    created = _loaded(ours, "create", "--bundle", bundle.path, container)
+    light = {"start": _loaded(ours, "start", container), "state": _loaded(ours, "state", container)}
+    entered = _loaded(ours, "exec", container, "/bin/true")
+    light["kill"] = _loaded(ours, "kill", container, "KILL")
+    ours.await_status(container, "stopped")
+    light["delete"] = _loaded(ours, "delete", container)
+
+    assert {command: loaded & (_HEAVY | _SLOW | _STOOD_IN_FOR) for command, loaded in light.items()} == {
+        command: set() for command in light
+    }
+    assert (created | entered) & (_SLOW | _STOOD_IN_FOR) == set()
+    counts = {command: len(_ours(loaded)) for command, loaded in light.items()}
+    counts |= {"create": len(_ours(created)), "exec": len(_ours(entered))}
+    limits = {"start": 17, "state": 26, "kill": 24, "delete": 24, "create": 70, "exec": 72}
+    assert {command: count for command, count in counts.items() if count > limits[command]} == {}
+
+
+def _ours(loaded: set[str]) -> set[str]:
+    return {name for name in loaded if name.partition(".")[0] == "orlop"}
+
+
+_WATCHED = """
+import mmap, os, sys
+with open({seen!r}, "r+b") as file:
+    seen = mmap.mmap(file.fileno(), 1 << 16)  # shared with the children, who close every descriptor
+me = os.getpid()
+def hook(event, details):
+    if event == "import" and os.getpid() != me:
+        seen.write(f"{{details[0]}} ".encode())
+sys.addaudithook(hook)
+sys.path += {path!r}
+from orlop.runc.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from typing import NamedTuple", "import typing; typing.cast(int, 1)", "import re; re.compile('a')",
+        "import signal; signal.Signals(9)", "import uuid; uuid.uuid4()", "import decimal; decimal.Context()",
+        "import datetime; datetime.datetime.now()", "import collections.abc, collections; collections.deque()",
+        "import json; json.loads('[1]')", "import subprocess, contextlib, enum, textwrap, types, logging",
+        "import msgspec; msgspec.structs.replace",
+    ],
+)  # fmt: skip
+def test_stand_ins_give_way_to_the_real_modules(use: str) -> None:
+    script = (
+        f"import sys; sys.path += {search_path(sys.executable)!r}; from orlop.runc import standins; "
+        f"standins.install(); from orlop.oci.runtime import decode_spec; {use}"
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("hook", ["exit 0", "exit 3", "kill -9 $$"])
+def test_no_stand_in_has_to_be_replaced_in_the_child(
+    ours: Runtime, bundle: Bundle, tmp_path: Path, hook: str
+) -> None:
+    """Where a container's own files are all that could be imported, least of all in what goes wrong there."""
+    script = Path(bundle.rootfs) / "hook"
+    script.write_text(f"#!/bin/sh\n{hook}\n")
+    script.chmod(0o755)
+    hooks = [{"path": str(script)}]
+    bundle.spec["hooks"] = {"createContainer": hooks, "startContainer": [{"path": "/hook"}]}
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    container = ours.new_id(bundle.args("true", ""))
+    bundle.write()
+    seen = tmp_path / "seen"
+    seen.write_bytes(bytes(1 << 16))
+    text = _WATCHED.format(seen=str(seen), path=search_path(sys.executable))
+    status, stderr = _run(ours, [], text, "run", "--bundle", bundle.path, container)
+    assert (status == 0) == (hook == "exit 0"), stderr
+    said = {"exit 0": "", "exit 3": "exit status 3", "kill -9 $$": "signal: SIGKILL"}[hook]
+    assert said in stderr
+    assert seen.read_bytes().rstrip(b"\0") == b""
+    assert not os.path.exists(f"{ours.root}/{container}")

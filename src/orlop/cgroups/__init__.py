@@ -2,13 +2,17 @@
 """Control groups of containers, version 1 and 2: `new_manager(path)`, then the methods of `Manager`."""
 
 import os
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from orlop.cgroups.hierarchies import container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
-from orlop.cgroups.rootless import apply_rootless, permitted, rootless_paths
-from orlop.cgroups.stats import Stats
+
+if TYPE_CHECKING:
+    from orlop.cgroups.rootless import apply_rootless, permitted, rootless_paths
+    from orlop.cgroups.stats import Stats
 
 __all__ = [
     "Manager",
@@ -22,6 +26,22 @@ __all__ = [
     "preload",
     "rootless_paths",
 ]
+
+# Imported when first asked for: removing a container takes none of them.
+_LATE = {
+    "Stats": "orlop.cgroups.stats",
+    "apply_rootless": "orlop.cgroups.rootless",
+    "permitted": "orlop.cgroups.rootless",
+    "rootless_paths": "orlop.cgroups.rootless",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __import__(_LATE[name])
+    found = globals()[name] = getattr(sys.modules[_LATE[name]], name)
+    return found
 
 
 def new_manager(
@@ -71,5 +91,6 @@ def preload() -> None:
     from importlib import import_module
 
     mounts()
-    for name in ("v2", "stats_v2") if mode() == "v2" else ("v1", "stats_v1"):
+    versions = ("v2", "stats_v2") if mode() == "v2" else ("v1", "stats_v1")
+    for name in (*versions, "limits", "rootless"):
         import_module(f"orlop.cgroups.{name}")

@@ -4,12 +4,14 @@
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
-from orlop.cgroups import devices, tree
-from orlop.cgroups.stats import Stats
-from orlop.cgroups.write import write_file
+from orlop.cgroups import tree
 from orlop.errdefs import FailedPreconditionError
-from orlop.oci.runtime import Resources
+
+if TYPE_CHECKING:
+    from orlop.cgroups.stats import Stats
+    from orlop.oci.runtime import Resources
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOVE_WITHIN = 10.0  # seconds
@@ -41,11 +43,11 @@ class Manager:
         """
         raise NotImplementedError
 
-    def apply(self, resources: Resources) -> None:
+    def apply(self, resources: "Resources") -> None:
         """Set limits. The first time after create() device access is set too, later only where rules are given."""
         raise NotImplementedError
 
-    def apply_limits(self, resources: Resources) -> None:
+    def apply_limits(self, resources: "Resources") -> None:
         """The first apply() after create() of a user who has no say over devices: limits alone."""
         raise NotImplementedError
 
@@ -79,7 +81,7 @@ class Manager:
                 return sorted(set(found))
         return []
 
-    def stats(self) -> Stats:
+    def stats(self) -> "Stats":
         """What the kernel has counted. Raises FailedPreconditionError when the group is gone."""
         raise NotImplementedError
 
@@ -182,17 +184,3 @@ class Manager:
             raise FailedPreconditionError(
                 f"control group {self._main_paths()[0]} is not empty: {len(pids)} process(es) found"
             )
-
-
-def write_devices(directory: int, steps: list[tuple[str, str]]) -> None:
-    """Write version 1 device rules, opening each file once for a run of rules (one rule a write)."""
-    start = 0
-    while start < len(steps):
-        end = start
-        while end < len(steps) and steps[end][0] == steps[start][0]:
-            end += 1
-        write_file(directory, steps[start][0], *(value for _, value in steps[start:end]))
-        start = end
-
-
-__all__ = ["Manager", "devices", "write_devices"]

@@ -4,15 +4,16 @@
 import errno
 import os
 import time
+from typing import TYPE_CHECKING
 
-from orlop.cgroups import devices
 from orlop.cgroups.hierarchies import mountpoint_of
-from orlop.cgroups.manager import Manager, write_devices
-from orlop.cgroups.plan import plan_v1
-from orlop.cgroups.stats import Stats
-from orlop.cgroups.write import execute, explain, read_file, write_file
+from orlop.cgroups.manager import Manager
+from orlop.cgroups.write import read_file, write_file
 from orlop.errdefs import FailedPreconditionError, InternalError
-from orlop.oci.runtime import Resources
+
+if TYPE_CHECKING:
+    from orlop.cgroups.stats import Stats
+    from orlop.oci.runtime import Resources
 
 _FREEZE_WITHIN = 10.0  # seconds
 _MAIN = ("devices", "pids", "memory", "cpu", "freezer", "name=systemd")
@@ -43,24 +44,17 @@ class ManagerV1(Manager):
             raise
         self._fresh = True
 
-    def apply(self, resources: Resources) -> None:
-        execute(plan_v1(resources, update=not self._fresh), self._directory, self._where)
-        if self._fresh or resources.devices:
-            self._apply_devices(resources)
+    def apply(self, resources: "Resources") -> None:
+        from orlop.cgroups import limits
+
+        limits.apply_v1(resources, self._directory, self._where, fresh=self._fresh)
         self._fresh = False
 
-    def apply_limits(self, resources: Resources) -> None:
-        execute(plan_v1(resources, update=False), self._directory, self._where)
-        self._fresh = False
+    def apply_limits(self, resources: "Resources") -> None:
+        from orlop.cgroups import limits
 
-    def _apply_devices(self, resources: Resources) -> None:
-        wanted = devices.evaluate(resources.devices)
-        directory = self._directory("devices")
-        present = None if self._fresh else devices.parse_list(read_file(directory, "devices.list"))
-        try:
-            write_devices(directory, devices.writes_v1(wanted, present))
-        except OSError as error:
-            raise explain(error, ("devices", "devices.allow", "device rules"), self._where) from None
+        limits.apply_v1_without_devices(resources, self._directory, self._where)
+        self._fresh = False
 
     def add(self, pid: int) -> None:
         self._enter("cgroup.procs", pid)
@@ -80,7 +74,7 @@ class ManagerV1(Manager):
                 reason = os.strerror(error.errno or 0).lower()
                 raise FailedPreconditionError(f"cannot move process {pid} into {path}: {reason}") from None
 
-    def stats(self) -> Stats:
+    def stats(self) -> "Stats":
         from orlop.cgroups.stats_v1 import collect
 
         return collect(self._paths, self._directory)

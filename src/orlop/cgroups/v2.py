@@ -6,16 +6,16 @@ import os
 import select
 import signal
 import time
+from typing import TYPE_CHECKING
 
-from orlop.cgroups import devices
 from orlop.cgroups.hierarchies import mountpoint_of
 from orlop.cgroups.manager import Manager
-from orlop.cgroups.plan import plan_v2
 from orlop.cgroups.stats import Stats, table
-from orlop.cgroups.write import execute, read_file, write_file
+from orlop.cgroups.write import read_file, write_file
 from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumentError
-from orlop.oci.runtime import Memory, Resources
-from orlop.unix import bpf, inotify
+
+if TYPE_CHECKING:
+    from orlop.oci.runtime import Memory, Resources
 
 _FREEZE_WITHIN = 10.0  # seconds
 
@@ -40,15 +40,15 @@ class ManagerV2(Manager):
             raise
         self._fresh = True
 
-    def apply(self, resources: Resources) -> None:
+    def apply(self, resources: "Resources") -> None:
         if resources.memory is not None and resources.memory.check_before_update and not self._fresh:
             self._refuse_less_than_used(resources.memory)
-        execute(plan_v2(resources, update=not self._fresh), self._controller, self._where)
-        if self._fresh or resources.devices:
-            self._apply_devices(resources)
+        from orlop.cgroups import limits
+
+        limits.apply_v2(resources, self._directory(""), self._where, fresh=self._fresh)
         self._fresh = False
 
-    def _refuse_less_than_used(self, memory: Memory) -> None:
+    def _refuse_less_than_used(self, memory: "Memory") -> None:
         """A limit below what is in use would have the kernel kill processes until it is met."""
         try:
             used = int(read_file(self._directory(""), "memory.current"))
@@ -58,34 +58,14 @@ class ManagerV2(Manager):
             if limit and 0 < limit <= used:
                 raise InvalidArgumentError(f"rejecting {name} limit {limit} <= usage {used}")
 
-    def apply_limits(self, resources: Resources) -> None:
-        execute(plan_v2(resources, update=False), self._controller, self._where)
-        self._fresh = False
+    def apply_limits(self, resources: "Resources") -> None:
+        from orlop.cgroups import limits
 
-    def _controller(self, _name: str) -> int:
-        return self._directory("")
+        limits.apply_v2_without_devices(resources, self._directory(""), self._where)
+        self._fresh = False
 
     def _where(self, controller: str) -> str:
         return self._paths[""]
-
-    def _apply_devices(self, resources: Resources) -> None:
-        access = devices.evaluate(resources.devices)
-        directory = self._directory("")
-        if self._fresh and access.allow_by_default and not access.exceptions:
-            return
-        old = [] if self._fresh else bpf.attached_device_programs(directory)
-        program = bpf.load_device_program(devices.program_v2(access))
-        try:
-            if len(old) == 1:
-                bpf.attach_device_program(directory, program, replaced=old[0])
-            else:
-                # Until the old ones are gone all must agree: never more access than before.
-                bpf.attach_device_program(directory, program)
-                for other in old:
-                    bpf.detach_device_program(directory, other)
-        finally:
-            for fd in (program, *old):
-                os.close(fd)
 
     def add(self, pid: int) -> None:
         try:
@@ -135,6 +115,8 @@ class ManagerV2(Manager):
         super().kill(signal_number)
 
     def oom_fd(self) -> int:
+        from orlop.unix import inotify
+
         try:
             return inotify.watch(f"{self._paths['']}/memory.events", inotify.IN_MODIFY)
         except FileNotFoundError:

@@ -4,14 +4,17 @@
 import errno
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from orlop.cgroups.plan import Write
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, OrlopError, PermissionDeniedError
+
+if TYPE_CHECKING:
+    from orlop.cgroups.plan import Write
 
 _REFUSED = (errno.EINVAL, errno.EBUSY)
 
 
-def execute(plan: list[Write], directory: Callable[[str], int], where: Callable[[str], str]) -> None:
+def execute(plan: "list[Write]", directory: Callable[[str], int], where: Callable[[str], str]) -> None:
     """Carry out a plan.
 
     `directory` gives the descriptor of a controller's directory, `where` its path (for errors). Raises
@@ -54,7 +57,7 @@ def read_file(directory: int, name: str) -> str:
     return content.decode()
 
 
-def _write(step: Write, directory: Callable[[str], int]) -> None:
+def _write(step: "Write", directory: Callable[[str], int]) -> None:
     controller, file, value = step
     fd = directory(controller)
     if "|" in file:
@@ -73,7 +76,7 @@ def _write(step: Write, directory: Callable[[str], int]) -> None:
             raise
 
 
-def explain(error: OSError, step: Write, where: Callable[[str], str]) -> OrlopError:
+def explain(error: OSError, step: "Write", where: Callable[[str], str]) -> OrlopError:
     """The error for the user of a write that failed."""
     controller, file, value = step
     name = file.removeprefix("?").rpartition("|")[2]

@@ -6,16 +6,21 @@ Which process runs what: `container` (with `creation` and `entering`), `prepare`
 conversation.
 """
 
-from orlop.libcontainer.container import Container
-from orlop.libcontainer.options import (
-    CheckpointOptions,
-    CreateOptions,
-    ExecOptions,
-    ExecResult,
-    RestoreOptions,
-    Stdio,
-)
-from orlop.libcontainer.state import State
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop.libcontainer.container import Container
+    from orlop.libcontainer.handle import Handle
+    from orlop.libcontainer.options import (
+        CheckpointOptions,
+        CreateOptions,
+        ExecOptions,
+        ExecResult,
+        RestoreOptions,
+        Stdio,
+    )
+    from orlop.libcontainer.state import State
 
 __all__ = [
     "CheckpointOptions",
@@ -23,7 +28,20 @@ __all__ = [
     "CreateOptions",
     "ExecOptions",
     "ExecResult",
+    "Handle",
     "RestoreOptions",
     "State",
     "Stdio",
 ]
+
+# Imported when first asked for: who only signals or deletes a container uses its Handle.
+_MODULES = {"Container": "container", "Handle": "handle", "State": "state"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{_MODULES.get(name, 'options')}"
+    __import__(module)  # importlib itself takes longer to import than most of these
+    found = globals()[name] = getattr(sys.modules[module], name)
+    return found

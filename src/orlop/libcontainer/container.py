@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container as its runtime sees it: a handle that can also be made, started and entered."""
 
-import _socket
 import builtins
 import os
-import signal
 from collections.abc import Callable
 
 from orlop import cgroups
@@ -17,10 +15,9 @@ from orlop.errdefs import (
 )
 from orlop.libcontainer import holdings, parent, prepare
 from orlop.libcontainer.creation import launch
-from orlop.libcontainer.entering import enter
 from orlop.libcontainer.errors import explain
+from orlop.libcontainer.facts import NOTIFY_DIRECTORY, facts_of, validate_id
 from orlop.libcontainer.handle import Handle
-from orlop.libcontainer.hooks import run_all_hooks, run_hooks
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import (
     CheckpointOptions,
@@ -30,18 +27,10 @@ from orlop.libcontainer.options import (
     RestoreOptions,
 )
 from orlop.libcontainer.rootless import lacks_control_groups, unprivileged, validate_rootless
-from orlop.libcontainer.state import (
-    NOTIFY_DIRECTORY,
-    START_SOCKET,
-    Record,
-    hook_state,
-    read_record,
-    timestamp,
-    write_record,
-)
+from orlop.libcontainer.state import Record, seccomp_state, timestamp, write_record
 from orlop.libcontainer.sync import Conversation, at_once
-from orlop.libcontainer.validate import validate_id, validate_process, validate_spec, version_of
-from orlop.oci.runtime import Hook, Mount, Process, Spec
+from orlop.libcontainer.validate import validate_process, validate_spec
+from orlop.oci.runtime import Mount, Process, Spec
 
 
 class Container(Handle):
@@ -50,30 +39,6 @@ class Container(Handle):
     Every method acts on the kernel and on `<root>/<id>/`; the object holds nothing that another process could not
     read from there, but `init_pidfd` and, after `create` with a terminal, `console`.
     """
-
-    # -- finding ----------------------------------------------------------------------------------
-
-    @classmethod
-    def load(cls, root: str, container_id: str) -> "Container":
-        """The container of that id. Raises NotFoundError, InvalidArgumentError."""
-        validate_id(container_id)
-        return cls(root, read_record(f"{root}/{container_id}"))
-
-    @classmethod
-    def list(cls, root: str) -> "builtins.list[Container]":
-        """All containers below `root`, by id."""
-        try:
-            names = sorted(os.listdir(root))
-        except FileNotFoundError:
-            return []
-        found: builtins.list[Container] = []
-        for name in names:
-            try:
-                found.append(cls.load(root, name))
-            except OrlopError:
-                # Something else in the directory, or a container that is gone meanwhile.
-                continue
-        return found
 
     # -- creating ---------------------------------------------------------------------------------
 
@@ -110,7 +75,7 @@ class Container(Handle):
             keyring="" if options.no_new_keyring else f"_ses.{container_id}",
             owner=os.geteuid(),
         )
-        container = cls(root, record)
+        container = cls(root, facts_of(record), record)
         container._cgroup = cgroup
         try:
             os.makedirs(root, mode=0o700, exist_ok=True)
@@ -189,61 +154,6 @@ class Container(Handle):
         holdings.release(self.record)
         self._remove_directory()
 
-    # -- starting ---------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Let init execute the user's program; returns when it runs.
-
-        Raises FailedPreconditionError unless the container is created, and what keeps the program from running.
-        """
-        status = self.status()
-        if status == "stopped":
-            raise FailedPreconditionError("cannot start a container that has stopped")
-        if status != "created":
-            raise FailedPreconditionError(
-                "cannot start an already running container"
-                if status in ("running", "paused")
-                else f"cannot start a container in the {status} state"
-            )
-        sock = self._connect()
-        try:
-            sock.send(b"start")
-            os.unlink(f"{self.directory}/{START_SOCKET}")
-            answer = sock.recv(1 << 17)
-        except (BrokenPipeError, ConnectionResetError):
-            raise FailedPreconditionError("cannot start a container that has stopped") from None
-        finally:
-            sock.close()
-        if answer:
-            raise parent.exec_error(answer, self._executable())
-        hooks = self.record.spec.hooks
-        if hooks is not None and hooks.poststart:
-            self._run_poststart(hooks.poststart)
-
-    def _run_poststart(self, hooks: builtins.list[Hook]) -> None:
-        """Since version 1.3 of the specification a hook that fails ends the container; before, it is a warning."""
-        state = hook_state(self.oci_state("running", self.init_pid))
-        if version_of(self.record.spec.oci_version) < (1, 3):
-            run_all_hooks("poststart", hooks, state)
-            return
-        try:
-            run_hooks("poststart", hooks, state)
-        except OrlopError:
-            self._kill_init(signal.SIGKILL)
-            raise
-
-    def _connect(self) -> _socket.socket:
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        directory = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sock.connect(f"/proc/self/fd/{directory}/{START_SOCKET}")
-        except (ConnectionRefusedError, FileNotFoundError):
-            sock.close()
-            raise FailedPreconditionError("cannot start a container that has stopped") from None
-        finally:
-            os.close(directory)
-        return sock
-
     # -- further processes ------------------------------------------------------------------------
 
     def exec(self, process: Process, options: ExecOptions) -> ExecResult:
@@ -263,6 +173,8 @@ class Container(Handle):
             raise FailedPreconditionError("cannot exec in a stopped container")
         if status == "paused" and not options.ignore_paused:
             raise FailedPreconditionError("cannot exec in a paused container")
+        from orlop.libcontainer.entering import enter
+
         try:
             validate_process(process)
             return (yield from enter(self, process, options))
@@ -270,6 +182,14 @@ class Container(Handle):
             raise InternalError(f"unable to start container process: {explain(error)}") from error
         except OrlopError as error:
             raise type(error)(f"unable to start container process: {error}") from error
+
+    def hand_on_seccomp(self, pid: int, listener: int) -> None:
+        """Give the seccomp listener to the agent of the spec, with the state of the process it is for."""
+        linux = self.record.spec.linux
+        assert linux is not None and linux.seccomp is not None
+        status = "running" if self.init_pid else "creating"
+        state = seccomp_state(pid, linux.seccomp.listener_metadata, self.oci_state(status, self.init_pid or pid))
+        parent.send_descriptor(linux.seccomp.listener_path, state, listener)
 
     def add_mounts(self, mounts: builtins.list[Mount]) -> None:
         """Add mounts to a running container, all or none of them.

@@ -6,17 +6,19 @@ import os
 from typing import TYPE_CHECKING
 
 from orlop import cgroups
-from orlop.libcontainer import namespaces, netdevices, parent, prepare, rootless, sync
+from orlop.libcontainer import namespaces, parent, prepare, rootless, sync
+from orlop.libcontainer.facts import START_SOCKET, process_start
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
 from orlop.libcontainer.intel_rdt import ResourceClass
 from orlop.libcontainer.options import CreateOptions
 from orlop.libcontainer.rootfs.plan import plan_rootfs
-from orlop.libcontainer.state import START_SOCKET, hook_state, process_start, write_record
+from orlop.libcontainer.state import hook_state
 from orlop.oci.runtime import Hooks, Linux
 
 if TYPE_CHECKING:
     from orlop.libcontainer.container import Container
+    from orlop.libcontainer.netdevices import MovedDevice
 
 
 def launch(container: "Container", options: CreateOptions) -> None:
@@ -71,7 +73,7 @@ def _plan(container: "Container", options: CreateOptions) -> InitPlan:
         state=container.oci_state("creating", 0),
         keyring=container.record.keyring,
         loopback=network is not None and not network.path,
-        net_devices=netdevices.read_devices(linux.net_devices),
+        net_devices=_read_devices(linux),
         hostname=spec.hostname,
         domainname=spec.domainname,
         sysctl=linux.sysctl,
@@ -149,7 +151,7 @@ def _attend(
     record.init_pid = pid
     record.init_start, _ = process_start(pid)
     container.init_pidfd = pidfd
-    write_record(container.directory, record)
+    container.keep()
     if options.pid_file:
         parent.write_pid_file(options.pid_file, pid)
 
@@ -164,10 +166,20 @@ def run_creation_hooks(container: "Container", pid: int) -> None:
     run_hooks("createRuntime", hooks.create_runtime, hook_state(container.oci_state("creating", pid)))
 
 
+def _read_devices(linux: Linux) -> "list[MovedDevice]":
+    if not linux.net_devices:
+        return []
+    from orlop.libcontainer import netdevices
+
+    return netdevices.read_devices(linux.net_devices)
+
+
 def _move_devices(plan: InitPlan, linux: Linux, pid: int) -> None:
     """Give the container its network devices, before it goes on to set them up."""
     if not plan.net_devices:
         return
+    from orlop.libcontainer import netdevices
+
     path = next(entry.path for entry in linux.namespaces if entry.type == "network")
     namespace = netdevices.network_namespace_of(pid, path)
     try:

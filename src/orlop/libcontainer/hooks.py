@@ -64,7 +64,7 @@ def _run(hook: Hook, state: bytes) -> None:
     finally:
         os.close(output_read)
     if status != 0:
-        what = f"exit status {status}" if status > 0 else f"signal: {signal.Signals(-status).name}"
+        what = f"exit status {status}" if status > 0 else f"signal: {_signal_name(-status)}"
         raise InternalError(f"{what}, output: {output.decode(errors='replace').strip()}")
 
 
@@ -108,3 +108,11 @@ def _wait(pid: int, output: int, timeout: int | None) -> tuple[int, bytes]:
                 return os.waitstatus_to_exitcode(status), bytes(collected)
     finally:
         os.close(pidfd)
+
+
+def _signal_name(number: int) -> str:
+    # Not signal.Signals: this runs in the container's child too, where nothing may be imported.
+    for name, value in vars(signal).items():
+        if value == number and name.startswith("SIG") and not name.startswith("SIG_"):
+            return name
+    return str(number)

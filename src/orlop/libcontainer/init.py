@@ -5,6 +5,7 @@ import _socket
 import gc
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,7 +13,6 @@ from orlop.errdefs import InvalidArgumentError, OrlopError
 from orlop.libcontainer import namespaces
 from orlop.libcontainer.errors import explain, pack
 from orlop.libcontainer.hooks import run_hooks
-from orlop.libcontainer.netdevices import MovedDevice, configure_device
 from orlop.libcontainer.network import raise_loopback
 from orlop.libcontainer.procfs import open_procfs, sysctl_path, write_proc
 from orlop.libcontainer.program import (
@@ -35,6 +35,9 @@ from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.oci.runtime import Hooks, TimeOffset
 from orlop.unix import process as proc
 
+if TYPE_CHECKING:
+    from orlop.libcontainer.netdevices import MovedDevice
+
 _OTHERS_MAY_SEARCH = 0x80000  # key permission: the user's own processes that are not in the session
 _OTHERS_MAY_SEARCH_NS = 0x8
 
@@ -49,7 +52,7 @@ class InitPlan(msgspec.Struct):
     listener: _socket.socket | None = None  # where a starter connects
     keyring: str = ""
     loopback: bool = False
-    net_devices: list[MovedDevice] = []
+    net_devices: "list[MovedDevice]" = []
     hostname: str = ""
     domainname: str = ""
     sysctl: dict[str, str] = {}
@@ -107,8 +110,8 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
         join_keyring(plan.keyring, channel, label, restrict=True, in_user_namespace=in_user_namespace)
     if plan.loopback:
         raise_loopback()
-    for device in plan.net_devices:
-        configure_device(device)
+    if plan.net_devices:
+        _configure_devices(plan.net_devices)
     os.umask(0)
     rootfs = Rootfs(plan.rootfs)
     _build_rootfs(plan, rootfs, channel)
@@ -171,6 +174,13 @@ def _enter_rootfs(rootfs: Rootfs) -> None:
         rootfs.pivot()
     except OSError as error:
         raise InvalidArgumentError(f"error jailing process inside rootfs: {explain(error)}") from error
+
+
+def _configure_devices(devices: "list[MovedDevice]") -> None:
+    from orlop.libcontainer.netdevices import configure_device  # the parent has loaded it, to read them
+
+    for device in devices:
+        configure_device(device)
 
 
 def _name_host(plan: InitPlan) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Letting a created container's init go on, for callers that wait for its answer in a loop of their own."""
+"""Letting a created container's init go on, also for callers that wait for its answer in a loop of their own."""
 
 import _socket
 import os
+import select
 
 from orlop.errdefs import FailedPreconditionError
-from orlop.libcontainer import parent
-from orlop.libcontainer.state import START_SOCKET
+from orlop.libcontainer.facts import START_SOCKET
 
 _LONGEST = 1 << 17
 
@@ -32,6 +32,15 @@ def ask(directory: str) -> _socket.socket:
     return sock
 
 
+def await_program(directory: str, executable: str) -> None:
+    """Have the container's program run, and return when it does. Raises what `ask` and `answer` do."""
+    sock = ask(directory)
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    poller.poll()
+    answer(sock, executable)
+
+
 def answer(sock: _socket.socket, executable: str) -> None:
     """Take the answer: the program runs. Raises what keeps it from running. Closes the socket."""
     try:
@@ -41,4 +50,6 @@ def answer(sock: _socket.socket, executable: str) -> None:
     finally:
         sock.close()
     if said:
+        from orlop.libcontainer import parent
+
         raise parent.exec_error(said, executable)

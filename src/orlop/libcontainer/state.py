@@ -7,12 +7,8 @@ import time
 import msgspec
 
 from orlop import codec
-from orlop.errdefs import NotFoundError
+from orlop.libcontainer.facts import FILE, read_file
 from orlop.oci.runtime import Spec
-
-FILE = "state.json"
-NOTIFY_DIRECTORY = "notify"  # the container's /run/notify, if the runtime forwards sd_notify(3)
-START_SOCKET = "start.sock"  # there is one as long as the container waits for its start
 
 
 class State(msgspec.Struct, rename="camel", kw_only=True):
@@ -93,30 +89,8 @@ def write_record(directory: str, record: Record) -> None:
 
 
 def read_record(directory: str) -> Record:
-    """The record of the container in `directory`. Raises NotFoundError."""
-    try:
-        with open(f"{directory}/{FILE}", "rb", buffering=0) as file:
-            raw = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError("container does not exist") from None
-    return codec.decode(raw, Record)
-
-
-def process_start(pid: int) -> tuple[int, str]:
-    """Start time and state letter of process `pid`; (0, "") if there is none."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0, ""
-    try:
-        raw = os.read(fd, 4096)
-    except ProcessLookupError:
-        return 0, ""
-    finally:
-        os.close(fd)
-    # The name in parentheses may hold anything; the state letter is field 3, the start time field 22.
-    fields = raw[raw.rindex(b")") + 2 :].split()
-    return int(fields[19]), fields[0].decode()
+    """The record of the container in `directory`. Raises NotFoundError, InvalidArgumentError."""
+    return codec.decode(read_file(directory), Record)
 
 
 def timestamp() -> str:

@@ -9,20 +9,11 @@ from orlop.libcontainer.namespaces import FLAGS
 from orlop.libcontainer.program import rlimit_number
 from orlop.oci.runtime import IDMapping, Linux, Namespace, Process, Spec
 
-_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _LARGEST_ID = 2**32 - 2  # 2**32-1 means "leave as it is" to the kernel
 _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
-
-
-def validate_id(container_id: str) -> None:
-    """A container id is a file name of letters, digits, `_+-.`. Raises InvalidArgumentError."""
-    if not container_id:
-        raise InvalidArgumentError("container id cannot be empty")
-    if container_id in (".", "..") or not _ID_CHARACTERS.issuperset(container_id) or len(container_id) > 1024:
-        raise InvalidArgumentError(f'invalid container ID format: "{container_id}"')
 
 
 def version_of(text: str) -> tuple[int, int]:

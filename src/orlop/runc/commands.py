@@ -56,7 +56,7 @@ _ID = "<container-id>"
 
 COMMANDS: dict[str, Command] = {
     "create": (
-        "lifecycle", _ID, 1, 1, "create a container",
+        "run", _ID, 1, 1, "create a container",
         (_BUNDLE, _CONFIG, _CONSOLE, _PIDFD, _PID_FILE, _SUBREAPER, _NO_PIVOT, _NO_KEYRING, _PRESERVE, _HELP),
     ),
     "delete": (

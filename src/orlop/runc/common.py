@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several commands share: reading the bundle, the options of create, numbers of signals."""
+"""What several commands share: reading the bundle and the options of create."""
 
 import os
 
@@ -78,16 +78,3 @@ def check_terminal(*, terminal: bool, detached: bool, socket: str) -> None:
         raise InvalidArgumentError("cannot allocate tty if runc will detach without setting console socket")
     if socket and not (detached and terminal):
         raise InvalidArgumentError("cannot use console socket if runc will not detach or allocate tty")
-
-
-def signal_number(name: str) -> int:
-    """The number of a signal given as `9`, `KILL` or `SIGKILL`. Raises InvalidArgumentError."""
-    import signal
-
-    if name.isascii() and name.isdigit() and 0 <= int(name) < signal.NSIG:
-        return int(name)
-    upper = name.upper()
-    found = getattr(signal, upper if upper.startswith("SIG") else f"SIG{upper}", None)
-    if not isinstance(found, signal.Signals):
-        raise InvalidArgumentError(f'unknown signal "{name}"')
-    return int(found)

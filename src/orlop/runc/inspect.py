@@ -9,8 +9,10 @@ import msgspec
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.libcontainer import Container
-from orlop.runc.lifecycle import state_text
+from orlop.runc import state_text
 from orlop.runc.main import Call
+
+_COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
 def list(call: Call) -> int:
@@ -22,13 +24,12 @@ def list(call: Call) -> int:
     if call.flags.flag("quiet"):
         sys.stdout.writelines(f"{container.id}\n" for container in containers)
         return 0
-    states = [container.state() for container in containers]
+    states = [state_text.fields(container, _user(str(container.facts.owner))) for container in containers]
     if form == "json":
-        rows = [state_text(state, _user(state.owner)) for state in states]
-        sys.stdout.write((msgspec.json.encode(rows).decode() if rows else "null") + "\n")
+        sys.stdout.write((msgspec.json.encode(states).decode() if states else "null") + "\n")
         return 0
     table: builtins.list[tuple[str, ...]] = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
-    table += [(s.id, str(s.pid), s.status, s.bundle, s.created, _user(s.owner)) for s in states]
+    table += [tuple(str(state[name]) for name in _COLUMNS) for state in states]
     _print_table(table)
     return 0
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `orlop-runc`: global flags, the choice of the command, errors and exit codes."""
+"""The command line of `orlop-runc`: global flags, the choice of the command, errors and exit codes."""
 
 import os
 import sys
 
 from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.runc import standins
 from orlop.runc.commands import COMMANDS, GLOBAL
 from orlop.runc.log import Log
 from orlop.runc.parse import Flags, parse
@@ -33,7 +34,7 @@ class Call:
 
 
 def main() -> int:
-    """Run the command line in sys.argv; ends the process with its exit code."""
+    """Run the command line in sys.argv; its exit code."""
     _open_streams()
     try:
         status = _run(sys.argv[1:])
@@ -44,8 +45,7 @@ def main() -> int:
         sys.stderr.flush()
     except OSError:
         status = status or 1
-    # Nothing is left to do that taking the interpreter down would do, and that takes longer than most commands.
-    os._exit(status)
+    return status
 
 
 def _open_streams() -> None:
@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         log.error(str(error))
         return 1
     module = COMMANDS[call.command][0]
-    _spare_imports()
+    standins.install()
     try:
         # The one dynamic import: a command loads what it needs and nothing else.
         __import__(f"orlop.runc.{module}")
@@ -90,19 +90,6 @@ def _run(arguments: list[str]) -> int:
 
         log.error(_prefix(call.command) + explain(error))
         return 255 if call.command == "exec" else 1
-
-
-def _spare_imports() -> None:
-    """Keep msgspec from loading what nothing here uses, a tenth of the time of most commands.
-
-    It prefers typing_extensions to typing where that is installed, though both serve; it looks up the types UUID
-    and Decimal, which no document of ours has, and wraps the text of JSON schemas.
-    """
-    sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
-    for name, types in (("uuid", ("UUID", "SafeUUID")), ("decimal", ("Decimal",)), ("textwrap", ())):
-        if name not in sys.modules:
-            stand_in = sys.modules[name] = type(sys)(name)
-            stand_in.__dict__.update({each: type(each, (), {"unknown": None}) for each in types})
 
 
 def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:

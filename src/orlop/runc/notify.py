@@ -10,10 +10,10 @@ import os
 import select
 
 from orlop.errdefs import OrlopError
-from orlop.libcontainer import Container
 from orlop.libcontainer.errors import explain
+from orlop.libcontainer.facts import NOTIFY_DIRECTORY
+from orlop.libcontainer.handle import Handle
 from orlop.libcontainer.journal import warn
-from orlop.libcontainer.state import NOTIFY_DIRECTORY
 from orlop.oci.runtime import Mount, Spec
 
 _NAME = "notify.sock"
@@ -31,7 +31,7 @@ def pass_socket(spec: Spec, root: str, container_id: str) -> None:
         spec.process.env.append(f"NOTIFY_SOCKET={_INSIDE}/{_NAME}")
 
 
-def listen(container: Container) -> _socket.socket | None:
+def listen(container: Handle) -> _socket.socket | None:
     """The container's socket, bound; None for a container that was created without."""
     try:
         directory = os.open(f"{container.directory}/{NOTIFY_DIRECTORY}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -51,7 +51,7 @@ def listen(container: Container) -> _socket.socket | None:
     return sock
 
 
-def start_and_forward(container: Container) -> None:
+def start_and_forward(container: Handle) -> None:
     """Start the container and stay until it is ready, or has ended."""
     sock = listen(container)
     try:
@@ -63,7 +63,7 @@ def start_and_forward(container: Container) -> None:
             sock.close()
 
 
-def forward_in_background(sock: _socket.socket, container: Container) -> None:
+def forward_in_background(sock: _socket.socket, container: Handle) -> None:
     """Leave a child that forwards; the supervisor goes on to watch this process, which stays."""
     watched = os.getpid()
     if os.fork() == 0:

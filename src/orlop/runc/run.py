@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""run: create and start in one, staying with the container unless detached."""
+"""create; and run, which is create and start in one, staying with the container unless detached."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,6 +11,15 @@ from orlop.runc.main import Call
 
 if TYPE_CHECKING:
     from orlop.runc.foreground import Foreground
+
+
+def create(call: Call) -> int:
+    """Make a container that waits for `start`."""
+    bundle, spec = load_bundle(call)
+    terminal = spec.process is not None and spec.process.terminal
+    check_terminal(terminal=terminal, detached=True, socket=call.flags.text("console-socket"))
+    Container.create(call.root, call.arguments[0], bundle, spec, create_options(call))
+    return 0
 
 
 def run(call: Call) -> int:

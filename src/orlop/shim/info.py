@@ -38,7 +38,7 @@ def print_info() -> None:
 def _features(options: Any) -> bytes:
     """What the runtime that the options name prints for `features`; nothing where it knows no such command."""
     binary = runc_options(options).binary_name
-    ours = [sys.executable, "-P", "-c", "from orlop.runc.main import main; main()"]
+    ours = [sys.executable, "-P", "-c", "from orlop.runc.entry import main; main()"]
     command = [binary] if binary else ours
     try:
         done = subprocess.run([*command, "features"], capture_output=True, check=False)

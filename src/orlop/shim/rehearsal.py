@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from orlop.api import shim_v2_pb2 as api
 from orlop.api.events_ttrpc_pb2 import DESCRIPTOR
 from orlop.libcontainer import sync
-from orlop.libcontainer.state import START_SOCKET
+from orlop.libcontainer.facts import START_SOCKET
 from orlop.rpc.ttrpc import frame, methods
 from orlop.rpc.ttrpc.server import Call, Server
 from orlop.shim import bootstrap, log

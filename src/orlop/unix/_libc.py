@@ -6,13 +6,14 @@ import os
 import sys
 
 Path = str | bytes
-Word = int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure
+Word = int | bytes | None | ctypes.Array[ctypes.c_char]
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
-# c_void_p takes integers of the full word (negative ones too), bytes, arrays and None: every kind of argument.
+# c_void_p takes integers of the full word (negative ones too), bytes, arrays and None: every kind of argument but
+# structures, whose address stands for them.
 _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
 _PADDING = tuple((0,) * (6 - given) for given in range(7))
 
@@ -96,8 +97,8 @@ def oserror(name: Path | None = None, number: int = 0) -> OSError:
 
 
 def syscall(number: int, *args: Word, about: Path | None = None) -> int:
-    """Make system call `number`; structures are passed by reference. Raises OSError about `about`."""
-    result: int = _syscall(number, *[_word(arg) for arg in args], *_PADDING[len(args)])
+    """Make system call `number`; of a structure give the address. Raises OSError about `about`."""
+    result: int = _syscall(number, *args, *_PADDING[len(args)])
     if result == -1:
         raise oserror(about)
     return result
@@ -109,10 +110,6 @@ def cstring(path: Path) -> bytes:
     if b"\0" in raw:
         raise ValueError(f"embedded null byte in {path!r}")
     return raw
-
-
-def _word(arg: Word) -> object:
-    return ctypes.byref(arg) if isinstance(arg, ctypes.Structure) else arg
 
 
 if MACHINE not in ("x86_64", "aarch64") or sys.maxsize < 2**32:

@@ -56,7 +56,7 @@ class _IdAttr(ctypes.Structure):
 
 
 def _bpf(command: int, attr: ctypes.Structure) -> int:
-    return syscall(NR["bpf"], command, attr, ctypes.sizeof(attr))
+    return syscall(NR["bpf"], command, ctypes.addressof(attr), ctypes.sizeof(attr))
 
 
 def load_device_program(instructions: bytes) -> int:

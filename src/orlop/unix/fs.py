@@ -60,10 +60,10 @@ def faccessat2(path: Path, mode: int) -> None:
 def openat2(dirfd: int, path: Path, flags: int, resolve: int, mode: int = 0) -> int:
     """openat2(2), close-on-exec. EAGAIN, which a racing rename causes, is tried again a few times."""
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    raw = cstring(path)
+    raw, address, size = cstring(path), ctypes.addressof(how), ctypes.sizeof(how)
     for _ in range(127):
         try:
-            return syscall(NR["openat2"], dirfd, raw, how, ctypes.sizeof(how), about=path)
+            return syscall(NR["openat2"], dirfd, raw, address, size, about=path)
         except BlockingIOError:
             continue
     raise oserror(path)

@@ -199,7 +199,8 @@ def mount_setattr(
 ) -> None:
     """mount_setattr(2); an empty path with AT_EMPTY_PATH acts on the mount of `dirfd`."""
     attributes = MountAttr(attr_set, attr_clr, propagation, userns_fd)
-    syscall(NR["mount_setattr"], dirfd, cstring(path), flags, attributes, ctypes.sizeof(attributes), about=path)
+    address, size = ctypes.addressof(attributes), ctypes.sizeof(attributes)
+    syscall(NR["mount_setattr"], dirfd, cstring(path), flags, address, size, about=path)
 
 
 class MountOptions:

@@ -162,7 +162,7 @@ def capget(pid: int = 0) -> tuple[int, int, int]:
     """Effective, permitted and inheritable capabilities as bit sets (bit n is capability n)."""
     header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, pid)
     data = _CapData()
-    syscall(NR["capget"], header, data, about="capget")
+    syscall(NR["capget"], ctypes.addressof(header), ctypes.addressof(data), about="capget")
     return (
         data.effective0 | data.effective1 << 32,
         data.permitted0 | data.permitted1 << 32,
@@ -182,18 +182,19 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         permitted >> 32,
         inheritable >> 32,
     )
-    syscall(NR["capset"], header, data, about="capset")
+    syscall(NR["capset"], ctypes.addressof(header), ctypes.addressof(data), about="capset")
 
 
 def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
     """Set a limit of process `pid` with prlimit(2); RLIM_INFINITY is 2**64-1."""
-    syscall(NR["prlimit64"], pid, resource, _Rlimit(soft, hard), None, about="prlimit")
+    limit = _Rlimit(soft, hard)
+    syscall(NR["prlimit64"], pid, resource, ctypes.addressof(limit), None, about="prlimit")
 
 
 def get_rlimit(pid: int, resource: int) -> tuple[int, int]:
     """The soft and hard limit of process `pid`."""
     limit = _Rlimit()
-    syscall(NR["prlimit64"], pid, resource, None, limit, about="prlimit")
+    syscall(NR["prlimit64"], pid, resource, None, ctypes.addressof(limit), about="prlimit")
     return int(limit.soft), int(limit.hard)
 
 
@@ -260,7 +261,7 @@ class SchedAttr(ctypes.Structure):
 def sched_setattr(pid: int, attributes: SchedAttr) -> None:
     """sched_setattr(2); the size is filled in."""
     attributes.size = ctypes.sizeof(attributes)
-    syscall(NR["sched_setattr"], pid, attributes, 0, about="sched_setattr")
+    syscall(NR["sched_setattr"], pid, ctypes.addressof(attributes), 0, about="sched_setattr")
 
 
 def set_mempolicy(mode: int, nodes: set[int]) -> None:

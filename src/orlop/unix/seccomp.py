@@ -19,4 +19,4 @@ def load_filter(program: bytes, flags: int) -> int:
     """
     code = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.addressof(code))
-    return syscall(NR["seccomp"], _SET_MODE_FILTER, flags, header)
+    return syscall(NR["seccomp"], _SET_MODE_FILTER, flags, ctypes.addressof(header))

@@ -13,10 +13,10 @@ from orlop.libcontainer.criu.dump import DESCRIPTORS, common_options, open_direc
 from orlop.libcontainer.criu.mounts import external_mounts, external_namespaces, make_mount_points
 from orlop.libcontainer.criu.session import Session, quoting
 from orlop.libcontainer.errors import explain
+from orlop.libcontainer.facts import process_start
 from orlop.libcontainer.journal import warn
 from orlop.libcontainer.options import CreateOptions, RestoreOptions
 from orlop.libcontainer.rootfs.plan import RootfsPlan, plan_rootfs
-from orlop.libcontainer.state import process_start, write_record
 from orlop.oci.runtime import Linux, Namespace
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
@@ -119,7 +119,7 @@ class _Attendant:
         apart = os.stat(f"/proc/{pid}/ns/time").st_ino != os.stat("/proc/self/ns/time").st_ino
         if apart and all(entry.type != "time" for entry in linux.namespaces):
             linux.namespaces = [*linux.namespaces, Namespace(type="time")]
-        write_record(container.directory, record)
+        container.keep()
         if self._create.pidfd_socket is not None:
             parent.send_descriptor(self._create.pidfd_socket, b"standard", container.init_pidfd)
 

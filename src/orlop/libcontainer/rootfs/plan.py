@@ -3,7 +3,6 @@
 
 import os
 import stat
-from importlib import import_module
 
 import msgspec
 
@@ -142,7 +141,7 @@ def _destination(entry: Mount) -> str:
 def _step(entry: Mount) -> MountStep:
     destination = _destination(entry)
     if entry.type == "overlay":
-        import_module("orlop.unix.overlay")  # the child, which may need it, cannot import any more
+        __import__("orlop.unix.overlay")  # the child, which may need it, cannot import any more
     idmap = _idmap(entry)
     options = mnt.parse_options([o for o in entry.options if o not in ("tmpcopyup", "idmap", "ridmap")])
     bind = options.bind or entry.type in ("bind", "rbind")
