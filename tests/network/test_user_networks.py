@@ -114,6 +114,16 @@ def links() -> set[str]:
             InvalidArgumentError,
             "invalid auxiliary address nas: parent subnet",
         ),
+        (
+            wanted(subnet="10.0.0.0/24", ipam={"gateway": "10.0.0.0"}),
+            InvalidArgumentError,
+            "failed to allocate gateway (10.0.0.0): Address already in use",
+        ),
+        (
+            wanted(subnet="10.0.0.0/24", ipam={"gateway": "10.0.0.9", "aux_addresses": {"nas": "10.0.0.9"}}),
+            InvalidArgumentError,
+            "failed to allocate secondary ip address (nas:10.0.0.9): Address already in use",
+        ),
         (wanted(options={f"{BRIDGE}.enable_icc": "maybe"}), InvalidArgumentError, "enable_icc value: 'maybe'"),
         (wanted(options={f"{BRIDGE}.name": "x" * 16}), InvalidArgumentError, "is no interface name"),
         (wanted(options={f"{BRIDGE}.host_binding_ipv4": "x"}), InvalidArgumentError, "host_binding_ipv4"),

@@ -156,8 +156,20 @@ def _checked(config: IPAMConfig, subnet: Subnet, errors: list[str]) -> IPAMConfi
         name: _address(f"auxiliary address {name}", address, subnet, errors)
         for name, address in config.aux_addresses.items()
     }
+    _check_taken(gateway, aux, subnet, errors)
     ip_range = config.ip_range and str(ip_network(config.ip_range, strict=False)) if not errors else ""
     return IPAMConfig(subnet=str(subnet), ip_range=ip_range, gateway=gateway, aux_addresses=aux)
+
+
+def _check_taken(gateway: str, aux: Mapping[str, str], subnet: Subnet, errors: list[str]) -> None:
+    """Each address once, and none of those that nobody gets."""
+    taken = {str(each) for each in ipam.reserved(subnet)}
+    wishes = [(f"gateway ({gateway})", gateway)]
+    wishes += [(f"secondary ip address ({name}:{address})", address) for name, address in aux.items()]
+    for what, address in wishes:
+        if address and address in taken:
+            errors.append(f"failed to allocate {what}: Address already in use")
+        taken.add(address)
 
 
 def _subnet(config: IPAMConfig, errors: list[str]) -> Subnet | None:
