@@ -49,8 +49,12 @@ async def test_exchange_keeps_the_order() -> None:
     everything, some = exchange.subscribe(), exchange.subscribe(["topic~=/exit$/", "namespace==two"])
     for namespace, topic in (("one", "/tasks/start"), ("one", "/tasks/exit"), ("two", "/tasks/start")):
         exchange.publish(namespace, topic, events_pb2.TaskStart(container_id="c"))
-    assert [(await anext(everything)).topic for _ in range(3)] == ["/tasks/start", "/tasks/exit", "/tasks/start"]
-    assert [(await anext(some)).namespace for _ in range(2)] == ["one", "two"]
+    assert [(await anext(everything)).envelope.topic for _ in range(3)] == [
+        "/tasks/start",
+        "/tasks/exit",
+        "/tasks/start",
+    ]
+    assert [(await anext(some)).envelope.namespace for _ in range(2)] == ["one", "two"]
     everything.close()
     exchange.publish("one", "/tasks/oom", events_pb2.TaskOOM())
     exchange.close()
@@ -62,12 +66,12 @@ async def test_exchange_packs_by_bare_name() -> None:
     exchange = Exchange()
     subscription = exchange.subscribe()
     exchange.publish("n", "/tasks/oom", events_pb2.TaskOOM(container_id="c"))
-    envelope = await anext(subscription)
+    envelope = (await anext(subscription)).envelope
     assert envelope.event.type_url == "containerd.events.TaskOOM"
     assert envelope.timestamp.seconds > 0
     packed = Any(type_url="some.unknown.Type", value=b"\x01")
     exchange.publish("n", "/some/event", packed)
-    assert (await anext(subscription)).event == packed
+    assert (await anext(subscription)).envelope.event == packed
 
 
 async def test_slow_subscriber_is_cut_off() -> None:
@@ -75,7 +79,7 @@ async def test_slow_subscriber_is_cut_off() -> None:
     slow, quick = exchange.subscribe(), exchange.subscribe()
     for number in range(4):
         exchange.publish("n", "/x", events_pb2.TaskOOM(container_id=str(number)))
-        assert typeurl.unpack((await anext(quick)).event, events_pb2.TaskOOM).container_id == str(number)
+        assert typeurl.unpack((await anext(quick)).envelope.event, events_pb2.TaskOOM).container_id == str(number)
     with pytest.raises(ResourceExhaustedError):
         await anext(slow)
 
@@ -87,7 +91,7 @@ async def test_filters_on_fields_of_events() -> None:
     exchange.publish("n", "/containers/update", events_pb2.ContainerUpdate(id="x", labels={"a.b": "d"}))
     exchange.publish("n", "/containers/update", events_pb2.ContainerUpdate(id="y", labels={"a.b": "c"}))
     exchange.publish("n", "/x", Any(type_url="unknown", value=b""))
-    assert typeurl.unpack((await anext(by_map)).event, events_pb2.ContainerUpdate).id == "y"
+    assert typeurl.unpack((await anext(by_map)).envelope.event, events_pb2.ContainerUpdate).id == "y"
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(by_absent), 0.01)
 

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors to codes and back, through a real gRPC server too; the stdcopy framing."""
+"""Errors to codes and back; the stdcopy framing."""
 
 import inspect
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 
 from orlop import errdefs
-from orlop.api import version_pb2, version_pb2_grpc
-from orlop.rpc import grpc as rpc_grpc
 from orlop.rpc import status, stdcopy
 
 KINDS = [
@@ -38,46 +31,6 @@ def test_foreign_errors_and_codes() -> None:
     assert status.message_of(ValueError()) == "ValueError"
     assert type(status.error_for(13, "x")) is errdefs.InternalError
     assert type(status.error_for(99, "x")) is errdefs.InternalError
-
-
-async def test_interceptor_and_client_helpers(tmp_path: Path) -> None:
-    unexpected: list[str] = []
-    failures: list[Exception] = [errdefs.ConflictError("busy"), ValueError("bug")]
-
-    class Version(version_pb2_grpc.VersionServicer):
-        async def Version(self, request: Any, context: Any) -> version_pb2.VersionResponse:  # type: ignore[override]
-            if failures:
-                raise failures.pop(0)
-            return version_pb2.VersionResponse(version="1")
-
-    async def count(request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield b"1"
-        raise errdefs.OutOfRangeError("end")
-
-    server = grpc.aio.server(
-        interceptors=[rpc_grpc.ErrorInterceptor(lambda method, error: unexpected.append(method))]
-    )
-    version_pb2_grpc.add_VersionServicer_to_server(Version(), server)  # type: ignore[no-untyped-call]
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("t.T", {"Count": grpc.unary_stream_rpc_method_handler(count)})]
-    )
-    server.add_insecure_port(f"unix:{tmp_path}/s")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
-        stub: Any = version_pb2_grpc.VersionStub(channel)  # type: ignore[no-untyped-call]
-        with pytest.raises(errdefs.ConflictError, match=r"^busy$"):
-            await rpc_grpc.call(stub.Version(version_pb2.google_dot_protobuf_dot_empty__pb2.Empty()))
-        with pytest.raises(errdefs.InternalError, match=r"^bug$"):
-            await rpc_grpc.call(stub.Version(version_pb2.google_dot_protobuf_dot_empty__pb2.Empty()))
-        answer = await rpc_grpc.call(stub.Version(version_pb2.google_dot_protobuf_dot_empty__pb2.Empty()))
-        assert answer.version == "1"
-        got = []
-        with pytest.raises(errdefs.OutOfRangeError, match=r"^end$"):
-            async for item in rpc_grpc.stream(channel.unary_stream("/t.T/Count")(b"")):
-                got.append(item)
-        assert got == [b"1"]
-    await server.stop(None)
-    assert unexpected == ["/containerd.services.version.v1.Version/Version"]
 
 
 def test_stdcopy_frames_survive_any_cut() -> None:

@@ -13,16 +13,15 @@ import asyncio
 import sys
 from typing import Any
 
-import grpc.aio
-
 from orlop.api import diff_pb2, snapshots_pb2, types_pb2
 from orlop.api.diff_pb2_grpc import DiffServicer, add_DiffServicer_to_server
 from orlop.api.snapshots_pb2_grpc import add_SnapshotsServicer_to_server
 from orlop.containerd.plugins.exchange import Exchange
 from orlop.containerd.services.snapshots import SnapshotsService
+from orlop.containerd.sockets import listen
 from orlop.containerd.storage import Storage, open_storage
 from orlop.errdefs import AlreadyExistsError, NotImplementedByUsError
-from orlop.rpc.grpc import ErrorInterceptor
+from orlop.rpc.grpc_server.server import Server
 
 LAYER = "sha256:" + "a" * 64
 """The target that is there by itself."""
@@ -65,16 +64,15 @@ class Differ(DiffServicer):
 async def main(directory: str) -> None:
     storage = open_storage(f"{directory}/root", f"{directory}/state", Exchange())
     storage.gc.close()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    server: Any = Server()
     add_SnapshotsServicer_to_server(Snapshots(storage), server)
     add_DiffServicer_to_server(Differ(), server)
-    server.add_insecure_port(f"unix:{directory}/s")
-    await server.start()
+    await server.listen(listen(f"{directory}/s"))
     print("ready", flush=True)
     try:
-        await server.wait_for_termination()
+        await asyncio.Event().wait()
     finally:
-        await server.stop(0)
+        await server.stop()
         storage.close()
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orlop.api.containers_pb2_grpc import add_ContainersServicer_to_server
 from orlop.api.events_service_pb2_grpc import add_EventsServicer_to_server
@@ -16,8 +16,6 @@ from orlop.api.transfer_pb2_grpc import add_TransferServicer_to_server
 from orlop.api.version_pb2_grpc import add_VersionServicer_to_server
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from orlop.containerd.services.containers import ContainersService
     from orlop.containerd.services.events import EventsService
     from orlop.containerd.services.health import HealthService
@@ -43,8 +41,8 @@ class Services(NamedTuple):
     introspection: IntrospectionService
 
 
-def register(server: grpc.aio.Server, services: Services) -> None:
-    """Let a server serve them."""
+def register(server: Any, services: Services) -> None:
+    """Let a `Server` serve them (the types of generated code know grpcio's alone)."""
     add_ContainersServicer_to_server(services.containers, server)
     add_EventsServicer_to_server(services.events, server)
     add_TasksServicer_to_server(services.tasks, server)

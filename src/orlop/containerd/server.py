@@ -11,8 +11,6 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
 from orlop.containerd.core.sandboxes import SHIM_CONTROLLER
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.containers import MetadataContainers
@@ -36,10 +34,10 @@ from orlop.containerd.services.streaming import StreamingService
 from orlop.containerd.services.tasks import TasksService
 from orlop.containerd.services.transfer import TransferService
 from orlop.containerd.services.version import VersionService
-from orlop.containerd.sockets import listen, remove_stale, unlink
+from orlop.containerd.sockets import listen, unlink
 from orlop.containerd.storage import Settings, Storage, open_storage
 from orlop.errdefs import FailedPreconditionError
-from orlop.rpc.grpc import ErrorInterceptor, by_generic_handlers
+from orlop.rpc.grpc_server.server import Server
 from orlop.rpc.ttrpc.aio import Server as TtrpcServer
 
 if TYPE_CHECKING:
@@ -116,7 +114,7 @@ class Daemon:
             services = self._services(exchange, storage, containers, manager, sandboxes)
             server = self._grpc_server(services, storage, metrics)
             endpoints = await self._observe(metrics, exchange, manager)
-            await server.start()
+            await server.listen(listen(config.address))
             self._set_socket_mode()
             notify("READY=1")
             log.info("containerd successfully booted")
@@ -203,28 +201,13 @@ class Daemon:
             config.address, config.ttrpc, config.socket_dir, self._version, config.level, config.shim_env
         )
 
-    def _grpc_server(self, services: Services, storage: Storage, metrics: Metrics | None) -> grpc.aio.Server:
+    def _grpc_server(self, services: Services, storage: Storage, metrics: Metrics | None) -> Server:
         config = self._config
-        counting = [metrics.calls] if metrics is not None else []
-        server = grpc.aio.server(
-            interceptors=[*counting, ErrorInterceptor(_report)],
-            options=[
-                ("grpc.max_receive_message_length", config.max_receive),
-                ("grpc.max_send_message_length", config.max_send),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        handlers = by_generic_handlers(server)
-        register(handlers, services)
+        observe = metrics.calls.begin if metrics is not None else None
+        server = Server(_report, observe, config.max_receive, config.max_send)
+        register(server, services)
         for add, servicer in storage.services():
-            add(servicer, handlers)
-        remove_stale(config.address)
-        # gRPC binds by itself: with this mask nobody else can connect before the owner and the mode are set.
-        mask = os.umask(0o177)
-        try:
-            server.add_insecure_port("unix:" + config.address)
-        finally:
-            os.umask(mask)
+            add(servicer, server)
         return server
 
     def _set_socket_mode(self) -> None:

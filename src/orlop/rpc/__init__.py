@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remote calls between the layers: ttrpc, gRPC helpers, error translation, the stdcopy framing."""
+"""Remote calls between the layers: ttrpc, gRPC, error translation, the stdcopy framing."""

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
 from prometheus_client import Counter, Histogram
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from prometheus_client import CollectorRegistry
+
+    from orlop.rpc.grpc_server.call import Method
 
 _LABELS = ["grpc_type", "grpc_service", "grpc_method"]
 _TYPES = {
@@ -21,108 +22,85 @@ _TYPES = {
     (True, False): "client_stream",
     (True, True): "bidi_stream",
 }
-_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-_GO_NAMES = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
+# As Go spells them, by number.
+_CODES = (
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+)
 
 
-class CallMetrics(grpc.aio.ServerInterceptor):
+class CallMetrics:
     """Counts calls, their messages and how they ended; `histogram` also how long they took."""
 
     def __init__(self, registry: CollectorRegistry, *, histogram: bool) -> None:
-        self._started = Counter("grpc_server_started", "RPCs started on the server", _LABELS, registry=registry)
-        self._handled = Counter(
+        self.started = Counter("grpc_server_started", "RPCs started on the server", _LABELS, registry=registry)
+        self.handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, however they ended",
             [*_LABELS, "grpc_code"],
             registry=registry,
         )
-        self._received = Counter(
+        self.received = Counter(
             "grpc_server_msg_received", "stream messages received by the server", _LABELS, registry=registry
         )
-        self._sent = Counter(
+        self.messages = Counter(
             "grpc_server_msg_sent", "stream messages sent by the server", _LABELS, registry=registry
         )
-        self._seconds = (
+        self.seconds = (
             Histogram("grpc_server_handling_seconds", "duration of RPCs", _LABELS, registry=registry)
             if histogram
             else None
         )
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wrap the handler of one call (grpc.aio calls this)."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        service, _, method = handler_call_details.method.strip("/").rpartition("/")
-        labels = (_TYPES[handler.request_streaming, handler.response_streaming], service, method)
-        inner = handler.stream_stream or handler.unary_stream or handler.stream_unary or handler.unary_unary
-        if handler.response_streaming:
-            behaviour: Any = self._streaming(labels, inner, requests=handler.request_streaming)
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-        else:
-            behaviour = self._unary(labels, inner, requests=handler.request_streaming)
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    def begin(self, method: Method) -> CountedCall:
+        """A call begins."""
+        return CountedCall(self, method)
 
-    def _unary(self, labels: tuple[str, str, str], inner: Any, *, requests: bool) -> Any:
-        async def unary(request: Any, context: Any) -> Any:
-            began = self._begin(labels)
-            if requests:
-                request = self._counted(labels, request)
-            else:
-                self._received.labels(*labels).inc()
-            try:
-                answer = await inner(request, context)
-                self._sent.labels(*labels).inc()
-                return answer
-            finally:
-                self._end(labels, context, began)
 
-        return unary
+class CountedCall:
+    """One call; an `orlop.rpc.grpc_server.server.Observed`."""
 
-    def _streaming(self, labels: tuple[str, str, str], inner: Any, *, requests: bool) -> Any:
-        async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
-            began = self._begin(labels)
-            if requests:
-                request = self._counted(labels, request)
-            else:
-                self._received.labels(*labels).inc()
-            try:
-                async for answer in inner(request, context):
-                    self._sent.labels(*labels).inc()
-                    yield answer
-            finally:
-                self._end(labels, context, began)
+    def __init__(self, metrics: CallMetrics, method: Method) -> None:
+        service, _, name = method.path.strip("/").rpartition("/")
+        self._metrics = metrics
+        self._labels = (_TYPES[method.many_requests, method.many_answers], service, name)
+        self._many_requests = method.many_requests
+        self._began = time.monotonic()
+        metrics.started.labels(*self._labels).inc()
 
-        return streaming
+    def requests(self, request: Any) -> Any:
+        """Count the message, or each one that is iterated."""
+        if self._many_requests:
+            return self._counted(request)
+        self._metrics.received.labels(*self._labels).inc()
+        return request
 
-    async def _counted(self, labels: tuple[str, str, str], requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    def sent(self) -> None:
+        """Count an answer."""
+        self._metrics.messages.labels(*self._labels).inc()
+
+    def ended(self, code: int) -> None:
+        """Count the end."""
+        self._metrics.handled.labels(*self._labels, _CODES[code]).inc()
+        if self._metrics.seconds is not None:
+            self._metrics.seconds.labels(*self._labels).observe(time.monotonic() - self._began)
+
+    async def _counted(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            self._received.labels(*labels).inc()
+            self._metrics.received.labels(*self._labels).inc()
             yield request
-
-    def _begin(self, labels: tuple[str, str, str]) -> float:
-        self._started.labels(*labels).inc()
-        return time.monotonic()
-
-    def _end(self, labels: tuple[str, str, str], context: Any, began: float) -> None:
-        self._handled.labels(*labels, _code_name(context)).inc()
-        if self._seconds is not None:
-            self._seconds.labels(*labels).observe(time.monotonic() - began)
-
-
-def _code_name(context: Any) -> str:
-    """The status of a call that is over, as Go spells it."""
-    if context.cancelled():
-        return "Canceled"
-    code = context.code() or 0
-    status = code if isinstance(code, grpc.StatusCode) else _BY_NUMBER[code]
-    return _GO_NAMES.get(status) or "".join(word.capitalize() for word in status.name.split("_"))

@@ -66,8 +66,8 @@ class Metrics:
         while True:
             events = exchange.subscribe(['topic=="/tasks/oom"', 'topic=="/tasks/delete"'])
             try:
-                async for envelope in events:
-                    self._count(envelope)
+                async for event in events:
+                    self._count(event.envelope)
             except ResourceExhaustedError:
                 continue  # too far behind: what was lost is lost
             except OrlopError:

@@ -23,6 +23,24 @@ if TYPE_CHECKING:
 BACKLOG = 8192  # events a subscriber may be behind
 
 
+class Published:
+    """An event on its way to its subscribers: what one of them has made of it serves the next."""
+
+    __slots__ = ("_encoded", "envelope", "lookup")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.lookup = _adaptor(envelope)
+        """For filters."""
+        self._encoded = b""
+
+    def encoded(self) -> bytes:
+        """The envelope as it goes over the wire."""
+        if not self._encoded:
+            self._encoded = self.envelope.SerializeToString()
+        return self._encoded
+
+
 class Subscription:
     """One subscriber's events, in the order of publication. Iterate it; `close` ends it."""
 
@@ -30,25 +48,25 @@ class Subscription:
         self._exchange = exchange
         self._accept = accept
         self._backlog = backlog
-        self._events: deque[Envelope] = deque()
-        self._wake = asyncio.Event()
+        self._events: deque[Published] = deque()
+        self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
 
-    def offer(self, envelope: Envelope) -> None:
+    def offer(self, event: Published) -> None:
         """Take an event that matches; a subscriber that is too far behind is cut off with an error."""
-        if self._error is not None or (self._accept is not None and not self._accept(_adaptor(envelope))):
+        if self._error is not None or (self._accept is not None and not self._accept(event.lookup)):
             return
         if len(self._events) >= self._backlog:
             self._events.clear()
             self.end(ResourceExhaustedError(f"subscriber is more than {self._backlog} events behind"))
             return
-        self._events.append(envelope)
-        self._wake.set()
+        self._events.append(event)
+        self._wake()
 
     def end(self, error: Exception) -> None:
         """Make the iteration raise `error` once the events that are waiting are taken."""
         self._error = error
-        self._wake.set()
+        self._wake()
 
     def close(self) -> None:
         """Receive no more events."""
@@ -57,13 +75,17 @@ class Subscription:
     def __aiter__(self) -> Subscription:
         return self
 
-    async def __anext__(self) -> Envelope:
+    async def __anext__(self) -> Published:
         while not self._events:
             if self._error is not None:
                 raise self._error
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         return self._events.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class Exchange:
@@ -116,8 +138,9 @@ class Exchange:
         self._subscriptions.clear()
 
     def _broadcast(self, envelope: Envelope) -> None:
+        event = Published(envelope)
         for subscription in self._subscriptions:
-            subscription.offer(envelope)
+            subscription.offer(event)
 
 
 def validate_topic(topic: str) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import ServiceDescriptor
 
-    from orlop.api.types_pb2 import Envelope
     from orlop.containerd.plugins.exchange import Exchange
     from orlop.rpc.ttrpc.aio import Handler
 
@@ -39,13 +38,16 @@ class EventsService(EventsServicer):
         self._exchange.forward(request.envelope)
         return Empty()
 
-    async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncIterator[Envelope]:
-        """Every event from now on that matches. The headers tell the client that it is subscribed."""
+    async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncIterator[bytes]:  # type: ignore[override]
+        """Every event from now on that matches. The headers tell the client that it is subscribed.
+
+        What it yields is encoded already: once for all subscribers.
+        """
         subscription = self._exchange.subscribe(request.filters)
         try:
             await context.send_initial_metadata(())
-            async for envelope in subscription:
-                yield envelope
+            async for event in subscription:
+                yield event.encoded()
         finally:
             subscription.close()
 
