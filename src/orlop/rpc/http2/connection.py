@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol, Generic[H]):
         self._leaving = False
         self._block: tuple[int, int, bytes] | None = None  # stream, flags and bytes of a block that goes on
         self._out: list[bytes] = []
+        self._size = 0  # bytes of it
         self._flushing = self._lingering = False  # whether `flush`, `_flush_late` will be called
         self._paused = False
         self._controls = 0  # since the peer last read what was written
@@ -115,15 +116,19 @@ class Connection(asyncio.Protocol, Generic[H]):
     # What streams and the server call.
 
     def write(self, data: bytes) -> None:
-        """Send at the end of this turn of the event loop."""
-        if not self._flushing:
+        """Send at the end of this turn of the event loop, or when much is to be sent."""
+        self._out.append(data)
+        self._size += len(data)
+        if self._size > _WRITE_BUFFER:
+            self.flush()  # and learn whether the peer reads
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
-        self._out.append(data)
 
     def flush(self) -> None:
         """Send now."""
         self._flushing = False
+        self._size = 0
         if self._out and self._transport is not None:
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
