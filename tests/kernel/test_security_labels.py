@@ -25,7 +25,7 @@ def attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     def write(procfs: int, path: str, value: str) -> None:
         name = path.removeprefix(f"{os.getpid()}/attr/")
-        if name not in written:
+        if name not in written or value.endswith("unknown"):
             raise FileNotFoundError(2, "No such file or directory", path)
         written[name].append(value)
 
@@ -34,6 +34,10 @@ def attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     def make(*names: str) -> dict[str, list[str]]:
         written.update({name: [] for name in names})
+        for name in names:
+            file = tmp_path / str(os.getpid()) / "attr" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
         return written
 
     return make
@@ -67,13 +71,26 @@ def test_nothing_is_written_without_labels(attributes) -> None:
     assert written == {}
 
 
-@pytest.mark.parametrize("process", [_process("docker-default"), _process("", LABEL)])
-def test_a_kernel_without_is_an_error(attributes, process: Process) -> None:
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (
+            _process("docker-default"),
+            'process.apparmorProfile: unable to apply "docker-default": .*attr/exec: no such',
+        ),
+        (_process("", LABEL), "process.selinuxLabel: unable to apply .*attr/exec: no such file"),
+    ],
+)
+def test_a_kernel_without_is_an_error(attributes, process: Process, words: str) -> None:
     attributes()
-    with pytest.raises(
-        InvalidArgumentError, match=r"unable to apply the security label: .*attr/exec: no such file"
-    ):
+    with pytest.raises(InvalidArgumentError, match=words):
         security_label.set_security_label(process)
+
+
+def test_a_profile_that_is_not_loaded(attributes) -> None:
+    attributes("apparmor/exec", "exec")
+    with pytest.raises(InvalidArgumentError, match='"unknown": no such profile is loaded'):
+        security_label.set_security_label(_process("unknown"))
 
 
 def test_the_keyring_has_the_label_and_later_keys_the_policys(attributes, monkeypatch) -> None:

@@ -63,7 +63,8 @@ if [ $MODE = hybrid ]; then
 else
     mount -t cgroup2 cgroup2 $R/sys/fs/cgroup
 fi
-mkdir -p $R/run/systemd/system
+mkdir -p $R/run/systemd/system $R/run/systemd/system.conf.d
+printf '[Manager]\nDefaultTimeoutStartSec=%s\n' $PATIENCE > $R/run/systemd/system.conf.d/test.conf
 # A target of our own, so that nothing starts that is enabled on this machine.
 cat > $R/run/systemd/system/orlop-test.target <<EOF
 [Unit]
@@ -194,7 +195,8 @@ class Systemd:
                 ["unshare", "-m", "-p", "-u", "-i", "-n", "-f", "sh", "-ec",
                  enter + 'exec unshare -C sh -c "$0" sh "$@"', SCRIPT, self.work, self.mode],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-                env=os.environ | {"V1": " ".join(_present()), "CHECKOUT": str(_CHECKOUT)},
+                env=os.environ
+                | {"V1": " ".join(_present()), "CHECKOUT": str(_CHECKOUT), "PATIENCE": str(int(90 * PACE))},
             )  # fmt: skip
 
     def _await_child(self) -> int:

@@ -33,7 +33,7 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
     """What the endpoints of containers call."""
     registry, client = base.registry, base.client
     logs = Logs(registry, base.paths, base.watcher, base.kept_logs)
-    inspect = Inspect(registry, client, base.paths)
+    inspect = Inspect(registry, client, base.paths, base.host)
     images = services.images.store
     return ContainerUseCases(
         create=Create(

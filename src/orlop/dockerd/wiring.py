@@ -67,6 +67,7 @@ from orlop.dockerd.plugins.discovery import RUNTIME_DIRECTORY, SPEC_DIRECTORIES,
 from orlop.dockerd.reconcile import Reconcile
 from orlop.dockerd.reload import Reload
 from orlop.dockerd.spec import Host
+from orlop.dockerd.spec.apparmor import provide_default_profile
 from orlop.dockerd.store import Store
 from orlop.dockerd.system import System
 from orlop.dockerd.use_cases import archive_use_cases, container_use_cases
@@ -135,6 +136,7 @@ def _base(config: Config) -> Base:
     database = Store(connection)
     registry = Registry(database, events)
     registry.load()
+    provide_default_profile()
     host = Host.probe()
     if config.ip_forward:  # the networks turn it on before the first container
         host = msgspec.structs.replace(host, ipv4_forwarding=True)

@@ -8,35 +8,40 @@ from orlop.libcontainer.errors import explain
 from orlop.libcontainer.procfs import open_procfs, write_proc
 from orlop.oci.runtime import Process
 
+_OWN = "apparmor/exec"
+
 
 def set_security_label(process: Process) -> None:
     """The AppArmor profile and SELinux label that apply from the exec on. Raises InvalidArgumentError."""
-    attributes: list[tuple[str, str]] = []
     if process.apparmor_profile:
-        attributes.append(("apparmor/exec", f"exec {process.apparmor_profile}"))
+        _write("process.apparmorProfile", _OWN, process.apparmor_profile, "exec ")
     if process.selinux_label:
-        attributes.append(("exec", process.selinux_label))
-    if attributes:
-        _write(attributes)
+        _write("process.selinuxLabel", "exec", process.selinux_label)
 
 
 def set_key_label(label: str) -> None:
     """The SELinux label of the keyrings that this process makes from now on; "" is the policy's choice."""
-    _write([("keycreate", label)])
+    _write("process.selinuxLabel", "keycreate", label)
 
 
-def _write(attributes: list[tuple[str, str]]) -> None:
+def _write(what: str, name: str, label: str, verb: str = "") -> None:
     procfs = open_procfs()
     try:
-        for name, value in attributes:
-            try:
-                write_proc(procfs, f"{os.getpid()}/attr/{name}", value)
-            except FileNotFoundError:
-                if not name.startswith("apparmor/"):
-                    raise
-                # Before Linux 5.8 all security modules shared one file.
-                write_proc(procfs, f"{os.getpid()}/attr/{name.removeprefix('apparmor/')}", value)
+        if name == _OWN and not _has_own_directory(procfs):
+            name = "exec"  # before Linux 5.8 all security modules shared one file
+        write_proc(procfs, f"{os.getpid()}/attr/{name}", verb + label)
     except (OSError, OrlopError) as error:
-        raise InvalidArgumentError(f"unable to apply the security label: {explain(error)}") from error
+        # AppArmor's answer to a name that it does not know.
+        unknown = name == _OWN and isinstance(error, FileNotFoundError)
+        reason = "no such profile is loaded" if unknown else explain(error)
+        raise InvalidArgumentError(f'{what}: unable to apply "{label}": {reason}') from error
     finally:
         os.close(procfs)
+
+
+def _has_own_directory(procfs: int) -> bool:
+    try:
+        os.stat(f"{os.getpid()}/attr/{_OWN}", dir_fd=procfs)
+    except FileNotFoundError:
+        return False
+    return True

@@ -10,9 +10,11 @@ from orlop.containerd.client import Client
 from orlop.dockerd import timestamps
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.escape import parse_keys
-from orlop.dockerd.containers.model import ExecRecord, Health, State
+from orlop.dockerd.containers.model import ContainerRecord, ExecRecord, Health, State
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.spec.host import Host
+from orlop.dockerd.spec.security import apparmor_profile, security_options
 from orlop.engine.types import HostConfig
 from orlop.errdefs import NotFoundError
 
@@ -24,10 +26,11 @@ _OF_WINDOWS = {"CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBan
 class Inspect:
     """The use case."""
 
-    def __init__(self, registry: Registry, client: Client, paths: Paths) -> None:
+    def __init__(self, registry: Registry, client: Client, paths: Paths, host: Host) -> None:
         self._registry = registry
         self._client = client
         self._paths = paths
+        self._host = host
 
     async def __call__(self, reference: str, *, size: bool = False) -> View:
         """GET /containers/{id}/json as of the latest API version. Raises NotFoundError."""
@@ -50,7 +53,7 @@ class Inspect:
             "Platform": record.platform,
             "MountLabel": "",
             "ProcessLabel": "",
-            "AppArmorProfile": "",
+            "AppArmorProfile": self._apparmor(record),
             "ExecIDs": [id_ for id_, extra in container.execs.items() if extra.record.running] or None,
             "HostConfig": host_config_view(record.host_config),
             "Storage": {"RootFS": {"Snapshot": {"Name": record.snapshotter}}},
@@ -63,6 +66,13 @@ class Inspect:
         if size:
             shown["SizeRw"], shown["SizeRootFs"] = await self.sizes(container)
         return shown
+
+    def _apparmor(self, record: ContainerRecord) -> str:
+        """As with Docker: before the first start only what was asked for."""
+        options = security_options(record.host_config)
+        if not record.state.started_at:
+            return options.apparmor
+        return apparmor_profile(options, record.host_config.privileged, self._host)
 
     async def sizes(self, container: Container) -> tuple[int, int]:
         """Bytes that the container has written, and these plus its image's."""

@@ -5,6 +5,7 @@ import os
 
 import msgspec
 
+from orlop.dockerd.spec import apparmor
 from orlop.oci.defaults import ALL_CAPABILITIES
 from orlop.unix.tables import rows
 
@@ -76,9 +77,10 @@ class Host(msgspec.Struct, kw_only=True, frozen=True):
             "ipv4_forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
             "throttled_cpus": _throttled_cpus(),
         }
-        profiles = _read("/sys/kernel/security/apparmor/profiles")
-        facts["apparmor"] = os.path.exists("/sys/kernel/security/apparmor/profiles")
-        facts["apparmor_default"] = "docker-default" if "docker-default " in profiles else ""
+        facts["apparmor"] = os.path.exists(apparmor.PROFILES)
+        facts["apparmor_default"] = (
+            apparmor.DEFAULT_PROFILE if apparmor.is_loaded(apparmor.DEFAULT_PROFILE) else ""
+        )
         unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
         return cls(cgroup_v2=unified, **facts, **(_facts_v2() if unified else _facts_v1()))  # type: ignore[arg-type]
 
