@@ -102,8 +102,6 @@ def test_a_parent_that_is_no_slice_is_refused(machine: Machine, parent: str) -> 
 
 
 def test_memory_runs_out_in_a_scope(machine: Machine) -> None:
-    if machine.systemd.mode == "hybrid":
-        pytest.skip("on version 1 systemd may remove an empty scope's count of kills before the shim reads it")
     if not has_memory(machine):
         pytest.skip("no memory controller in this mode")
     eat = "dd if=/dev/zero of=/dev/shm/x bs=1M count=48"

@@ -78,12 +78,13 @@ def load_manager(paths: dict[str, str], systemd: bool = False) -> Manager:
     return ManagerV1(paths)
 
 
-def drain_oom(fd: int) -> None:
-    """Read away the events of `Manager.oom_fd()`, of either version."""
+def drain_oom(fd: int) -> int:
+    """Read away the events of `Manager.oom_fd()`; how many, on version 1, where the group's removal is one too."""
     try:
-        os.read(fd, 65536)
+        read = os.read(fd, 65536)
     except BlockingIOError:
-        return
+        return 0
+    return int.from_bytes(read, sys.byteorder) if len(read) == 8 else 0
 
 
 def preload() -> None:

@@ -48,6 +48,10 @@ def join_group(path: str) -> None:
         groups.close()
 
 
+_REMOVAL_PATIENCE = 500
+"""Milliseconds in which the kernel tells of a group's removal; it waits for its readers before."""
+
+
 class OOMWatch:
     """Calls back when the kernel has killed a process of the container for memory."""
 
@@ -56,22 +60,42 @@ class OOMWatch:
         self._groups = groups
         self._callback = callback
         self._kills = groups.oom_kills()
+        self._events = 0  # of version 1, since a kill has been told
         self._fd = groups.oom_fd()
         loop.add(self._fd, select.EPOLLIN, self._ready)
 
     def _ready(self, _events: int) -> None:
-        cgroups.drain_oom(self._fd)
-        self.check()
+        self._look()
 
     def check(self) -> None:
-        """Compare the count now: the event may come later than the exit of the process."""
+        """A process has ended: the count of kills may have grown before the event, or be gone with the group."""
+        if not self._look() and self._killed_before_removal():
+            self._callback()
+
+    def _look(self) -> bool:
+        """Call back if the count has grown; whether there still is one."""
+        self._events += cgroups.drain_oom(self._fd)
         try:
             kills = self._groups.oom_kills()
         except (OSError, OrlopError):
-            return  # the group is gone, and nothing dies in it any more
+            return False
         if kills > self._kills:
-            self._kills = kills
+            self._kills, self._events = kills, 0
             self._callback()
+        return True
+
+    def _killed_before_removal(self) -> bool:
+        """systemd removes an empty scope's group at once, which on version 1 is an event as well, a little later.
+
+        One event before the end of a process is thus either; a second one makes sure.
+        """
+        if self._events == 1:
+            waiting = select.poll()
+            waiting.register(self._fd, select.POLLIN)
+            if waiting.poll(_REMOVAL_PATIENCE):
+                self._events += cgroups.drain_oom(self._fd)
+        events, self._events = self._events, 0
+        return events > 1
 
     def close(self) -> None:
         """Stop watching."""

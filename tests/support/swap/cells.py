@@ -55,8 +55,9 @@ def _dockerd(containerd: str, *flags: str, client: str = DOCKER) -> Callable[[],
     return build
 
 
-def _podman() -> Engine:
-    service = Podman(ORLOP_RUNC)
+def podman(runtime: str = ORLOP_RUNC) -> Engine:
+    """podman's service with conmon and this runtime below it."""
+    service = Podman(runtime)
     engine = DockerLike(service.client, service, service.flags)
     # Debian's conmon does not see it with control groups of version 1, over runc neither.
     engine.tells_oom = cgroups.mode() == "v2"
@@ -99,7 +100,7 @@ CELLS = [
         "docker, dockerd, containerd, shim-runc-v2 / orlop-runc",
         _dockerd("original", "--add-runtime", f"under={ORLOP_RUNC}", "--default-runtime", "under"),
     ),
-    Cell("10", "podman, conmon / orlop-runc", _podman),
+    Cell("10", "podman, conmon / orlop-runc", podman),
     Cell("11-docker", "docker / orlopd, orlop-containerd, shim-orlop-v2", _orlopd("orlop", "orlop")),
     Cell("11-orlop", "orlop / dockerd, containerd, shim-runc-v2, runc", _dockerd("original", client=ORLOP)),
 ]
