@@ -22,6 +22,11 @@ _SCRIPT = """\
 # Written by orlop.launchers.
 import sys
 
+# The package is found without a look into any other directory, and shadows nothing.
+sys.path.insert(0, {home!r})
+import orlop
+
+sys.path[:1] = []
 sys.path += {path!r}
 from {module} import {function}
 
@@ -53,7 +58,8 @@ def search_path(python: str) -> list[str]:
 
 def script(python: str, path: list[str], entry: EntryPoint) -> str:
     """The text of a command."""
-    return _SCRIPT.format(python=python, path=path, module=entry.module, function=entry.attr)
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return _SCRIPT.format(python=python, home=home, path=path, module=entry.module, function=entry.attr)
 
 
 def write(command: str, text: str) -> None:

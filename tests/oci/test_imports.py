@@ -121,7 +121,7 @@ main()
 def test_stand_ins_give_way_to_the_real_modules(use: str) -> None:
     script = (
         f"import sys; sys.path += {search_path(sys.executable)!r}; from orlop.runc import standins; "
-        f"standins.install(); from orlop.oci.runtime import decode_spec; {use}"
+        f"standins.install(for_msgspec=True); from orlop.oci.runtime import decode_spec; {use}"
     )
     done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,7 +20,7 @@ _EVERY_ID = ["0", "0", "4294967295"]
 def in_user_namespace() -> bool:
     """Whether this process lives in a user namespace other than the first."""
     try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", encoding="utf-8") as file:
             return file.read().split() != _EVERY_ID
     except FileNotFoundError:
         return False  # a kernel without user namespaces

@@ -174,9 +174,9 @@ def _make(path: str, mountpoint: str) -> bool:
 
 def _enable_controllers(path: str, mountpoint: str) -> None:
     """Switch on, in the groups above one, what the root offers and the group still lacks."""
-    with open(f"{mountpoint}/cgroup.controllers", encoding="ascii") as file:
+    with open(f"{mountpoint}/cgroup.controllers", encoding="utf-8") as file:
         offered = file.read().split()
-    with open(f"{path}/cgroup.controllers", encoding="ascii") as file:
+    with open(f"{path}/cgroup.controllers", encoding="utf-8") as file:
         missing = set(offered) - set(file.read().split())
     if not missing:
         return

@@ -31,7 +31,6 @@ from orlop.libcontainer.scheduling import apply_scheduling
 from orlop.libcontainer.security_label import set_key_label, set_security_label
 from orlop.libcontainer.state import State, hook_state
 from orlop.libcontainer.sync import CONSOLE, ERROR, HOOKS, READY, WARNING, Channel
-from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.oci.runtime import Hooks, TimeOffset
 from orlop.unix import process as proc
 
@@ -118,6 +117,8 @@ def _set_up(plan: InitPlan, channel: Channel) -> str:
     slave = _open_console(plan, rootfs, channel)
     _enter_rootfs(rootfs)
     if slave >= 0:
+        from orlop.libcontainer.terminal import take_terminal
+
         take_terminal(slave)
         os.close(slave)
     else:
@@ -162,6 +163,8 @@ def _open_console(plan: InitPlan, rootfs: Rootfs, channel: Channel) -> int:
     process = plan.program.process
     if not process.terminal:
         return -1
+    from orlop.libcontainer.terminal import open_terminal  # `prepare_program` has loaded it
+
     master, slave = open_terminal(rootfs.fd, process.console_size)
     mount_console(rootfs.fd, slave)
     channel.send(CONSOLE, fd=master)

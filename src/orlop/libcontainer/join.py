@@ -19,7 +19,6 @@ from orlop.libcontainer.program import (
 from orlop.libcontainer.scheduling import apply_scheduling
 from orlop.libcontainer.security_label import set_security_label
 from orlop.libcontainer.sync import CONSOLE, READY, Channel
-from orlop.libcontainer.terminal import open_terminal, take_terminal
 from orlop.unix import process as proc
 
 
@@ -72,6 +71,8 @@ def _set_up(plan: JoinPlan, channel: Channel) -> str:
     if plan.keyring:
         join_keyring(plan.keyring, channel, process.selinux_label, restrict=False, in_user_namespace=False)
     if process.terminal:
+        from orlop.libcontainer.terminal import open_terminal, take_terminal  # `prepare_program` has loaded it
+
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         master, slave = open_terminal(root, process.console_size)
         os.close(root)

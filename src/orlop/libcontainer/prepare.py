@@ -4,7 +4,7 @@
 import os
 
 from orlop.errdefs import InvalidArgumentError
-from orlop.libcontainer import seccomp, trampoline
+from orlop.libcontainer import trampoline
 from orlop.libcontainer.capabilities import CapabilitySets
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.journal import warn
@@ -46,9 +46,13 @@ def prepare_program(
     capabilities = CapabilitySets(process.capabilities)
     if capabilities.unknown:
         warn(f"unknown capabilities: {' '.join(sorted(capabilities.unknown))}")
+    if process.terminal:
+        __import__("orlop.libcontainer.terminal")  # the child, which needs it, cannot import any more
     profile = linux.seccomp
     filter_ = None
     if profile is not None:
+        from orlop.libcontainer import seccomp
+
         filter_ = Filter(seccomp.compile(profile), seccomp.filter_flags(profile))
     return Program(
         process=process,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `orlop-runc` starts with: the byte code of its commands in two files, one for those that import little."""
 
+import gc
 import os
 import sys
 
@@ -18,6 +19,8 @@ def main() -> None:
     """Run the command line in sys.argv, and end the process with its exit code."""
     name = next((_BUNDLES[word] for word in sys.argv[1:] if word in _BUNDLES), None)
     bundle = Bundle(name) if name else None
+    if bundle is not None:
+        gc.disable()  # these are over before it would pay; who stays in the foreground enables it again
     from orlop.runc.main import main as run
 
     status = run()

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Staying with a process in the foreground: signals forwarded, terminal carried, exit code returned."""
 
-import fcntl
+import gc
 import os
 import select
 import signal
-import struct
-import termios
-import tty
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from orlop.unix.events import read_signals, signalfd
 from orlop.unix.process import PR_SET_CHILD_SUBREAPER, prctl
+
+if TYPE_CHECKING:
+    from orlop.runc.carried_terminal import Terminal
 
 # Not forwarded: what the kernel keeps, what faults raise, and what is handled here.
 _NOT_FORWARDED = frozenset(
@@ -21,7 +22,6 @@ _NOT_FORWARDED = frozenset(
         signal.SIGSYS, signal.SIGXFSZ, signal.SIGTTIN, signal.SIGTTOU,
     )
 )  # fmt: skip
-_CHUNK = 65536
 
 
 class Foreground:
@@ -35,15 +35,18 @@ class Foreground:
 
     def wait(self, pid: int, console: int | None, forward: Callable[[int], None]) -> int:
         """Attend to `pid` until it ends; its exit code, or 128 plus the signal that ended it."""
+        gc.enable()  # it may take days
         if console is None:
             return self._wait(pid, forward, None)
-        terminal = _Terminal(console)
+        from orlop.runc.carried_terminal import Terminal
+
+        terminal = Terminal(console)
         try:
             return self._wait(pid, forward, terminal)
         finally:
             terminal.close()
 
-    def _wait(self, pid: int, forward: Callable[[int], None], terminal: "_Terminal | None") -> int:
+    def _wait(self, pid: int, forward: Callable[[int], None], terminal: "Terminal | None") -> int:
         poller = select.poll()
         poller.register(self._signals, select.POLLIN)
         status = _collect(pid)  # it may have ended before the signals were looked at
@@ -81,83 +84,3 @@ def _collect(wanted: int) -> int | None:
         if pid == wanted:
             code = os.waitstatus_to_exitcode(status)
             found = code if code >= 0 else 128 - code
-
-
-class _Terminal:
-    """Carries bytes between the caller's terminal and the container's."""
-
-    def __init__(self, console: int) -> None:
-        self._console = console
-        self._stdin_open = True
-        self._console_open = True
-        self._saved: list[object] | None = None
-        self._pending = bytearray()
-        os.set_blocking(console, False)
-        if os.isatty(0):
-            self._saved = termios.tcgetattr(0)
-            tty.setraw(0, termios.TCSANOW)  # what has been typed already is for the container
-        self.resize()
-
-    def resize(self) -> None:
-        """Give the container's terminal the size of ours."""
-        if os.isatty(0):
-            size = fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-            fcntl.ioctl(self._console, termios.TIOCSWINSZ, size)
-
-    def register(self, poller: "select.poll") -> None:
-        """Say what is waited for now."""
-        if self._stdin_open and len(self._pending) < _CHUNK:
-            poller.register(0, select.POLLIN)
-        if self._console_open:
-            poller.register(self._console, select.POLLIN | (select.POLLOUT if self._pending else 0))
-
-    def handle(self, fd: int, events: int, poller: "select.poll") -> None:
-        """Move what can be moved."""
-        if fd == 0:
-            chunk = os.read(0, _CHUNK)
-            if not chunk:
-                self._stdin_open = False
-                self._pending += b"\x04"  # the end of input, as a terminal says it
-            self._pending += chunk
-            poller.unregister(0)
-        else:
-            if events & (select.POLLIN | select.POLLHUP):
-                self._read()
-            if events & select.POLLOUT and self._pending:
-                self._write()
-            if not self._console_open:
-                poller.unregister(fd)
-
-    def drain(self) -> None:
-        """What the ended process has left in the terminal."""
-        while self._console_open and self._read():
-            pass
-
-    def _read(self) -> bool:
-        try:
-            chunk = os.read(self._console, _CHUNK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            # EIO: every process has closed the terminal.
-            chunk = b""
-        if not chunk:
-            self._console_open = False
-            return False
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(1, view) :]
-        return True
-
-    def _write(self) -> None:
-        try:
-            written = os.write(self._console, self._pending)
-        except BlockingIOError:
-            return
-        del self._pending[:written]
-
-    def close(self) -> None:
-        """Give the caller's terminal back as it was."""
-        if self._saved is not None:
-            termios.tcsetattr(0, termios.TCSAFLUSH, self._saved)  # type: ignore[arg-type]
-        os.close(self._console)

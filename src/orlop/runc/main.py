@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         log.error(str(error))
         return 1
     module = COMMANDS[call.command][0]
-    standins.install()
+    standins.install(for_msgspec=module != "lifecycle")
     try:
         # The one dynamic import: a command loads what it needs and nothing else.
         __import__(f"orlop.runc.{module}")
@@ -128,7 +128,7 @@ def default_root() -> str:
 def _of_a_user() -> bool:
     if os.geteuid() != 0:
         return True
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", encoding="utf-8") as file:
         in_user_namespace = file.read().split() != ["0", "0", "4294967295"]
     return in_user_namespace and os.environ.get("USER") != "root"
 

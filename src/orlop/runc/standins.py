@@ -59,40 +59,44 @@ _MSGSPEC = ("inspect", "msgpack", "structs", "toml", "yaml")
 _placed: dict[str, ModuleType] = {}
 
 
-def install() -> None:
-    """Put the stand-ins where nothing has been imported yet.
+def install(*, for_msgspec: bool) -> None:
+    """Put the stand-ins where nothing has been imported yet, those that msgspec asks for only `for_msgspec`.
 
     Those of the modules that decide what an annotation means are for CPython 3.11, whose workings they have been
     made for.
     """
-    sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]  # msgspec prefers it, both serve
-    _put("uuid", UUID=_type("UUID"), SafeUUID=_type("SafeUUID", unknown=None))
-    _put("decimal", Decimal=_type("Decimal"))
-    _put("textwrap")
-    if sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11):
-        return
+    known = sys.implementation.name == "cpython" and sys.version_info[:2] == (3, 11)
+    if known:
+        _stand_in_for_the_common()
+    if for_msgspec:
+        sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]  # it is preferred, both serve
+        _put("uuid", UUID=_type("UUID"), SafeUUID=_type("SafeUUID", unknown=None))
+        _put("decimal", Decimal=_type("Decimal"))
+        _put("textwrap")
+        if known:
+            _stand_in_for_what_annotations_mean()
+
+
+def _stand_in_for_the_common() -> None:
     import _collections_abc
-    import _datetime  # type: ignore[import-not-found]
     import _signal  # type: ignore[import-not-found]
 
     _place("collections.abc", _collections_abc)
-    _place("datetime", _datetime)
     _put("collections", abc=_collections_abc)
     _put("signal", **{name: value for name, value in vars(_signal).items() if not name.startswith("__")})
+    _put("types", GenericAlias=type(list[int]), MappingProxyType=type(type.__dict__), UnionType=type(int | str))
+    _put("typing", TYPE_CHECKING=False, TypeVar=_TypeVar)
+
+
+def _stand_in_for_what_annotations_mean() -> None:
+    import _datetime  # type: ignore[import-not-found]
+
+    _place("datetime", _datetime)
     _put("re", compile=_compile)
     _put("enum", EnumMeta=_type("EnumMeta"))
-    _put(
-        "types",
-        GenericAlias=type(list[int]),
-        MappingProxyType=type(type.__dict__),
-        UnionType=type(int | str),
-    )
-    _put(
-        "typing",
-        **{name: _type(name) for name in _TYPING},
+    sys.modules["typing"].__dict__.update(
+        {name: _type(name) for name in _TYPING},
         ForwardRef=_ForwardRef,
-        TYPE_CHECKING=False,
-        TypeVar=_TypeVar,
         overload=_same,
         get_type_hints=_refuse,
         _eval_type=_evaluate,
