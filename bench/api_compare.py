@@ -133,10 +133,10 @@ def _logs(engines: list[Engine], options: argparse.Namespace) -> None:
     """A large log written by a container, read whole, and its tail."""
     lines = options.megabytes * 1024
     script = f"yes {_LOG_LINE} | head -n {lines}"
-    options = ("--name", "log", "-d", "--log-opt", "max-size=-1")
+    flags = ("--name", "log", "-d", "--log-opt", "max-size=100g")
 
     def write(engine: Engine) -> None:
-        docker(engine.host, "run", *options, "busybox", "sh", "-c", script)
+        docker(engine.host, "run", *flags, "busybox", "sh", "-c", script)
         _wait(engine)
 
     written = in_turn_once(engines, write)

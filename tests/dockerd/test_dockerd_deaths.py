@@ -133,6 +133,7 @@ class Dying:
                 stack.docker(kind, "rm", *flags, *names).ok()
         if "made" in stack.docker("images", "--format", "{{.Repository}}").ok():
             stack.docker("rmi", "made:1").ok()
+        stack.docker("image", "prune", "-f").ok()  # a second commit takes the name from the first, as in Docker
 
     def traces(self) -> dict[str, object]:
         """All that is there on the machine because of the stack."""

@@ -252,6 +252,35 @@ def test_times(text: str, moment: int) -> None:
         assert timestamps.parse(timestamps.rfc3339(moment)) == moment
 
 
+@pytest.mark.parametrize(
+    "end", ["Z", ".5Z", ".123456789Z", ".000000001Z", ".1234567891Z", "+01:00", ".25+01:00", ""]
+)
+def test_moments_of_logs(end: str) -> None:
+    text = f"2026-11-24T13:00:00{end}"
+    assert timestamps.parse_utc(text) == timestamps.parse_utc(text) == timestamps.parse(text)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["2026-11-24T13:00:00.Z", "2026-11-24T13:00:00.1x2Z", "2026-13-24T13:00:00.5Z", "x" * 20]
+)
+def test_moments_of_logs_that_are_none(wrong: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        timestamps.parse_utc(wrong)
+
+
+def test_a_log_with_lines_that_are_none() -> None:
+    def line(text: bytes, time: str = "2026-11-24T13:00:00.5Z") -> bytes:
+        return b'{"log":"%b\\n","stream":"stderr","time":"%b"}\n' % (text, time.encode())
+
+    good = [line(b"one"), line(b"two")]
+    bad = [b"\0\0\0\n", b"\n", b'{"log":"cut\n', line(b"x", "never"), b"[]\n"]
+    moment = timestamps.parse("2026-11-24T13:00:00.5Z")
+    expected = [("one\n", "stderr", moment), ("two\n", "stderr", moment)]
+    for broken in ([], *([each] for each in bad), bad):
+        data = b"".join([good[0], *broken, good[1]])
+        assert JSON.split(data + b'{"log":"on') == (expected, len(data))
+
+
 def test_times_as_text() -> None:
     assert timestamps.rfc3339(0) == "0001-01-01T00:00:00Z"
     assert timestamps.rfc3339(SECOND) == "1970-01-01T00:00:01Z"

@@ -82,6 +82,32 @@ def test_clients_need_a_certificate_of_the_authority(base: Path, certificates: P
         assert (seen.stdout, seen.stderr) == ("linux\n", "")
 
 
+def test_sockets_by_activation(base: Path, certificates: Path) -> None:
+    """Those of TCP are served with TLS, and without it not at all; the one of Unix beside them as ever."""
+    path = f"{base}/held.sock"
+    script = 'LISTEN_PID=$$ LISTEN_FDS=2; export LISTEN_PID LISTEN_FDS; exec "$@" 3<&"$0" 4<&$OTHER'
+    with socket.create_server(("127.0.0.1", PORT)) as held, socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        passed = [held.fileno(), other.fileno()]
+        start = ["env", f"OTHER={passed[1]}", "bash", "-c", script, str(passed[0])]
+        command = [*start, *PROGRAM, *flags(base, "-H", "fd://", "--tlsverify", *_tls(certificates))]
+        with running(base, command, pass_fds=passed):
+            assert _ping(_client(certificates, "client")) == b"OK"
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                _ping(_client(certificates))
+            assert get(path, "/_ping") == (200, b"OK")
+        refused = subprocess.run(
+            [*start, *PROGRAM, *flags(base, "-H", "fd://")],
+            pass_fds=passed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 1
+        assert f"tcp://127.0.0.1:{PORT}: without --tlsverify everybody" in refused.stderr
+
+
 @pytest.mark.long
 def test_tls_alone_and_no_tls_are_told_as_dangers(base: Path, certificates: Path) -> None:
     path = f"{base}/x.sock"

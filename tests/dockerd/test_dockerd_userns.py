@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.containerd import wait_until
+from support.pace import PACE
 from support.stack import DOCKER, Stack
 
 from orlop.dockerd import userns
@@ -99,15 +101,88 @@ def test_volumes_and_copies_have_the_containers_ids(stack: Stack) -> None:
     Path(stack.base, "in").write_text("in")
     stack.docker("cp", f"{stack.base}/in", "files:/in").ok()
     assert stack.docker("exec", "files", "stat", "-c", "%u:%g", "/in").ok() == "0:0\n"
-    assert "is in a user namespace" in stack.docker("commit", "files").err
     stack.docker("kill", "files").ok()
-    assert "files can be copied into it while it runs" in stack.docker("cp", f"{stack.base}/in", "files:/in").err
     command = [DOCKER, "export", "files"]
     exported = subprocess.run(command, env=stack.environment(), capture_output=True, check=True)
     owners = {member.name: member.uid for member in members(exported.stdout)}
     assert (owners["own"], owners["in"], owners["bin/busybox"]) == (5, 0, 0)
     stack.docker("rm", "-f", "files").ok()
     stack.docker("volume", "rm", "vol").ok()
+
+
+def test_copies_into_what_does_not_run(stack: Stack) -> None:
+    """What is written, what is copied up on the way, and mount points that are made: all are the container's."""
+    stack.docker("create", "--name", "still", "-v", "vol:/made/here", "busybox", "sleep", "60").ok()
+    Path(stack.base, "in").write_text("in")
+    stack.docker("cp", f"{stack.base}/in", "still:/etc/in").ok()
+    stack.docker("cp", f"{stack.base}/in", "still:/made/here/in").ok()
+    stack.docker("cp", "-a", f"{stack.base}/in", "still:/bin/in").ok()
+    stack.docker("start", "still").ok()
+    paths = ["/", "/etc", "/etc/in", "/etc/passwd", "/bin", "/bin/in", "/bin/busybox", "/made", "/made/here/in"]
+    owners = stack.docker("exec", "still", "stat", "-c", "%u:%g", *paths).ok().split()
+    assert owners == ["0:0"] * len(paths)
+    stack.docker("exec", "still", "sh", "-c", "echo more >> /etc/in; rm /made/here/in").ok()
+    stack.docker("stop", "-t", "0", "still").ok()
+    stack.docker("cp", f"{stack.base}/in", "still:/etc/again").ok()
+    stack.docker("cp", "still:/etc/in", f"{stack.base}/out").ok()
+    assert Path(stack.base, "out").read_text() == "inmore\n"
+    stack.docker("rm", "-fv", "still").ok()
+    stack.docker("create", "--name", "sealed", "--read-only", "busybox", "true").ok()
+    refused = stack.docker("cp", f"{stack.base}/in", "sealed:/etc/in")
+    assert "container rootfs is marked read-only" in refused.err
+    stack.docker("rm", "sealed").ok()
+    stack.docker("volume", "rm", "vol").ok()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_commit(stack: Stack, running: bool) -> None:
+    """The image has the container's ids: for a container with the host's, and for another one in a namespace."""
+    script = (
+        "mkdir -p /d/e; echo x > /d/f; chown 5:6 /d/f; chown -h 7:8 /d/e; ln -s f /d/l; rm /etc/group; sleep 60"
+    )
+    name = f"base-{running}".lower()
+    stack.docker("run", "-d", "--name", name, "busybox", "sh", "-c", script).ok()
+    wait_until(lambda: stack.docker("exec", name, "test", "!", "-e", "/etc/group").status == 0, 30 * PACE)
+    if not running:
+        stack.docker("kill", name).ok()
+    stack.docker("commit", name, f"made:{name}").ok()
+    look = ["stat", "-c", "%u:%g %F", "/d", "/d/e", "/d/f", "/d/l", "/etc", "/bin/busybox"]
+    expected = "0:0 directory|7:8 directory|5:6 regular file|0:0 symbolic link|0:0 directory|0:0 regular file"
+    for mode in ([], ["--userns", "host"]):
+        seen = stack.docker("run", "--rm", *mode, f"made:{name}", *look).ok()
+        assert seen.strip().replace("\n", "|") == expected
+        assert stack.docker("run", "--rm", *mode, f"made:{name}", "cat", "/etc/group").status == 1
+    stack.docker("rm", "-f", name).ok()
+    stack.docker("rmi", f"made:{name}").ok()
+
+
+def test_its_network_is_its_own(stack: Stack) -> None:
+    """What capabilities are worth in its network namespace, and that they are worth nothing in others."""
+    configure = "ip addr add 10.9.9.9/24 dev lo && ip -o addr show dev lo | grep -c 10.9.9.9"
+    stack.docker("network", "create", "wide").ok()
+    for mode in ("bridge", "none", "wide"):
+        capable = ["run", "--rm", "--cap-add", "NET_ADMIN", "--network", mode]
+        assert stack.docker(*capable, "busybox", "sh", "-c", configure).ok() == "1\n"
+        refused = stack.docker("run", "--rm", "--network", mode, "busybox", "sh", "-c", configure)
+        assert refused.status != 0 and "Operation not permitted" in refused.err
+    stack.docker("run", "-d", "--name", "one", "--network", "wide", "busybox", "sleep", "600").ok()
+    stack.docker("network", "connect", "bridge", "one").ok()
+    shared = ["run", "--rm", "--network", "container:one"]
+    assert stack.docker(*shared, "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", configure).ok() == "1\n"
+    assert (
+        " 0% packet loss" in stack.docker("run", "--rm", "--network", "wide", "busybox", "ping", "-c1", "one").ok()
+    )
+    forwarding = "/proc/sys/net/ipv4/ip_forward"
+    assert (
+        stack.docker("run", "--rm", "--sysctl", "net.ipv4.ip_forward=0", "busybox", "cat", forwarding).ok()
+        == "0\n"
+    )
+    with stack.network():
+        addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    assert "10.9.9.9" not in addresses
+    stack.docker("restart", "-t", "0", "one").ok()
+    stack.docker("rm", "-f", "one").ok()
+    stack.docker("network", "rm", "wide").ok()
 
 
 def test_the_data_root_is_not_the_containers(stack: Stack) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from support.bundles import Result
+from support.containerd import wait_until
+from support.pace import PACE
 from support.systemd import Systemd, why_not
 from support.systemd_stack import Machine
 
@@ -124,3 +126,32 @@ def test_which_driver_is_the_default(machine: Machine) -> None:
     finally:
         configure(machine, SETTINGS)
         machine("systemctl", "restart", "orlop.service")
+
+
+def test_the_journal_gets_every_line(machine: Machine) -> None:
+    """systemd's own journald takes what the driver sends: fields, what is too long for a datagram, the end."""
+    machine("systemctl", "start", "systemd-journald.socket", "systemd-journald.service")
+    script = "echo one; echo two >&2; head -c 300000 /dev/zero | tr '\\0' x; echo; printf end"
+    options = ["--log-driver", "journald", "--log-opt", "tag=t/{{.Name}}", "--log-opt", "labels=color"]
+    docker(machine, "run", "--name", "noted", *options, "-l", "color=red", "busybox", "sh", "-c", script)
+
+    def entries() -> list[dict[str, object]]:
+        out = machine("journalctl", "--all", "-o", "json", "CONTAINER_NAME=noted").out
+        return [json.loads(line) for line in out.splitlines()]
+
+    wait_until(lambda: any(entry["MESSAGE"] == "end" for entry in entries()), 60 * PACE)
+    seen = entries()
+    first, second = seen[:2]
+    assert [first[key] for key in ("MESSAGE", "PRIORITY", "COLOR", "CONTAINER_TAG")] == [
+        "one",
+        "6",
+        "red",
+        "t/noted",
+    ]
+    assert (second["MESSAGE"], second["PRIORITY"]) == ("two", "3")
+    assert first["SYSLOG_IDENTIFIER"] == "t/noted"
+    long = [str(entry["MESSAGE"]) for entry in seen[2:-1]]
+    assert "".join(long) == "x" * 300_000
+    assert seen[-2]["CONTAINER_PARTIAL_LAST"] == "true" and len(seen[-2]["CONTAINER_PARTIAL_ID"]) == 64  # type: ignore[arg-type]
+    assert docker(machine, "logs", "--tail", "1", "noted").out == "end"
+    docker(machine, "rm", "noted")

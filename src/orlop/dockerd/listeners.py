@@ -44,7 +44,11 @@ def open_listeners(config: Config, environment: Mapping[str, str]) -> list[Liste
             if scheme == "unix":
                 found.append(_open_unix(address, config.group, open_to_all=bool(config.socket_policy)))
             elif scheme == "fd":
-                found += _inherited(address, environment)
+                inherited = _inherited(address, environment)
+                found += inherited
+                for each in inherited:
+                    if each.family != socket.AF_UNIX:
+                        check_open_tcp(config, "{}:{}".format(*each.getsockname()))
             else:
                 check_open_tcp(config, address)
                 found += _open_tcp(address)

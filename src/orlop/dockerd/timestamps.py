@@ -2,6 +2,7 @@
 """Times as nanoseconds since 1970, the form that is stored, and as the texts of the Engine API."""
 
 import calendar
+import functools
 import re
 import time
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ SECOND = 1_000_000_000
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9})\d*)?)?)?)?(Z|[+-]\d\d:?\d\d)?"
 )
+_WHOLE = 19  # characters of a text before its fraction
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+")
@@ -61,6 +63,21 @@ def parse(text: str, *, name: str = "time") -> int:
         raise InvalidArgumentError(f"invalid value for {name!r}: {text!r}: {error}") from None
     moment += int((found[7] or "").ljust(9, "0"))
     return moment - _offset(found[8])
+
+
+def parse_utc(text: str) -> int:
+    """As `parse`, for many texts of which most are in UTC and of the same few seconds, as those of a log."""
+    if len(text) <= _WHOLE + 1 or text[_WHOLE] != "." or text[-1] != "Z" or len(text) > _WHOLE + 11:
+        return parse(text)
+    fraction = text[_WHOLE + 1 : -1]
+    if not (fraction.isascii() and fraction.isdigit()):
+        return parse(text)
+    return _whole_seconds(text[:_WHOLE]) + int(fraction.ljust(9, "0"))
+
+
+@functools.lru_cache(maxsize=64)
+def _whole_seconds(text: str) -> int:
+    return parse(f"{text}Z")
 
 
 def parse_ago(text: str, *, name: str) -> int:

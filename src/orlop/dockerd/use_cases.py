@@ -78,7 +78,7 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
 def archive_use_cases(base: Base, services: Services) -> ArchiveUseCases:
     """What the endpoints around the files of containers call."""
     registry = base.registry
-    views = Views(base.client, services.volumes, base.paths)
+    views = Views(base.client, services.volumes, base.paths, base.remapping)
     return ArchiveUseCases(
         out=ArchiveOut(registry, views, base.remapping),
         into=ArchiveIn(registry, views, base.remapping),

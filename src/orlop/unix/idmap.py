@@ -36,31 +36,36 @@ def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
 
 
 def overlay(options: Sequence[str], uids: Sequence[Range], gids: Sequence[Range]) -> int:
-    """A detached overlay of which the lower layers are idmapped; `options` as fstab has them.
-
-    What is written is owned by ids outside, as the container's processes are. The root of a fresh upper directory,
-    which is root's, is given to the container's root. Raises OSError.
-    """
+    """`overlay_in` a namespace with these mappings. The caller must have one thread only. Raises OSError."""
     namespace = user_namespace(uids, gids)
     try:
-        with ExitStack() as stack:
-            context = mnt.fsopen("overlay")
-            stack.callback(os.close, context)
-            for option in options:
-                key, separator, value = option.partition("=")
-                if key == "lowerdir":
-                    for path in mnt.lower_layers(value):
-                        layer = _mapped(path, namespace)
-                        stack.callback(os.close, layer)
-                        mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
-                elif separator:
-                    mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
-            mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
-            made = mnt.fsmount(context)
+        return overlay_in(namespace, options, (uids[0][1], gids[0][1]))
     finally:
         os.close(namespace)
+
+
+def overlay_in(namespace: int, options: Sequence[str], root: tuple[int, int]) -> int:
+    """A detached overlay of which the lower layers are idmapped; `options` as fstab has them.
+
+    What is written is owned by ids outside, as the container's processes are. The top of a fresh upper directory,
+    which is root's, is given to the container's `root`: user and group outside. Raises OSError.
+    """
+    with ExitStack() as stack:
+        context = mnt.fsopen("overlay")
+        stack.callback(os.close, context)
+        for option in options:
+            key, separator, value = option.partition("=")
+            if key == "lowerdir":
+                for path in mnt.lower_layers(value):
+                    layer = _mapped(path, namespace)
+                    stack.callback(os.close, layer)
+                    mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
+            elif separator:
+                mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
+        mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+        made = mnt.fsmount(context)
     try:
-        _give_root(made, uids[0][1], gids[0][1])
+        _give_root(made, *root)
     except BaseException:
         os.close(made)
         raise

@@ -13,12 +13,11 @@ from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.archive_out import explained
 from orlop.dockerd.containers.bridge import Inlet
-from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.path_stat import absolute
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.view import Views
-from orlop.errdefs import ConflictError, InvalidArgumentError
+from orlop.errdefs import InvalidArgumentError
 from orlop.unix import fs
 
 
@@ -51,11 +50,6 @@ class ArchiveIn:
         container = self._registry.get(reference)
         user = container.record.config.user if wanted.container_owner else ""
         outside = self._remapping.outside(container.record.host_config)
-        if outside is not None and not lives(container):
-            raise ConflictError(
-                f"container {container.id} is in a user namespace and does not run: files can be copied into it "
-                "while it runs"
-            )
         incoming = Inlet()
 
         def extract(view: int) -> None:

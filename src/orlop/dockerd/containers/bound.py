@@ -22,28 +22,44 @@ class NoMountTargetError(Exception):
     """The mount point is missing and may not be made."""
 
 
-def open_mount_target(root: int, destination: str, *, is_directory: bool, may_create: bool) -> int:
+class _Maker(Extractor):
+    """Makes directories and an empty file, all somebody's."""
+
+    def __init__(self, root: int, owner: tuple[int, int]) -> None:
+        super().__init__(root)
+        self._owner = owner
+
+    def inherit(self, path: bytes, fd: int) -> None:
+        """A directory was made."""
+        super().inherit(path, fd)
+        os.fchown(fd, *self._owner)
+
+    def file(self, path: bytes) -> int:
+        """Its descriptor."""
+        above, _, name = path.rpartition(b"/")
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o644, dir_fd=self.parent(above))
+        os.fchown(fd, *self._owner)
+        return fd
+
+
+def open_mount_target(
+    root: int, destination: str, *, is_directory: bool, create_for: tuple[int, int] | None
+) -> int:
     """A descriptor of the mount point, made where there is none, inside the root whatever links there are.
 
-    Raises NoMountTargetError, OSError.
+    `create_for` is whose it shall be then: user and group; None: it may not be made. Raises NoMountTargetError,
+    OSError.
     """
     try:
         return fs.openat2(root, destination, os.O_PATH, IN_ROOT)
     except FileNotFoundError:
-        if not may_create:
+        if create_for is None:
             raise NoMountTargetError from None
-    maker = Extractor(root)
+    maker = _Maker(root, create_for)
     try:
         path = posixpath.normpath("/" + destination).strip("/").encode(errors="surrogateescape")
-        above, _, name = path.rpartition(b"/")
-        if is_directory:
-            return os.dup(maker.parent(path))
-        return os.open(
-            name,
-            os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o644,
-            dir_fd=maker.parent(above),
-        )
+        return os.dup(maker.parent(path)) if is_directory else maker.file(path)
     finally:
         maker.close()
 

@@ -3,12 +3,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from orlop.errdefs import CanceledError
 
 
-async def from_thread(pieces: Iterator[bytes], close: Callable[[], None]) -> AsyncIterator[bytes]:
+async def from_thread(pieces: Iterator[bytes], close: Callable[[], None]) -> AsyncGenerator[bytes, None]:
     """What a blocking iterator gives, each piece made in a thread while the one before is being used.
 
     `close` is called in the end, when no thread works on the iterator any more, however that end comes.

@@ -13,7 +13,7 @@ from orlop.dockerd.containers.pause import Pause
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.images.ports import CommitSource
-from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError, NotImplementedByUsError
+from orlop.errdefs import ConflictError, FailedPreconditionError, NotFoundError
 from orlop.oci.image import ImageConfig
 
 
@@ -30,10 +30,6 @@ class CommitSources:
         found = self._registry.get(container)
         if found.record.state.removing:
             raise ConflictError(f"You cannot commit container {found.id} which is being removed")
-        if self._remapping.outside(found.record.host_config) is not None:
-            raise NotImplementedByUsError(
-                f"container {found.id} is in a user namespace: its image would have the host's ids"
-            )
 
         def committed(image_id: str, name: str, comment: str) -> None:
             about = {"comment": comment, "imageID": image_id, "imageRef": name}
@@ -46,6 +42,7 @@ class CommitSources:
             config=codec.convert(msgspec.to_builtins(found.record.config), ImageConfig),
             paused=lambda: self._paused(found),
             committed=committed,
+            inside=self._remapping.inside(found.record.host_config),
         )
 
     @asynccontextmanager

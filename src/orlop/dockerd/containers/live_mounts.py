@@ -155,7 +155,7 @@ def _put(root: int, point: MountPoint, tree: int) -> None:
     """In the container's mount namespace: move the detached mount to its place, which is made if it is missing."""
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     try:
-        target = open_mount_target(root, point.destination, is_directory=is_directory, may_create=True)
+        target = open_mount_target(root, point.destination, is_directory=is_directory, create_for=(0, 0))
         try:
             mount.attach(tree, target)
         finally:

@@ -2,9 +2,12 @@
 """Containers in user namespaces (`userns-remap`): what their start, their files and their checks have of it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from orlop.api.types_pb2 import Mount
+from orlop.dockerd import userns
 from orlop.dockerd.network.netns import set_sysctls
 from orlop.dockerd.userns import Remap
 from orlop.engine.types import HostConfig
@@ -18,6 +21,13 @@ Shift = Callable[[int, int], tuple[int, int]]
 """User and group for a user and group."""
 
 
+class OwnNamespaces(NamedTuple):
+    """Paths, empty where there is none."""
+
+    user: str = ""
+    network: str = ""
+
+
 class Remapping:
     """`remap` None: containers have the host's ids, and nothing here does anything."""
 
@@ -28,6 +38,10 @@ class Remapping:
     def owner(self) -> tuple[int, int]:
         """Whose files made for containers are."""
         return self.remap.root if self.remap else (0, 0)
+
+    def of(self, host_config: HostConfig) -> Remap | None:
+        """The mapping of a container; None: it has the host's ids."""
+        return self.remap if self._applies(host_config) else None
 
     def check(self, host_config: HostConfig) -> None:
         """What cannot be shared with the host from a user namespace. Raises InvalidArgumentError."""
@@ -67,8 +81,26 @@ class Remapping:
             for one in mounts
         ]
 
+    @asynccontextmanager
+    async def namespaces(self, host_config: HostConfig) -> AsyncIterator[OwnNamespaces]:
+        """New namespaces for a container that shares none with another, there until the end of the block.
+
+        Its network namespace belongs to its user namespace, so that its root may do in there what its capabilities
+        say. Raises InternalError.
+        """
+        shared = (host_config.network_mode, host_config.pid_mode, host_config.ipc_mode)
+        if self.remap is None or not self._applies(host_config) or any(map(_is_shared, shared)):
+            yield OwnNamespaces()
+            return
+        made = userns.namespace(self.remap, "--net")
+        pid = await asyncio.to_thread(made.__enter__)
+        try:
+            yield OwnNamespaces(f"/proc/{pid}/ns/user", f"/proc/{pid}/ns/net")
+        finally:
+            await asyncio.to_thread(made.__exit__, None, None, None)
+
     async def apply(self, spec: Spec, host_config: HostConfig, netns: str, joined: str) -> None:
-        """Put a container into a user namespace: one of its own, or that of whom it shares others with (`joined`).
+        """Put a container into a user namespace: the one at the path `joined`, or one of its own.
 
         Its network namespace was made by the daemon, so the settings in there are made by the daemon, too.
         """
@@ -85,6 +117,10 @@ class Remapping:
 
     def _applies(self, host_config: HostConfig) -> bool:
         return self.remap is not None and host_config.userns_mode != "host"
+
+
+def _is_shared(mode: str) -> bool:
+    return mode.startswith("container:")
 
 
 def joined_namespace(*paths: str) -> str:

@@ -55,16 +55,17 @@ class Resources:
         self._links = Links(registry, paths)
         self._owner = owner
 
-    async def take(self, container: Container) -> Namespaces:
+    async def take(self, container: Container, netns_origin: str = "") -> Namespaces:
         """Network sandbox, volumes and shared memory for a run, all at once.
 
+        `netns_origin` is the path of a new network namespace to take, where none is to be made.
         On error what was taken is still to be given back. Raises OrlopError, with Docker's words for the network.
         """
         record = container.record
         self._paths.volatile(record.id).mkdir(mode=0o700, parents=True, exist_ok=True)
         pid = self._joined(record.host_config.pid_mode, "pid")
         ipc, shm = self._ipc(record)
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._network(record))]
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._network(record, netns_origin))]
         volumes = [point.name for point in record.mounts if point.type == "volume"]
         if volumes:
             tasks.append(asyncio.ensure_future(self._mount_volumes(record)))
@@ -123,8 +124,10 @@ class Resources:
 
     # -- network
 
-    async def _network(self, record: ContainerRecord) -> Sandbox:
-        return await self._networks.connect(self.sandbox_request(record))
+    async def _network(self, record: ContainerRecord, netns_origin: str) -> Sandbox:
+        request = self.sandbox_request(record)
+        request.netns_origin = netns_origin
+        return await self._networks.connect(request)
 
     def sandbox_request(self, record: ContainerRecord) -> SandboxRequest:
         """What a container wants of the network. Raises ConflictError for others that it needs and do not run."""

@@ -17,7 +17,7 @@ from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.model import ContainerRecord, Health
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
-from orlop.dockerd.containers.remapping import Remapping, joined_namespace
+from orlop.dockerd.containers.remapping import OwnNamespaces, Remapping, joined_namespace
 from orlop.dockerd.containers.resources import Namespaces, Resources
 from orlop.dockerd.containers.runtimes import DEFAULT, Runtime, Runtimes
 from orlop.dockerd.containers.start_errors import EXIT_UNKNOWN, classify
@@ -155,11 +155,31 @@ class Start:
         runtime = self._runtimes.resolve(record.host_config.runtime)
         _check_owners(record, runtime)
         await self._forwarding.begin(container)
+        async with self._remapping.namespaces(record.host_config) as own:
+            pid, started_at = await self._create(container, runtime, own, checkpoint)
+        try:
+            await self._client.tasks.start(record.id)
+        except OrlopError as error:
+            if checkpoint:
+                await _drop_unrestored(self._client, record.id)
+            raise type(error)(f"failed to start container: {error}") from None
+        self._settle_running(container, runtime, pid, started_at)
+
+    async def _create(
+        self, container: Container, runtime: Runtime, own: OwnNamespaces, checkpoint: str
+    ) -> tuple[int, int]:
+        """Everything up to a task that waits for its start: its pid, and the moment in nanoseconds."""
+        record = container.record
         # Side by side: the network is the kernel's work, the user is looked up in the image.
-        namespaces, (mounts, user) = await _both(self._resources.take(container), self._rootfs(container))
+        namespaces, (mounts, user) = await _both(
+            self._resources.take(container, own.network), self._rootfs(container)
+        )
         spec = build_spec(self._spec_request(record, namespaces, user))
         self._add_devices(spec, record)
-        joined = joined_namespace(namespaces.pid, namespaces.ipc)
+        shares_network = record.host_config.network_mode.startswith("container:")
+        joined = joined_namespace(
+            namespaces.pid, namespaces.ipc, namespaces.network if shares_network else "", own.user
+        )
         await self._remapping.apply(spec, record.host_config, namespaces.network, joined)
         container.process = spec.process
         container.in_containerd = True
@@ -170,13 +190,7 @@ class Start:
         options = runtime.restoring(checkpoint) if checkpoint else runtime.options
         pid = await self._create_task(record, options, mounts, stdio)
         await container.attach.open(source)
-        try:
-            await self._client.tasks.start(record.id)
-        except OrlopError as error:
-            if checkpoint:
-                await _drop_unrestored(self._client, record.id)
-            raise type(error)(f"failed to start container: {error}") from None
-        self._settle_running(container, runtime, pid, started_at)
+        return pid, started_at
 
     def _add_devices(self, spec: Spec, record: ContainerRecord) -> None:
         """What was asked of drivers: devices that files describe, GPUs. Raises InvalidArgumentError."""

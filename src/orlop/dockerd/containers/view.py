@@ -15,17 +15,20 @@ import posixpath
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from orlop.api.task_types_pb2 import Status
 from orlop.containerd.client import Client
-from orlop.dockerd import rootfs
+from orlop.dockerd import rootfs, userns
 from orlop.dockerd.containers.bound import Bound, NoMountTargetError, clone_source, open_mount_target
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Volumes
+from orlop.dockerd.containers.remapping import Remapping
+from orlop.dockerd.userns import Remap
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError, NotFoundError
-from orlop.unix import mount
+from orlop.unix import idmap, mount
 from orlop.unix.mntns import clone_tree, in_mount_namespace
 
 _LIVE = (Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.CREATED)
@@ -35,10 +38,11 @@ _OWN_FILES = ("resolv.conf", "hostname", "hosts")
 class Views:
     """Opens views. A descriptor that it gives is the caller's to close."""
 
-    def __init__(self, client: Client, volumes: Volumes, paths: Paths) -> None:
+    def __init__(self, client: Client, volumes: Volumes, paths: Paths, remapping: Remapping) -> None:
         self._client = client
         self._volumes = volumes
         self._paths = paths
+        self._remapping = remapping
 
     async def reading(self, container: Container) -> int:
         """Read-only, everything with its mounts. Raises ConflictError, InternalError, InvalidArgumentError."""
@@ -113,6 +117,7 @@ class Views:
         names = [point.name for point in record.mounts if point.type == "volume"]
         scaffold = str(self._paths.data(container.id))
         readonly = record.host_config.readonly_rootfs
+        plan = _Plan(mounts, bound, scaffold, self._remapping.of(record.host_config))
 
         def assemble() -> int:
             held: list[str] = []
@@ -121,11 +126,11 @@ class Views:
                     self._volumes.mount(name, container.id)
                     held.append(name)
                 try:
-                    return in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, writable, readonly))
+                    return in_mount_namespace(lambda: _put_together(plan, writable, readonly))
                 except NoMountTargetError:
                     # The first start would make it: so does the first look.
-                    os.close(in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, True, False)))
-                    return in_mount_namespace(lambda: _put_together(mounts, bound, scaffold, writable, readonly))
+                    os.close(in_mount_namespace(lambda: _put_together(plan, True, False)))
+                    return in_mount_namespace(lambda: _put_together(plan, writable, readonly))
             except OSError as error:
                 reason = f"{os.strerror(error.errno or errno.EIO)}: {error.filename or 'root filesystem'}"
                 raise InternalError(f"cannot open the files of container {container.id}: {reason}") from None
@@ -159,24 +164,35 @@ def _bound(container: Container, paths: Paths) -> list[Bound]:
     return sorted(found, key=lambda bound: posixpath.normpath(bound.destination).count("/"))
 
 
-def _put_together(
-    mounts: Sequence[rootfs.SnapshotMount], bound: list[Bound], scaffold: str, writable: bool, readonly: bool
-) -> int:
+class _Plan(NamedTuple):
+    """What a stopped container's tree is made of, and how its ids are mapped."""
+
+    mounts: Sequence[rootfs.SnapshotMount]
+    bound: list[Bound]
+    scaffold: str
+    remap: Remap | None
+
+
+def _put_together(plan: _Plan, writable: bool, readonly: bool) -> int:
     """The detached tree of a stopped container; runs in a mount namespace that is thrown away."""
     with ExitStack() as stack:
         trees = []
-        for one in bound:  # all before the first is attached: a source may lie below the scaffold
+        for one in plan.bound:  # all before the first is attached: a source may lie below the scaffold
             trees.append(clone_source(one))
             stack.callback(os.close, trees[-1])
-        root = _open_root(mounts, writable, readonly)
+        if writable and plan.remap is not None:
+            root = _open_mapped_root(plan.mounts, plan.remap, readonly)
+        else:
+            root = _open_root(plan.mounts, writable, readonly)
         stack.callback(os.close, root)
-        place = os.open(scaffold, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = os.open(plan.scaffold, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, place)
         mount.attach(root, place)
-        for one, tree in zip(bound, trees, strict=True):
+        owner = plan.remap.root if plan.remap is not None else (0, 0)
+        for one, tree in zip(plan.bound, trees, strict=True):
             is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-            may_create = writable and not readonly
-            target = open_mount_target(root, one.destination, is_directory=is_directory, may_create=may_create)
+            owned = owner if writable and not readonly else None
+            target = open_mount_target(root, one.destination, is_directory=is_directory, create_for=owned)
             stack.callback(os.close, target)
             mount.attach(tree, target)
         attributes = mount.MOUNT_ATTR_NODEV | (0 if writable else mount.MOUNT_ATTR_RDONLY)
@@ -201,6 +217,22 @@ def _open_root(mounts: Sequence[rootfs.SnapshotMount], writable: bool, readonly:
     elif readonly or not writable:
         options.append("ro")
     return mount.detached_mount(snapshot.type, snapshot.source, options)
+
+
+def _open_mapped_root(mounts: Sequence[rootfs.SnapshotMount], remap: Remap, readonly: bool) -> int:
+    """The same to be written to, for a container in a user namespace: its layers with the ids that it sees."""
+    (snapshot,) = mounts
+    if snapshot.type != "overlay":
+        raise InvalidArgumentError(f"userns-remap: root filesystems of type {snapshot.type!r} cannot be mapped")
+    with userns.namespace(remap) as pid:
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            root = idmap.overlay_in(namespace, snapshot.options, remap.root)
+        finally:
+            os.close(namespace)
+    if readonly:
+        mount.mount_setattr(root, b"", mount.AT_EMPTY_PATH, attr_set=mount.MOUNT_ATTR_RDONLY)
+    return root
 
 
 def not_found(path: str, reference: str) -> NotFoundError:

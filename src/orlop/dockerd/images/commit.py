@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes an image of a container: `docker commit`."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from orlop.archive.owners import with_owners
+from orlop.archive.walk import buffered
 from orlop.containerd.client import Client
 from orlop.containerd.client.leases import leased
+from orlop.containerd.client.tarstream import decompressed
 from orlop.containerd.client.unpack import LABEL_UNCOMPRESSED, from_proto, unpack
+from orlop.dockerd.containers.bridge import Inlet, from_thread
 from orlop.dockerd.images.changes import apply_changes
-from orlop.dockerd.images.import_ import write_image
+from orlop.dockerd.images.import_ import store_layer, write_image
 from orlop.dockerd.images.names import dangling_name, set_name
 from orlop.dockerd.images.ports import CommitSource, FindCommitSource, PublishImageEvent
 from orlop.dockerd.images.store import LABEL_PARENT, ImageRecord, ImageStore
 from orlop.errdefs import InternalError
 from orlop.oci.image import OCI_LAYER_GZIP, Descriptor, History, Image, ImageConfig, RootFS
 from orlop.oci.reference import Reference
+
+Owner = Callable[[int, int], tuple[int, int]]
 
 
 class CommitContainer:
@@ -72,10 +79,27 @@ class CommitContainer:
             made = from_proto(await client.diff.diff(lower, upper, media_type=OCI_LAYER_GZIP, ref=unique))
         finally:
             await snapshots.remove(unique)
+        if source.inside is not None:
+            return await _reowned(client, made.digest, source.inside)
         diff_id = (await client.content.info(made.digest)).labels.get(LABEL_UNCOMPRESSED, "")
         if not diff_id:
             raise InternalError(f"containerd does not say what layer {made.digest} is uncompressed")
         return Descriptor(media_type=OCI_LAYER_GZIP, digest=made.digest, size=made.size), diff_id
+
+
+async def _reowned(client: Client, digest: str, owner: Owner) -> tuple[Descriptor, str]:
+    """A layer with its members given to other owners, and its diff ID; what it is made of goes by itself."""
+    incoming = Inlet()
+    feeding = asyncio.ensure_future(incoming.feed(decompressed(client.content.read(digest))))
+    members = from_thread(buffered(with_owners(iter(incoming), owner)), lambda: None)
+    try:
+        return await store_layer(client, members)
+    finally:
+        feeding.cancel()  # where it has not ended: what follows the archive, or after an error
+        await asyncio.wait({feeding})
+        await members.aclose()
+        if not feeding.cancelled():
+            feeding.exception()  # the thread has raised it
 
 
 def _image(

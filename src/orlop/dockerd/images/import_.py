@@ -56,7 +56,7 @@ class ImportImage:
         config = apply_changes(ImageConfig(), changes)
         platform = platform or host_platform()
         async with leased(self._store.client) as client:
-            layer, diff_id = await self._layer(client, tar)
+            layer, diff_id = await store_layer(client, tar)
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             image = Image(
                 created=now,
@@ -76,31 +76,32 @@ class ImportImage:
         self._publish("import", image_id, {"name": reference.tagged().familiar if reference else image_id})
         return image_id
 
-    async def _layer(self, client: Client, tar: AsyncIterator[bytes]) -> tuple[Descriptor, str]:
-        """Store the tar as a layer, compressed."""
-        plain, stored = hashlib.sha256(), hashlib.sha256()
-        compressor = isal_zlib.compressobj(level=isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31)
-        read = size = 0
-        try:
-            async with ingestion(client, f"import-{secrets.token_hex(8)}") as writer:
-                async for chunk in decompressed(tar):
-                    plain.update(chunk)
-                    read += len(chunk)
-                    if data := compressor.compress(chunk):
-                        stored.update(data)
-                        size += len(data)
-                        await writer.write(data)
-                if not read:
-                    raise InvalidArgumentError("archive is empty")
-                data = compressor.flush()
-                stored.update(data)
-                size += len(data)
-                await writer.write(data)
-                await writer.commit(size=size)
-        except AlreadyExistsError:
-            await client.leases.add_resource(client.lease, "content", f"sha256:{stored.hexdigest()}")
-        layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=f"sha256:{stored.hexdigest()}", size=size)
-        return layer, f"sha256:{plain.hexdigest()}"
+
+async def store_layer(client: Client, tar: AsyncIterator[bytes]) -> tuple[Descriptor, str]:
+    """Store a tar, plain or compressed, as a layer, compressed; its diff ID. Raises InvalidArgumentError."""
+    plain, stored = hashlib.sha256(), hashlib.sha256()
+    compressor = isal_zlib.compressobj(level=isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31)
+    read = size = 0
+    try:
+        async with ingestion(client, f"layer-{secrets.token_hex(8)}") as writer:
+            async for chunk in decompressed(tar):
+                plain.update(chunk)
+                read += len(chunk)
+                if data := compressor.compress(chunk):
+                    stored.update(data)
+                    size += len(data)
+                    await writer.write(data)
+            if not read:
+                raise InvalidArgumentError("archive is empty")
+            data = compressor.flush()
+            stored.update(data)
+            size += len(data)
+            await writer.write(data)
+            await writer.commit(size=size)
+    except AlreadyExistsError:
+        await client.leases.add_resource(client.lease, "content", f"sha256:{stored.hexdigest()}")
+    layer = Descriptor(media_type=OCI_LAYER_GZIP, digest=f"sha256:{stored.hexdigest()}", size=size)
+    return layer, f"sha256:{plain.hexdigest()}"
 
 
 async def write_image(

@@ -36,7 +36,7 @@ class CommitSource(NamedTuple):
     """A container to make an image of.
 
     `paused()` stops its processes for the block if they run; `committed` is told the image's ID, its name in
-    familiar form (or nothing) and the comment.
+    familiar form (or nothing) and the comment. `inside` gives the container's ids for the host's if they differ.
     """
 
     id: str
@@ -45,6 +45,7 @@ class CommitSource(NamedTuple):
     config: ImageConfig
     paused: Callable[[], AbstractAsyncContextManager[None]]
     committed: Callable[[str, str, str], None]
+    inside: Callable[[int, int], tuple[int, int]] | None = None
 
 
 class FindCommitSource(Protocol):

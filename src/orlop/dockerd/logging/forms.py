@@ -46,10 +46,13 @@ _decoder = msgspec.json.Decoder(_Line)
 def parse_entry(line: bytes) -> Entry | None:
     """An entry of a json-file log, or None for a line that is none (a crash of the machine cut it)."""
     try:
-        found = _decoder.decode(line)
-        return Entry(found.log, found.stream, timestamps.parse(found.time) if found.time else 0)
+        return _entry(_decoder.decode(line))
     except (msgspec.DecodeError, InvalidArgumentError):
         return None
+
+
+def _entry(found: _Line) -> Entry:
+    return Entry(found.log, found.stream, timestamps.parse_utc(found.time) if found.time else 0)
 
 
 class JsonForm:
@@ -57,8 +60,12 @@ class JsonForm:
 
     def split(self, data: bytes) -> tuple[list[Entry], int]:
         """What is behind the last newline is not written whole yet."""
-        *lines, rest = data.split(b"\n")
-        return [entry for line in lines if (entry := parse_entry(line)) is not None], len(data) - len(rest)
+        length = data.rfind(b"\n") + 1
+        whole = data[:length]
+        try:
+            return [_entry(line) for line in _decoder.decode_lines(whole)], length
+        except (msgspec.DecodeError, InvalidArgumentError):  # one of them: look at each
+            return [entry for line in whole.split(b"\n") if (entry := parse_entry(line)) is not None], length
 
     def seek_back(self, fd: int, count: int) -> int:
         """Search backwards for newlines."""

@@ -28,13 +28,17 @@ _IPV6_OFF = (("accept_ra", "0"), ("disable_ipv6", "1"))
 _IPV6_ON = (("accept_dad", "0"), ("disable_ipv6", "0"))
 
 
-def create(path: str, interfaces: Sequence[InterfacePlan], host: RouteSocket, rules: str = "") -> None:
+def create(
+    path: str, interfaces: Sequence[InterfacePlan], host: RouteSocket, rules: str = "", *, origin: str = ""
+) -> None:
     """Make a namespace pinned at `path`, its loopback up, with `interfaces` in it and `rules` for nft(8).
 
-    `host` is a socket of the host's namespace. Raises OSError; then neither pin nor interface is left.
+    `host` is a socket of the host's namespace, `origin` the path of a new namespace to take, for one that belongs
+    to another user namespace. Raises OSError; then neither pin nor interface is left.
     """
-    with _returning_home():
-        unshare(CLONE_NEWNET)
+    with _entered(origin) if origin else _returning_home():
+        if not origin:
+            unshare(CLONE_NEWNET)
         with contextlib.ExitStack() as undo:
             _pin(path, undo)
             _set_ipv6_defaults()

@@ -21,8 +21,8 @@ class SandboxKernel:
         self._config = config
         self._rules = rules
 
-    def build(self, kernel: Kernel, pairs: Sequence[Pair]) -> None:
-        """A namespace with all its interfaces, and the redirection of its ports."""
+    def build(self, kernel: Kernel, pairs: Sequence[Pair], origin: str = "") -> None:
+        """A namespace (`origin`: see `netns.create`) with all its interfaces, and the redirection of its ports."""
         path = pairs[0][1].netns
         if not path:
             return
@@ -30,7 +30,7 @@ class SandboxKernel:
         plans = [self._plan(pair, routes) for pair in pairs if drivers.of(pair[0]).has_interfaces]
         self._guard(kernel, pairs)
         resolved = any(endpoint.resolved for _, endpoint in pairs)
-        netns.create(path, plans, kernel.route, firewall.RESOLVER if resolved else "")
+        netns.create(path, plans, kernel.route, firewall.RESOLVER if resolved else "", origin=origin)
         ports = [port for _, endpoint in pairs for port in endpoint.ports]
         if self._rules is not None:
             self._rules.publish(kernel, ports)

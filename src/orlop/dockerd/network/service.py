@@ -307,7 +307,7 @@ class NetworkService:
         if default is not None:
             await self._steps.publish(default, request)
         if pairs[0][1].netns:  # not in the host's, where there is nothing to be made
-            await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs)
+            await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs, request.netns_origin)
         await self._resolvers.serve([endpoint for _, endpoint in pairs])
 
     async def _undo(self, endpoints: Sequence[Endpoint]) -> None:

@@ -54,6 +54,7 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     "container:<id>" (then `netns_path` is that container's namespace) or the name or id of a network.
     `endpoints` holds the requested address, MAC and aliases by network name. `ports` is
     HostConfig.PortBindings; `exposed_ports` keys are as "80/tcp"; `publish_all` publishes all of these.
+    `netns_origin` is the path of a new network namespace to take, where none is to be made.
     `links` are "name:alias"; `link_hosts` is what they are in the hosts file, as (names, address), for the default
     bridge.
     """
@@ -64,6 +65,7 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     domainname: str = ""
     mode: str = "default"
     netns_path: str = ""
+    netns_origin: str = ""
     endpoints: dict[str, EndpointSettings] = {}
     port_bindings: dict[str, list[PortBinding] | None] = {}
     exposed_ports: list[str] = []
