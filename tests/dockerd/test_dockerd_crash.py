@@ -14,7 +14,8 @@ import pytest
 from support.containerd import wait_until
 
 if TYPE_CHECKING:
-    from support.stack import Stack
+    from support.pace import PACE
+from support.stack import Stack
 
 pytestmark = pytest.mark.root
 
@@ -193,7 +194,7 @@ def test_a_client_of_logs_and_wait_is_cut_at_the_end_of_dockerd_and_nothing_hang
     time.sleep(0.2)
     begun = time.monotonic()
     assert stack.stop() == 0
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 12  # and not the 15 seconds that other requests are given
     for client in clients:
         client.communicate(timeout=5)
     stack.start()
@@ -227,9 +228,7 @@ def test_deaths_at_random_moments_leave_nothing_behind(own_stack: Stack, victim:
         for client in clients:
             client.join(100)
     stack.docker("exec", "nosuch", "true")  # the daemon answers
-    ids = stack.docker("ps", "-aq").ok().split()
-    if ids:
-        stack.docker("rm", "-fv", *ids, timeout=100).ok()
+    wait_until(lambda: all_removed(stack), 100 * PACE)
     wait_until(lambda: stack.containerd.ctr("tasks", "ls", "-q").ok() == "")
     wait_until(lambda: stack.containerd.ctr("containers", "ls", "-q").ok() == "")
     assert "Active" not in stack.containerd.ctr("snapshots", "ls").ok()
@@ -242,6 +241,14 @@ def test_deaths_at_random_moments_leave_nothing_behind(own_stack: Stack, victim:
     volumes = stack.docker("volume", "ls", "-q").ok().split()
     if volumes:
         stack.docker("volume", "rm", *volumes).ok()
+
+
+def all_removed(stack: Stack) -> bool:
+    """Remove what is there; some of it may be about to go by itself."""
+    ids = stack.docker("ps", "-aq").ok().split()
+    if ids:
+        stack.docker("rm", "-fv", *ids, timeout=100)
+    return not ids
 
 
 def live(stack: Stack, number: int, over: threading.Event) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger("orlop.dockerd.api")
 
 # Bodies that are read whole are JSON; streamed bodies (tar) are not subject to it.
 _MAX_JSON = 16 * 1024 * 1024
+# Bytes of an upload that wait for whoever takes them in: reading goes on meanwhile.
+_READ_AHEAD = 1 << 20
 # For what does not take the end of its connection, or of its task, for its own.
 _CUT_SECONDS = 1.0
 
@@ -83,6 +85,7 @@ class ApiServer:
             access_log=None,
             logger=log,
             keepalive_timeout=3600,
+            read_bufsize=_READ_AHEAD,
         )
         for listening, context in listeners:
             if context is not None:

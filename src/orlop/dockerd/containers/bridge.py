@@ -50,7 +50,7 @@ class Inlet:
     the thread has nothing else to do. Beyond `limit` bytes the client is held back.
     """
 
-    def __init__(self, limit: int = 2 << 20) -> None:
+    def __init__(self, limit: int = 8 << 20) -> None:
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
