@@ -20,6 +20,7 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.netd import dns, resolver
 from orlop.netd.client import NetdClient
 from orlop.netd.names import Entry, Member, Names, Upstream, View
+from orlop.netd.poller import Poller
 from orlop.netd.protocol import entry_of, resolver_of
 from orlop.netd.resolver import ADDRESS, Resolver
 from orlop.unix.process import CLONE_NEWNET, setns
@@ -268,12 +269,18 @@ def rcode(reply: bytes) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(netns: str, view: View, names: Names | None = None) -> AsyncIterator[Resolver]:
-    server = Resolver(names or Names(), netns, PORT, view)
-    await server.start()
+    poller, loop = Poller(), asyncio.get_running_loop()
+    loop.add_reader(poller.fileno(), poller.select, 0)  # where it is not the loop's own selector
     try:
-        yield server
+        server = Resolver(poller, names or Names(), netns, PORT, view)
+        await server.start()
+        try:
+            yield server
+        finally:
+            server.close()
     finally:
-        server.close()
+        loop.remove_reader(poller.fileno())
+        poller.close()
 
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -413,15 +420,16 @@ async def test_descriptors_are_given_back(container: str) -> None:
         return len(os.listdir("/proc/self/fd"))
 
     before = mine()
-    async with serving(container, View()):
-        with pytest.raises(OSError, match="in use"):
-            Resolver(Names(), container, PORT, View())
-        await ask(container, query("web"), TCP)
-    async with asyncio.timeout(2):
+    with contextlib.closing(Poller()) as poller:
+        async with serving(container, View()):
+            with pytest.raises(OSError, match="in use"):
+                Resolver(poller, Names(), container, PORT, View())
+            await ask(container, query("web"), TCP)
+        with pytest.raises(FileNotFoundError):
+            Resolver(poller, Names(), container + "x", PORT, View())
+    async with asyncio.timeout(30):
         while mine() > before:  # noqa: ASYNC110 - a closed connection takes a few turns of the loop
             await asyncio.sleep(0)
-    with pytest.raises(FileNotFoundError):
-        Resolver(Names(), container + "x", PORT, View())
     assert mine() == before
 
 

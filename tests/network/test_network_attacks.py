@@ -25,6 +25,7 @@ from support.networks import (
     ask_udp,
     command,
     echo,
+    ip,
     pings,
     run,
     serving,
@@ -283,6 +284,35 @@ async def test_ports_of_the_loopback_address_are_not_the_lans(
                 assert [each for each, answer in zip(tries, found, strict=True) if answer] == []
     finally:
         await host.close(["inside", "other", "apart"])
+
+
+async def test_loopback_traffic_is_led_back_only_as_long_as_it_is_guarded(netns: None, tmp_path: Path) -> None:
+    """CVE-2020-8558: route_localnet without the rule that goes with it opens the host's loopback to containers."""
+    ip("link add mine type bridge")
+    host = Host(tmp_path)
+    await host.service.start()
+    try:
+        assert _leads_loopback("orlop0")
+        options = {"com.docker.network.bridge.name": "mine"}
+        await host.service.create_network(NetworkCreateRequest(name="own", options=options))
+        inner = NetworkCreateRequest(name="inner", internal=True)
+        bridge = f"br-{(await host.service.create_network(inner))['Id'][:12]}"
+        assert _leads_loopback("mine") and not _leads_loopback(bridge)
+        await host.service.remove_network("own")  # the bridge stays: it was there before
+        assert not _leads_loopback("mine")
+        command("nft", "flush", "ruleset")
+        async with asyncio.timeout(30):
+            while _leads_loopback("orlop0"):  # noqa: ASYNC110 - the kernel's settings give the test no event
+                await asyncio.sleep(0)
+            while not _leads_loopback("orlop0"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert "drop" in command("nft", "list", "chain", "ip", "orlop", "guard")
+    finally:
+        await host.close([])
+
+
+def _leads_loopback(bridge: str) -> bool:
+    return Path(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet").read_text().strip() == "1"
 
 
 def _source(netns: str, device: str) -> str:

@@ -51,6 +51,7 @@ async def test_the_machines_own_rules_judge_published_ports(neighbour: Neighbour
     assert one.netns_path
     with echoing(one.netns_path, 80):
         assert reached(neighbour) and echo("127.0.0.1", 8080) == b"hello"
+        assert Path("/proc/sys/net/ipv4/conf/orlop0/route_localnet").read_text() == "0\n"
         nft("table inet admin { chain input { type filter hook input priority filter; policy drop; "
             'iifname "lo" accept; ct state established,related accept; }; }')  # fmt: skip
         assert not reached(neighbour)

@@ -17,14 +17,12 @@ import json
 import os
 import signal
 import socket
-import time
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 _MAX_MESSAGE = 1 << 17
 _MAX_DESCRIPTORS = 8
-_STEADY_SECONDS = 10.0
 _MAX_FAILURES = 5
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,13 +45,17 @@ Worker = Callable[[Channel, Sequence[Kept]], None]
 
 
 class Keeper:
-    """Runs workers until one ends by itself. `on_ready` is called once, when the first one serves."""
+    """Runs workers until one ends by itself, or several in a row die before they serve.
+
+    `on_ready` is called once, when the first one serves.
+    """
 
     def __init__(self, work: Worker, on_ready: Callable[[], None]) -> None:
         self._work = work
         self._on_ready: Callable[[], None] | None = on_ready
         self._kept: dict[str, Kept] = {}
         self._worker = 0
+        self._served = False
         self._ending = False
 
     def run(self) -> int:
@@ -63,13 +65,13 @@ class Keeper:
         gc.freeze()  # what is imported stays shared with the workers
         failures = 0
         while True:
-            begun = time.monotonic()
+            self._served = False
             status = self._run_worker()
             if os.WIFEXITED(status):
                 return os.WEXITSTATUS(status)
             if self._ending:  # before the worker could hear of it
                 return 0
-            failures = 1 if time.monotonic() - begun >= _STEADY_SECONDS else failures + 1
+            failures = 0 if self._served else failures + 1  # one that has served was killed
             if failures > _MAX_FAILURES:
                 return 1
 
@@ -129,9 +131,11 @@ class Keeper:
                     self._drop(key)
                 with contextlib.suppress(BrokenPipeError):
                     os.write(acknowledge, b"k")
-            elif self._on_ready is not None:
-                self._on_ready()
-                self._on_ready = None
+            else:
+                self._served = True
+                if self._on_ready is not None:
+                    self._on_ready()
+                    self._on_ready = None
 
     def _drop(self, key: str) -> None:
         kept = self._kept.pop(key, None)

@@ -1,54 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edges of many sockets in one epoll(7) of its own, which the event loop sees as one descriptor.
+"""The event loop's selector, which calls back by itself for descriptors that are too busy for the loop.
 
 The loop's own readers and writers cost a handle, a key and a context for each event, and a call for each change of
-mind; a proxy has ten such for every connection.
+mind; a proxy has ten such for every connection, and a DNS server answers in less time than they take.
 """
 
-import asyncio
+import os
 import select
+import selectors
 from collections.abc import Callable
+from typing import Any
 
 IN, OUT, GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+"""Everything, once when it begins."""
 _EVENTS_A_LOOK = 64
 _LOOKS_A_TURN = 8
 
+Callback = Callable[[int], None]
 
-class Poller:
-    """Calls back with the events of a descriptor when they begin, and not again while they last."""
+
+class Poller(selectors.EpollSelector):
+    """Calls back with the events of a descriptor; the loop's own descriptors are the loop's as ever.
+
+    Belongs to one event loop, as its selector (`asyncio.SelectorEventLoop(Poller())`). What a callback raises goes
+    to `on_error`, with what was going on in words.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._loop.add_reader(self._epoll, self._ready)
+        super().__init__()
+        self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
+        self._callbacks: dict[int, Callback] = {}
+        self._dropped: set[int] = set()
+        self.on_error: Callable[[dict[str, Any]], None] | None = None
 
-    def add(self, fd: int, callback: Callable[[int], None]) -> None:
+    def add(self, fd: int, callback: Callback, events: int = EDGES) -> None:
         """Begin with a descriptor; what has happened already counts as beginning now."""
         self._callbacks[fd] = callback
-        self._epoll.register(fd, _EVERYTHING)
+        self._epoll.register(fd, events)
 
-    def replace(self, fd: int, callback: Callable[[int], None]) -> None:
+    def replace(self, fd: int, callback: Callback) -> None:
         """Call back somebody else from now on."""
         self._callbacks[fd] = callback
 
+    def remove(self, fd: int) -> None:
+        """End; no error if it has not begun."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+            self._dropped.add(fd)
+
     def drop(self, fd: int) -> None:
         """End; call just before the descriptor, which has no duplicates, is closed."""
-        self._callbacks.pop(fd, None)
+        if self._callbacks.pop(fd, None) is not None:
+            self._dropped.add(fd)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Call back for what has happened, and return what has happened to the loop's own descriptors."""
+        callbacks, dropped, own = self._callbacks, self._dropped, self.get_map()
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        for _ in range(_LOOKS_A_TURN):  # what has come meanwhile need not wait for a turn of the whole loop
+            found = self._epoll.poll(timeout, _EVENTS_A_LOOK)
+            timeout = 0
+            dropped.clear()
+            for fd, events in found:
+                callback = callbacks.get(fd)
+                if fd in dropped:
+                    continue  # the number may be another one's by now: this is not its event
+                if callback is not None:
+                    try:
+                        callback(events)
+                    except Exception as error:  # noqa: BLE001 - one connection's failure is not the others'
+                        self._report(error)
+                elif fd in own:
+                    key = own[fd]
+                    ready.append((key, _asked(events) & key.events))
+            if ready or not found:
+                break
+        return ready
 
     def close(self) -> None:
         """Let go of the epoll."""
-        self._loop.remove_reader(self._epoll)
         self._epoll.close()
+        super().close()
 
-    def _ready(self) -> None:
-        callbacks = self._callbacks
-        for _ in range(_LOOKS_A_TURN):  # what has come meanwhile need not wait for a turn of the whole loop
-            found = self._epoll.poll(0, _EVENTS_A_LOOK)
-            for fd, events in found:
-                callback = callbacks.get(fd)
-                if callback is not None:  # an earlier callback of this look may have closed it
-                    callback(events)
-            if not found:
-                return
+    def _report(self, error: Exception) -> None:
+        if self.on_error is None:
+            raise error
+        self.on_error({"message": "a connection or query failed", "exception": error})
+
+
+def _asked(events: int) -> int:
+    """Events as the selectors module puts them."""
+    read = selectors.EVENT_READ if events & ~select.EPOLLOUT else 0
+    return read | (selectors.EVENT_WRITE if events & ~select.EPOLLIN else 0)

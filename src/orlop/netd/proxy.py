@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-from orlop.netd.poller import Poller
+from orlop.netd.poller import IN, Poller
 from orlop.netd.protocol import HeldPort
 from orlop.netd.tcp import TcpProxy
 
@@ -72,7 +72,7 @@ class Holder:
             proxy.start()
             self._close = proxy.close
         elif self.port.proxy and self.port.protocol == "udp":
-            self._close = UdpProxy(self._socket, self.port).close
+            self._close = UdpProxy(self._socket, self.port, poller).close
 
     def fileno(self) -> int:
         """The descriptor that holds the port."""
@@ -86,21 +86,21 @@ class Holder:
 class UdpProxy:
     """Carries datagrams to a container, with a socket for each client so that answers find their way back."""
 
-    def __init__(self, front: socket.socket, port: HeldPort) -> None:
+    def __init__(self, front: socket.socket, port: HeldPort, poller: Poller) -> None:
         self._front = front
         self._target = (port.address, port.port)
-        self._loop = asyncio.get_running_loop()
+        self._poller = poller
         self._clients: dict[tuple[Any, bytes], _UdpClient] = {}
         # Answers must come from the address that was asked, which a wildcard socket does not know by itself.
         if front.family == socket.AF_INET6:
             front.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             front.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        self._loop.add_reader(front, self._readable)
+        poller.add(front.fileno(), self._readable, IN)
 
     def close(self) -> None:
         """Free the port and forget the clients."""
-        self._loop.remove_reader(self._front)
+        self._poller.remove(self._front.fileno())
         for client in list(self._clients.values()):
             client.close()
         self._front.close()
@@ -119,7 +119,7 @@ class UdpProxy:
         with contextlib.suppress(OSError):  # a datagram may get lost: the client is gone or the buffer full
             self._front.sendmsg([data], [control], 0, address)
 
-    def _readable(self) -> None:
+    def _readable(self, _: int) -> None:
         for _ in range(_BATCH):  # then others get their turn
             try:
                 data, control, _, address = self._front.recvmsg(_MAX_DATAGRAM, _CONTROL_SIZE)
@@ -136,7 +136,7 @@ class UdpProxy:
         client = self._clients.get(key)
         if client is None:
             try:
-                client = self._clients[key] = _UdpClient(self, key, self._target)
+                client = self._clients[key] = _UdpClient(self, key, self._target, self._poller)
             except OSError:
                 return  # the container's network is gone or descriptors ran out: the datagram is lost
         client.send(data)
@@ -153,9 +153,10 @@ class UdpProxy:
 class _UdpClient:
     """The socket of one client towards the container."""
 
-    def __init__(self, proxy: UdpProxy, key: tuple[Any, bytes], target: tuple[str, int]) -> None:
+    def __init__(self, proxy: UdpProxy, key: tuple[Any, bytes], target: tuple[str, int], poller: Poller) -> None:
         self._proxy = proxy
         self._key = key
+        self._poller = poller
         self._loop = asyncio.get_running_loop()
         self._back = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -164,7 +165,7 @@ class _UdpClient:
         except BaseException:
             self._back.close()
             raise
-        self._loop.add_reader(self._back, self._readable)
+        poller.add(self._back.fileno(), self._readable, IN)
         self._seen = self._loop.time()
         self._timer = self._loop.call_later(UDP_IDLE_SECONDS, self._idle)
 
@@ -175,11 +176,11 @@ class _UdpClient:
 
     def close(self) -> None:
         self._timer.cancel()
-        self._loop.remove_reader(self._back)
+        self._poller.remove(self._back.fileno())
         self._back.close()
         self._proxy.forget(self._key)
 
-    def _readable(self) -> None:
+    def _readable(self, _: int) -> None:
         try:
             data = self._back.recv(_MAX_DATAGRAM)
         except OSError:

@@ -11,6 +11,7 @@ from typing import Any
 from orlop.netd import dns
 from orlop.netd.dns import MalformedError, Question
 from orlop.netd.names import Names, Upstream, View
+from orlop.netd.poller import IN, Poller
 from orlop.unix.process import CLONE_NEWNET, setns
 
 ADDRESS = "127.0.0.11"
@@ -27,11 +28,14 @@ _MAX_ANSWERED = 256
 class Resolver:
     """One container's server: construct, `await start()`, `close()`. Its sockets keep the namespace alive."""
 
-    def __init__(self, names: Names, netns: str, port: int, view: View, fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, poller: Poller, names: Names, netns: str, port: int, view: View, fds: Sequence[int] = ()
+    ) -> None:
         """Listen on `ADDRESS` at `port`, UDP and TCP, in the namespace at `netns`. Raises OSError.
 
         `fds` are those of an earlier server, which is gone, of the same namespace.
         """
+        self._poller = poller
         self.view = view
         self.netns, self.port = netns, port
         self._names = names
@@ -70,12 +74,12 @@ class Resolver:
     async def start(self) -> None:
         """Answer from now on."""
         self._server = await asyncio.start_server(self._connected, sock=self._tcp)
-        self._loop.add_reader(self._udp, self._readable)
+        self._poller.add(self._udp.fileno(), self._readable, IN)
 
     def close(self) -> None:
         """Stop, and let the namespace go."""
         if self._server is not None:
-            self._loop.remove_reader(self._udp)
+            self._poller.remove(self._udp.fileno())
             self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -85,7 +89,7 @@ class Resolver:
 
     # -- the two transports
 
-    def _readable(self) -> None:
+    def _readable(self, _: int) -> None:
         for _ in range(_BATCH):  # then others get their turn
             try:
                 query, asker = self._udp.recvfrom(dns.MAX_SIZE)

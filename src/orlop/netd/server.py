@@ -38,15 +38,15 @@ _OPERATIONS = ("hold", "release", "name", "forget", "resolve", "unresolve", "kee
 class Server:
     """Holds ports for owners, serves DNS in their network namespaces, and answers requests about both."""
 
-    def __init__(self, store: Store) -> None:
-        """What is held and known is kept in `store` as well."""
+    def __init__(self, store: Store, poller: Poller) -> None:
+        """What is held and known is kept in `store` as well; `poller` is the event loop's selector."""
         self._store = store
         self._held: dict[str, dict[HeldPort, Holder]] = {}
         self._names = Names()
         self._resolvers: dict[str, Resolver] = {}
         self._fifos = Fifos()
         self._connections: set[asyncio.Task[None]] = set()
-        self._poller = Poller()
+        self._poller = poller
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Accept requests on a bound unix socket."""
@@ -62,7 +62,6 @@ class Server:
                 holder.close()
         for resolver in self._resolvers.values():
             resolver.close()
-        self._poller.close()
         self._fifos.close()
 
     async def restore(self, kept: Sequence[Kept]) -> None:
@@ -77,7 +76,7 @@ class Server:
                 case "name":
                     self._names.put(text_of(message, "endpoint"), entry_of(message))
                 case "resolve":
-                    resolver = Resolver(self._names, *resolver_of(message), fds)
+                    resolver = Resolver(self._poller, self._names, *resolver_of(message), fds)
                     await resolver.start()
                     self._resolvers[owner_of(message)] = resolver
                 case "keep":
@@ -134,7 +133,7 @@ class Server:
             resolver.view = view
         else:
             await self.unresolve(owner)
-            resolver = Resolver(self._names, netns, port, view)
+            resolver = Resolver(self._poller, self._names, netns, port, view)
             try:
                 await resolver.start()
             except BaseException:

@@ -49,18 +49,18 @@ class TcpProxy:
     def start(self) -> None:
         """Begin to accept."""
         self._retry = None
-        self._loop.add_reader(self._listener, self._acceptable)
+        self._poller.add(self._listener.fileno(), self._acceptable, IN)
 
     def close(self) -> None:
         """Stop accepting and cut the connections."""
         if self._retry is not None:
             self._retry.cancel()
-        self._loop.remove_reader(self._listener)
+        self._poller.remove(self._listener.fileno())
         self._listener.close()
         for connection in list(self._connections):
             connection.abort()
 
-    def _acceptable(self) -> None:
+    def _acceptable(self, _: int) -> None:
         for _ in range(_CONNECTIONS_A_TURN):  # then others get their turn
             try:
                 fd, _ = self._listener._accept()  # type: ignore[attr-defined]
@@ -69,7 +69,7 @@ class TcpProxy:
                 self._carry(client)
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS:  # the listener would be readable again and again
-                    self._loop.remove_reader(self._listener)
+                    self._poller.remove(self._listener.fileno())
                     self._retry = self._loop.call_later(_RETRY_SECONDS, self.start)
                 return  # usually: nobody else waits
 
@@ -95,6 +95,8 @@ class _Connection:
         self._poller = poller
         self._timer: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
+        self.simple = True
+        """Nothing waits, nothing has ended, and no bulk came so far."""
         registry.add(self)
 
     def connect(self, target: tuple[str, int]) -> None:
@@ -146,11 +148,24 @@ class _End:
     What the peer does not take at once waits in `_rest` or in the pipe; nothing more is read then.
     """
 
-    __slots__ = ("_connection", "_in_pipe", "_pipe", "_rest", "closed", "ended", "fd", "peer", "socket")
+    __slots__ = (
+        "_connection",
+        "_in_pipe",
+        "_pipe",
+        "_receive",
+        "_rest",
+        "_send",
+        "closed",
+        "ended",
+        "fd",
+        "peer",
+        "socket",
+    )
 
     def __init__(self, own: SocketType, connection: _Connection) -> None:
         self.socket = own
         self.fd = own.fileno()
+        self._receive, self._send = own.recv, own.send
         self.peer: _End = self
         self.ended = self.closed = False
         self._connection = connection
@@ -160,6 +175,8 @@ class _End:
 
     def ready(self, events: int) -> None:
         """The poller's news of the socket."""
+        if self._connection.simple and events & (IN | GONE) == IN and self._pass_on():
+            return
         if events & select.EPOLLERR:
             self._connection.abort()
             return
@@ -173,6 +190,7 @@ class _End:
         """Pass on what is there; after less than a buffer there is nothing more, unless `to_the_end` matters."""
         if self.closed:
             return
+        self._connection.simple = False
         try:
             for _ in range(_MOVES_A_TURN):
                 if not self._send_rest() or self.ended:
@@ -182,7 +200,7 @@ class _End:
                     if not self._in_pipe:
                         self._end()
                 else:
-                    self._rest = self.socket.recv(_BUFFER)
+                    self._rest = self._receive(_BUFFER)
                     if not self._rest:
                         self._end()
                     elif len(self._rest) == _BUFFER:
@@ -203,6 +221,17 @@ class _End:
             for fd in self._pipe:
                 os.close(fd)
 
+    def _pass_on(self) -> bool:
+        """The usual case: less than a buffer, which the peer takes at once. False: `carry` has to see to it."""
+        try:
+            self._rest = self._receive(_BUFFER)
+            if 0 < len(self._rest) < _BUFFER:
+                self._rest = self._rest[self.peer._send(self._rest) :]
+                return not self._rest
+        except OSError:  # also that there is nothing, or that the peer takes nothing now
+            return False
+        return False
+
     def _go_on(self) -> None:
         self.carry(to_the_end=True)
 
@@ -210,7 +239,7 @@ class _End:
         """Whether the peer has taken all there was. Raises OSError."""
         try:
             while self._rest:
-                self._rest = self._rest[self.peer.socket.send(self._rest) :]
+                self._rest = self._rest[self.peer._send(self._rest) :]
             while self._in_pipe and self._pipe is not None:
                 self._in_pipe -= os.splice(self._pipe[0], self.peer.fd, self._in_pipe, flags=_SPLICE)
         except BlockingIOError:

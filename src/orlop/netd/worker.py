@@ -10,18 +10,26 @@ from collections.abc import Callable, Sequence
 
 from orlop.netd.keeper import Channel, Kept
 from orlop.netd.kept import Store
+from orlop.netd.poller import Poller
 from orlop.netd.server import Server
 
 
 def work(listener: socket.socket, channel: Channel, kept: Sequence[Kept], on_alone: Callable[[], None]) -> None:
     """Take up what is `kept` and serve; `on_alone` is called when the keeper is gone."""
-    asyncio.run(_serve(listener, channel, kept, on_alone))
+    poller = Poller()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(poller)) as runner:
+        runner.run(_serve(listener, channel, kept, on_alone, poller))
 
 
 async def _serve(
-    listener: socket.socket, channel: Channel, kept: Sequence[Kept], on_alone: Callable[[], None]
+    listener: socket.socket,
+    channel: Channel,
+    kept: Sequence[Kept],
+    on_alone: Callable[[], None],
+    poller: Poller,
 ) -> None:
     loop = asyncio.get_running_loop()
+    poller.on_error = loop.call_exception_handler
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -33,7 +41,7 @@ async def _serve(
         on_alone()
 
     store = Store(channel, left_alone)
-    server = Server(store)
+    server = Server(store, poller)
     await server.restore(kept)
     path = listener.getsockname()
     accepting = await server.serve(listener)

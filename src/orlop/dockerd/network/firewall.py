@@ -5,8 +5,10 @@ Everything is in one table of our own for each family, installed once. A bridge 
 published port an element of its maps, so that a container costs at most one small transaction and containers
 without ports none. The table for IPv6 exists as long as there are networks with IPv6.
 
-- `prerouting` and `output` redirect published ports. Traffic from containers to the host's own addresses is left
-  to orlop-netd's proxy, and so is loopback traffic, unless there is no proxy.
+- `prerouting` and `output` redirect published ports, loopback traffic of IPv4 included. Traffic from containers to
+  the host's own addresses is left to orlop-netd's proxy, and so is ::1, unless there is no proxy.
+- `guard` and the bridges' route_localnet belong together: without the one, the other would let containers ask what
+  listens on the host's loopback addresses.
 - `forward` lets into a bridge: answers, the bridge's own containers, and redirected connections; the rest is
   dropped: neither other bridges nor the host's neighbours reach ports that are not published (CVE-2025-54410),
   unless the network's gateway mode or its trusted interfaces say so. Nothing leaves an internal network.
@@ -79,7 +81,7 @@ table {family} {table} {{
         type nat hook postrouting priority srcnat; policy accept;
         oifname != @bridges snat {family} to {family} saddr map @sources
         oifname != @bridges {family} saddr @masqueraded masquerade
-{hairpin}    }}
+{loopback_source}{hairpin}    }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname @internal jump from_internal
@@ -118,12 +120,13 @@ _GUARD = """\
     }}
 """
 
-_HAIRPIN = """\
-        oifname @bridges {family} saddr {loopback} ct status dnat masquerade
-        oifname @bridges {family} saddr @masqueraded ct status dnat masquerade
-"""
+_LOOPBACK_SOURCE = "        oifname @bridges ip saddr 127.0.0.0/8 ct status dnat masquerade\n"
+
+_HAIRPIN = "        oifname @bridges {family} saddr @masqueraded ct status dnat masquerade\n"
 
 _DIRECT = "        iifname != @bridges {family} daddr . meta l4proto . th dport @targets accept\n"
+
+_LOOPBACK6 = ip_address("::1")
 
 _WORDS = {
     4: {"family": "ip", "address": "ipv4_addr", "loopback": "127.0.0.0/8", "local_wire": ""},
@@ -175,7 +178,7 @@ class BridgeRules(NamedTuple):
 class Firewall(NamedTuple):
     """What shapes the plans.
 
-    `table` is its name; `userland_proxy`: orlop-netd's proxy carries loopback traffic; `redirect` off: it carries
+    `table` is its name; `userland_proxy`: orlop-netd's proxy carries hairpins; `redirect` off: it carries
     everything, so that the host's own rules for what comes in judge published ports; `direct`: containers' own
     addresses are reached at published ports from everywhere; `mark`: an nftables expression for the marks whose
     packets may enter; `families` that we have tables for.
@@ -237,12 +240,12 @@ class Firewall(NamedTuple):
 
     def _base(self, version: int) -> str:
         words = {**_WORDS[version], "table": self.table}
-        loopback = "{family} daddr != {loopback} ".format(**words)
         return _TABLE.format(
             **words,
             guard=_GUARD.format() if version == 4 else "",
             from_bridges="iifname != @bridges " if self.userland_proxy else "",
-            not_loopback=loopback if self.userland_proxy else "",
+            not_loopback="" if version == 4 else "ip6 daddr != ::1 ",  # the kernel drops what comes back to it
+            loopback_source=_LOOPBACK_SOURCE if version == 4 else "",
             hairpin="" if self.userland_proxy else _HAIRPIN.format(**words),
             mark=f"        meta mark {self.mark} accept\n" if self.mark else "",
             direct=_DIRECT.format(**words) if self.direct else "",
@@ -269,7 +272,7 @@ class Firewall(NamedTuple):
             if port.direct or self.direct:
                 yield f"{place} targets {reached}", ""
             host = ip_address(port.host_ip)
-            if not self.redirect or host.version != target.version or (host.is_loopback and self.userland_proxy):
+            if not self.redirect or host.version != target.version or host == _LOOPBACK6:
                 continue  # the proxy's
             value = f" : {port.address} . {port.port}"
             if host.is_unspecified:

@@ -110,13 +110,15 @@ def is_pinned(path: str) -> bool:
 def set_sysctl(key: str, value: str) -> bool:
     """Write a kernel setting ("net/ipv4/ip_forward") of the thread's namespace; False if the kernel lacks it."""
     try:
-        with open(f"/proc/sys/{key}", "r+", encoding="ascii") as file:
-            # Where /proc/sys is read-only for us the right value may be there already.
-            if file.read().strip() != value:
-                file.seek(0)
-                file.write(value)
+        file = os.open(f"/proc/sys/{key}", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    try:
+        # What is there already is not written again: for some settings the kernel walks through all interfaces.
+        if os.pread(file, 4096, 0).strip() != value.encode():
+            os.pwrite(file, value.encode(), 0)
+    finally:
+        os.close(file)
     return True
 
 

@@ -16,6 +16,7 @@ from orlop.dockerd.network import foreign, source_guard
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.netlink import Packet, attributes, messages
+from orlop.dockerd.network.netns import set_sysctl
 from orlop.dockerd.network.passage import Passage
 from orlop.dockerd.network.source_guard import Source
 from orlop.dockerd.network.types import PortMapping
@@ -91,6 +92,7 @@ class Rules:
             self._install(kernel)  # as in publish
             return
         self._guard(kernel, [bridge])
+        self._lead_loopback([bridge], on=True)
         self._passage.through_iptables(kernel, [bridge])
 
     def remove_bridge(self, kernel: Kernel, bridge: BridgeRules) -> None:
@@ -98,6 +100,7 @@ class Rules:
         if bridge not in self._bridges:
             return
         self._bridges.remove(bridge)
+        self._lead_loopback([bridge], on=False)
         try:
             kernel.nft.run(self._plan.remove_bridge(bridge))
             if bridge.six and 6 in self._plan.families and not any(each.six for each in self._bridges):
@@ -175,6 +178,8 @@ class Rules:
             return
         for packet in messages(data):
             if packet.port != self._own_port and _is_harmful(packet) and self._concerns_us(_table(packet)):
+                if _table(packet) == self._plan.table:
+                    self._lead_loopback(self._bridges, on=False)
                 self._schedule()
 
     def _concerns_us(self, table: str) -> bool:
@@ -206,6 +211,7 @@ class Rules:
         self._offer_user_chain(kernel)
         self._guard(kernel, self._bridges)
         self._guard_sources(kernel)
+        self._lead_loopback(self._bridges, on=True)
         self._passage.through_iptables(kernel, self._bridges)
 
     def _guard_sources(self, kernel: Kernel) -> None:
@@ -229,6 +235,16 @@ class Rules:
                 kernel.nft.run(guard.install)
             except NftablesError as error:
                 _log.error("cannot install the rules of %s: %s", guard.table, error.strerror)
+
+    def _lead_loopback(self, bridges: Iterable[BridgeRules], *, on: bool) -> None:
+        """Let what is redirected from a loopback address find back, as long as our rules guard that way."""
+        for bridge in bridges:
+            wanted = on and self._plan.redirect and bridge.four is not None and not bridge.internal
+            try:
+                set_sysctl(f"net/ipv4/conf/{bridge.name}/route_localnet", "1" if wanted else "0")
+            except OSError as error:
+                reason = f"cannot set net.ipv4.conf.{bridge.name}.route_localnet: {error.strerror}"
+                raise InternalError(reason) from None
 
 
 def explain(error: OSError) -> str:

@@ -366,7 +366,7 @@ def _firewall(config: NetworkConfig) -> Firewall:
     return Firewall(
         table="orlop" if config.bridge == NetworkConfig().bridge else f"orlop_{config.bridge}",
         userland_proxy=config.userland_proxy,
-        redirect=not config.host_firewall,
+        redirect=config.redirects,
         direct=config.allow_direct_routing,
         mark=parse_mark(config.accept_mark),
         families=tuple(version for version, wanted in families if wanted),

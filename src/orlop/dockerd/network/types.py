@@ -12,8 +12,8 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     """The daemon's network settings, as in daemon.json.
 
     `bip` is the default bridge's own address with its prefix length ("172.17.0.1/16"; empty: the first of Docker's
-    pools that no interface of the host uses). `mtu` in bytes. `userland_proxy` off means that loopback traffic
-    to published ports is redirected by the kernel.
+    pools that no interface of the host uses). `mtu` in bytes. `userland_proxy` off means that the kernel redirects
+    what containers send to published ports, and that nobody carries what it cannot redirect.
     """
 
     bridge: str = "orlop0"
@@ -45,6 +45,11 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     """Options of new networks that do not say otherwise, by driver."""
     address_pools: list[tuple[str, int]] = []
     """Where networks without a subnet get one: ranges and the prefix length to cut; empty: Docker's own."""
+
+    @property
+    def redirects(self) -> bool:
+        """Whether the kernel redirects published ports."""
+        return self.iptables and not self.host_firewall
 
 
 class SandboxRequest(msgspec.Struct, kw_only=True):

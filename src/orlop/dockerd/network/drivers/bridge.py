@@ -78,8 +78,6 @@ class BridgeDriver(Driver):
         # Its addresses are nobody else's: without accept_dad, the first second's packets would find no neighbour.
         for key, value in (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0" if six else "1")):
             set_sysctl(f"net/ipv6/conf/{name}/{key}", value)
-        if not config.userland_proxy:
-            set_sysctl(f"net/ipv4/conf/{name}/route_localnet", "1")
         if config.ip_forward and not network.internal:
             set_sysctl("net/ipv4/ip_forward", "1")
             if network.subnet6:
