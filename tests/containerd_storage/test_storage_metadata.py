@@ -4,15 +4,21 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.storage import LocalStorage, digest_of, put, read
 
+from orlop.api import images_pb2, types_pb2
+from orlop.containerd.check import check
 from orlop.containerd.core.images import Image, Target
 from orlop.containerd.core.leases import Resource
-from orlop.containerd.core.namespaces import Scope, scope_of
+from orlop.containerd.core.namespaces import NAMESPACE_HEADER, Scope, scope_of
+from orlop.containerd.metadata import unsynced
+from orlop.containerd.metadata.containers import MetadataContainers
 from orlop.containerd.metadata.db import Database
+from orlop.containerd.services.images import ImagesService
 from orlop.errdefs import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -267,6 +273,107 @@ def test_names_of_blobs_are_synced_once(
     put(content.bind(scope), b"three")
     assert sync() == 2
     assert set(synced) == {f"{local.base}/root/io.containerd.content.v1.content/blobs/sha256"}
+
+
+async def test_an_image_is_recorded_after_its_content_is_synced(
+    local: LocalStorage, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each blob's bytes before its name is given, all names before the image is there for anybody."""
+    steps: list[str] = []
+    going, go_on = threading.Event(), threading.Event()
+
+    def fsync(fd: int) -> None:
+        going.set()
+        assert go_on.wait(60)
+        steps.append("names")
+
+    content, images = local.storage.content, local.storage.images
+    rename, datasync = os.rename, os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (steps.append("bytes"), datasync(fd)))
+    monkeypatch.setattr(os, "rename", lambda *names: (steps.append("rename"), rename(*names)))
+    monkeypatch.setattr(os, "fsync", fsync)
+    put(content.bind(scope), b"manifest")
+    with ThreadPoolExecutor(1) as workers:
+        service = ImagesService(images, local.storage.gc, content, workers)
+        target = types_pb2.Descriptor(media_type=MANIFEST, digest=DIGEST, size=8)
+        request = images_pb2.CreateImageRequest(image=images_pb2.Image(name="one", target=target))
+        creating = asyncio.ensure_future(service.Create(request, Context(scope)))
+        await asyncio.to_thread(going.wait, 60)
+        assert images.bind(scope).list() == []
+        go_on.set()
+        await creating
+    assert steps == ["bytes", "rename", "names"]
+    assert [found.name for found in images.bind(scope).list()] == ["one"]
+
+
+class Context:
+    """The context of a call in a scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(NAMESPACE_HEADER, self._scope.namespace)]
+
+
+class TestPowerCuts:
+    """Snapshots whose files were not synced in the boot that committed them."""
+
+    def chain(self, local: LocalStorage, scope: Scope) -> list[int]:
+        """Three committed snapshots, one on the other, and the numbers that are not synced."""
+        snapshots = local.storage.snapshotters["overlayfs"].bind(scope)
+        for number, parent in ((1, ""), (2, "layer1"), (3, "layer2")):
+            snapshots.prepare(f"extract-{number}", parent)
+            snapshots.commit(f"layer{number}", f"extract-{number}")
+        return self.unsynced(local)
+
+    def unsynced(self, local: LocalStorage) -> list[int]:
+        rows = local.storage.db.rows("SELECT number FROM unsynced_snapshots ORDER BY number")
+        return [row["number"] for row in rows]
+
+    def keys(self, local: LocalStorage, scope: Scope) -> set[str]:
+        return {row["key"] for row in local.storage.db.rows("SELECT key FROM snapshots")}
+
+    def cut(self, local: LocalStorage, *numbers: int) -> None:
+        """As if the machine had gone down before these were synced."""
+        local.storage.db.execute("DELETE FROM unsynced_snapshots")
+        for number in numbers:
+            local.storage.db.execute("INSERT INTO unsynced_snapshots VALUES (?, 'another boot')", (number,))
+
+    async def test_layers_are_synced_once(
+        self, local: LocalStorage, scope: Scope, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[str] = []
+        monkeypatch.setattr(unsynced.fs, "syncfs", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+        monkeypatch.setattr(unsynced, "_DELAY", 0.2)
+        noted, forget = asyncio.Event(), unsynced.UnsyncedSnapshots._forget
+        monkeypatch.setattr(unsynced.UnsyncedSnapshots, "_forget", lambda *args: (forget(*args), noted.set()))
+        assert self.chain(local, scope) == [1, 2, 3]
+        await asyncio.wait_for(noted.wait(), 60)
+        assert self.unsynced(local) == []
+        assert synced == [f"{local.base}/root/io.containerd.snapshotter.v1.overlayfs"]
+
+    def test_a_stop_syncs(self, local: LocalStorage, scope: Scope) -> None:
+        assert self.chain(local, scope) == [1, 2, 3]
+        local.reopen()
+        assert (self.unsynced(local), len(self.keys(local, scope))) == ([], 3)
+
+    def test_what_is_torn_is_dropped_with_what_stands_on_it(self, local: LocalStorage, scope: Scope) -> None:
+        self.chain(local, scope)
+        local.storage.snapshotters["overlayfs"].bind(scope).prepare("extract-4", "layer3")
+        self.cut(local, 2)
+        local.reopen()
+        assert (self.keys(local, scope), self.unsynced(local)) == ({"layer1"}, [])
+
+    def test_what_is_used_stays_and_is_told_of(self, local: LocalStorage, scope: Scope) -> None:
+        self.chain(local, scope)
+        local.storage.snapshotters["overlayfs"].bind(scope).prepare("container", "layer3")
+        self.cut(local, 3)
+        local.reopen()
+        assert self.keys(local, scope) == {"layer1", "layer2", "layer3", "container"}
+        MetadataContainers(local.storage.db, local.storage.namespaces, local.storage.gc)  # makes its table
+        faults = [str(fault) for fault in check(f"{local.base}/root", f"{local.base}/state").faults]
+        assert [fault for fault in faults if "layer3#3: it was not on the disk" in fault]
 
 
 class TestRestart:

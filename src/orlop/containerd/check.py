@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from orlop.containerd.checks import Checks, Finding, snapshots_of
 from orlop.containerd.metadata.db import Database
+from orlop.containerd.metadata.unsynced import standing_on
 from orlop.containerd.plugins.directories import remove_tree
 from orlop.containerd.storage import CONTENT_DIRECTORY
 from orlop.errdefs import FailedPreconditionError, NotFoundError
@@ -129,11 +130,7 @@ def _drop_blob(root: str, db: Database, digest: str) -> None:
 
 def _drop_snapshots(root: str, db: Database, number: int) -> list[str]:
     """Remove a snapshot and all that stands on it, unless a container does."""
-    rows = db.rows(
-        "WITH RECURSIVE tree (number) AS (SELECT ? UNION SELECT s.number FROM snapshots s JOIN tree "
-        "ON s.parent = tree.number) SELECT s.* FROM snapshots s JOIN tree USING (number) ORDER BY number DESC",
-        (number,),
-    )
+    rows = standing_on(db, number)
     for row in rows:
         user = db.row(
             "SELECT id FROM containers WHERE namespace = ? AND snapshotter = ? AND snapshot_key = ?",

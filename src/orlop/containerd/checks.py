@@ -14,6 +14,7 @@ from typing import NamedTuple
 from orlop.api.containers_pb2 import Container
 from orlop.containerd.core.snapshots import Kind
 from orlop.containerd.metadata.db import Database
+from orlop.containerd.metadata.unsynced import boot_id
 from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, Bundle, bundle_at
 from orlop.containerd.plugins.snapshots_overlay import OverlayDriver
 from orlop.containerd.storage import CONTENT_DIRECTORY, SNAPSHOTTER_DIRECTORY
@@ -194,6 +195,7 @@ class Checks:
         )
         self.counts["snapshots"] = len(rows)
         recorded: dict[str, set[str]] = {}
+        torn = self._unsynced_in_another_boot()
         for row in rows:
             number, snapshotter = row["number"], row["snapshotter"]
             recorded.setdefault(snapshotter, set()).add(str(number))
@@ -205,6 +207,8 @@ class Checks:
             for path in wanted:
                 if not os.path.isdir(path):
                     yield Finding(True, subject, f"its directory {path} is not there")
+            if number in torn:
+                yield Finding(True, subject, "it was not on the disk when the machine went down")
             if row["parent"] is not None and (
                 (row["parent_namespace"], row["parent_snapshotter"]) != (row["namespace"], snapshotter)
                 or row["parent_kind"] != Kind.COMMITTED
@@ -216,6 +220,12 @@ class Checks:
                 snapshotter = name.removeprefix(SNAPSHOTTER_DIRECTORY.format(name=""))
                 for number in _names(snapshots_of(self._root, snapshotter)) - recorded.get(snapshotter, set()):
                     yield Finding(False, f"directory {snapshotter}/{number}", "belongs to no snapshot")
+
+    def _unsynced_in_another_boot(self) -> set[int]:
+        if self._db.row("SELECT 1 FROM sqlite_master WHERE name = 'unsynced_snapshots'") is None:
+            return set()  # the metadata of an older version
+        rows = self._db.rows("SELECT number FROM unsynced_snapshots WHERE boot != ?", (boot_id(),))
+        return {row["number"] for row in rows}
 
     def _containers(self) -> Iterator[Finding]:
         rows = self._db.rows("SELECT * FROM containers")

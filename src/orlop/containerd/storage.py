@@ -162,6 +162,8 @@ class Storage:
         """Stop the collector, wait for the worker threads and close the database. Stop the server first."""
         self.gc.close()
         self.differ.close()
+        for snapshotter in self.snapshotters.values():
+            snapshotter.unsynced.close()
         for pool in self._workers:
             pool.shutdown(wait=True, cancel_futures=True)
         self.db.close()

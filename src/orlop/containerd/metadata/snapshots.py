@@ -19,6 +19,7 @@ from orlop.containerd.failpoints import failpoint
 from orlop.containerd.metadata.db import Database, Row, now, pack, unpack
 from orlop.containerd.metadata.leases import MetadataLeases
 from orlop.containerd.metadata.namespaces import MetadataNamespaces
+from orlop.containerd.metadata.unsynced import UnsyncedSnapshots
 from orlop.errdefs import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class MetadataSnapshots:
         self.events = events
         self._workers = workers
         self._deleting: dict[int, Future[None]] = {}
+        self.unsynced = UnsyncedSnapshots(db, driver.name, driver.root, workers)
         self.creating: set[int] = set()  # directories being made by a worker thread
         gc.add_snapshotter(self)
 
@@ -97,9 +99,11 @@ class MetadataSnapshots:
         ]
         with self.db.transaction():
             self.db.execute_many("DELETE FROM snapshots WHERE number = ?", missing)
+        self.unsynced.drop_torn()
         self.db.skip_numbers("snapshots", max(self.driver.numbers(), default=0))
         for number in self.waste():
             self.discard(number)
+        self.unsynced.schedule()
 
     def waste(self) -> set[int]:
         """The directories that no snapshot owns and nobody makes or deletes."""
@@ -279,8 +283,10 @@ class BoundSnapshots:
                     row["number"],
                 ),
             )
+            owner.unsynced.note(row["number"])
             failpoint("snapshot.commit.after_update")
         failpoint("snapshot.commit.after_record")
+        owner.unsynced.schedule()
         owner.gc.mutated()
         owner.events.publish(
             self._namespace, "/snapshot/commit", SnapshotCommit(key=key, name=name, snapshotter=owner.name)
