@@ -99,14 +99,16 @@ class _Private:
 class Docker(_Private):
     """Debian's docker.io: dockerd with the containerd that it starts."""
 
-    def __init__(self, directory: pathlib.Path, program: str = "dockerd") -> None:
+    def __init__(self, directory: pathlib.Path, program: str = "dockerd", configuration: str = "{}") -> None:
+        """`configuration` is its daemon.json."""
         super().__init__("docker", directory)
         self._program = program
+        self._configuration = configuration
 
     def start(self) -> None:
         self._prepare()
         d = self.directory
-        (d / "daemon.json").write_text("{}")
+        (d / "daemon.json").write_text(self._configuration)
         self._spawn(
             "dockerd", self._program, "-H", self.host, "--data-root", f"{d}/data", "--exec-root", f"{d}/exec",
             "--pidfile", f"{d}/pid", "--config-file", f"{d}/daemon.json",

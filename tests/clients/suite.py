@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the integration suites of Docker's Python clients over Debian's docker.io and over orlop, and compare.
 
-The suites are those of their authors, at a pinned commit, unchanged, outside of this checkout. They name images of
-Docker Hub; images of that name are made of the host's busybox before, so that no registry is needed. A test that
-passes over docker.io and does not over orlop fails the run.
+The suites are those of their authors, at a pinned commit or release, unchanged, outside of this checkout. They
+name images of Docker Hub; images of that name are made of programs of this machine before, and served by a
+registry that both daemons have as their mirror. A test that passes over docker.io and does not over orlop fails
+the run.
 """
 
 from __future__ import annotations
@@ -11,23 +12,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as xml
 from typing import TYPE_CHECKING, NamedTuple
 
+from clients import made_images
 from engines import Docker
-from support import images
+from support import images, registry
 from support.stack import DOCKER, Stack
 
 from orlop.dockerd.containers.links import KEEP_VARIABLES
 from orlop.oci.build import write_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from orlop.oci.build import BuiltImage
 
 CACHE = "/var/cache/orlop-tests/clients"
 ENGINES = ("docker.io", "orlop")
@@ -37,22 +44,29 @@ class Suite(NamedTuple):
     """Where a suite is from, what it needs, and how pytest is told to run it."""
 
     source: str
-    commit: str
+    """A git repository, or `pypi:name`."""
+    version: str
+    """A commit, or a release."""
     packages: tuple[str, ...]
-    images: tuple[str, ...]
+    images: Callable[[], dict[str, BuiltImage]]
     arguments: tuple[str, ...]
     environment: dict[str, str]
     meant: dict[str, str]
     """Tests that need not pass here: patterns (fnmatch) of their names, and why."""
+    path: str = "."
+    """Where in its tree the package is that is tested."""
 
 
+MIRROR = "127.0.0.1:5999"
 _SWARM = "swarm mode is not supported"
 SUITES = {
     "docker-py": Suite(
         source="https://github.com/docker/docker-py",
-        commit="afc6d1ee308e78b908b96a94298c37fa8c465588",
+        version="afc6d1ee308e78b908b96a94298c37fa8c465588",
         packages=("requests", "urllib3", "paramiko", "websocket-client", "pytest<9", "pytest-timeout"),
-        images=("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest"),
+        images=lambda: dict.fromkeys(
+            ("alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest"), images.busybox()
+        ),
         arguments=("tests/integration", "--timeout=60"),
         environment={"DOCKER_TEST_API_VERSION": "1.41"},
         meant={
@@ -67,10 +81,59 @@ SUITES = {
             "*TestNetworks::test_create_network_ingress": _SWARM,
             "*[bB]uild*": "building images is another project's part",
             "*[pP]lugin*": "managed plugins are not supported",
-            "*::test_create_with_runtime": "the default runtime is called orlop, not runc",
         },
     ),
-}
+    "aiodocker": Suite(
+        source="pypi:aiodocker",
+        version="0.27.0",
+        packages=(
+            "aiohttp",
+            "async-timeout",
+            "packaging",
+            "pytest==9.0.3",
+            "pytest-asyncio==1.3.0",
+            "pytest-timeout",
+            "testcontainers==4.14.2",
+        ),
+        images=lambda: {
+            "python:3.13-alpine": made_images.python("3.13"),
+            "python:3.14-alpine": made_images.python("3.14"),
+            "registry:2": made_images.registry(),
+            "hello-world:latest": made_images.hello(),
+            "alpine:latest": images.busybox(),
+            "busybox:latest": images.busybox(),
+        },
+        arguments=("tests", "-o", "addopts=", "--timeout=120"),
+        environment={"TESTCONTAINERS_RYUK_DISABLED": "true"},
+        meant={},
+    ),
+    "testcontainers": Suite(
+        source="https://github.com/testcontainers/testcontainers-python",
+        version="c958e40c",
+        packages=(
+            "docker", "urllib3", "wrapt", "typing-extensions", "python-dotenv", "PyYAML", "requests", "httpx",
+            "pytest==9.0.3", "pytest-asyncio==1.3.0", "pytest-mock", "pytest-timeout",
+        ),
+        images=lambda: {
+            **dict.fromkeys(
+                ("alpine:latest", "bash:latest", "busybox:latest", "ubuntu:latest"), images.busybox()
+            ),
+            **dict.fromkeys(
+                (
+                    "nginx:1.25.4-alpine-slim", "nginx:alpine", "nginx:alpine-slim", "nginx:latest",
+                    "testcontainers/helloworld:1.2.0",
+                ),
+                made_images.web(),
+            ),
+            "hello-world:latest": made_images.hello(),
+            "registry:2": made_images.registry(),
+        },
+        arguments=("tests/core", "-o", "addopts=", "--timeout=120"),
+        environment={"TESTCONTAINERS_RYUK_DISABLED": "true"},
+        meant={},
+        path="src",
+    ),
+}  # fmt: skip
 
 
 class Engine(NamedTuple):
@@ -83,12 +146,13 @@ class Engine(NamedTuple):
 @contextlib.contextmanager
 def engine(name: str) -> Iterator[Engine]:
     """One of the two, with nothing in it."""
+    configuration = json.dumps({"registry-mirrors": [f"http://{MIRROR}"]})
     if name == "orlop":
-        with Stack() as stack:
+        with Stack(configuration=configuration) as stack:
             yield Engine(stack.host, ("nsenter", f"--net=/proc/{stack.process.pid}/ns/net"))
         return
     directory = pathlib.Path(tempfile.mkdtemp(prefix="od")) / "e"
-    original = Docker(directory)
+    original = Docker(directory, configuration=configuration)
     try:
         original.start()
         (daemon,) = original.daemons()["dockerd"]
@@ -100,11 +164,15 @@ def engine(name: str) -> Iterator[Engine]:
 
 def fetch(name: str, suite: Suite, cache: str, source: str) -> str:
     """The suite's tree and an environment for it; the tree's path."""
-    tree = f"{cache}/{name}-{suite.commit[:12]}"
+    tree = f"{cache}/{name}-{suite.version[:12]}"
     if not os.path.isdir(tree):
         os.makedirs(cache, exist_ok=True)
-        subprocess.run(["git", "clone", "-q", source, f"{tree}.part"], check=True)
-        subprocess.run(["git", "-C", f"{tree}.part", "checkout", "-q", suite.commit], check=True)
+        shutil.rmtree(f"{tree}.part", ignore_errors=True)
+        if source.startswith("pypi:"):
+            _unpack_release(f"{source.removeprefix('pypi:')}=={suite.version}", f"{tree}.part")
+        else:
+            subprocess.run(["git", "clone", "-q", source, f"{tree}.part"], check=True)
+            subprocess.run(["git", "-C", f"{tree}.part", "checkout", "-q", suite.version], check=True)
         os.rename(f"{tree}.part", tree)
     if not os.path.exists(f"{tree}/.venv/ready"):
         subprocess.run([sys.executable, "-m", "venv", f"{tree}/.venv"], check=True)
@@ -114,19 +182,67 @@ def fetch(name: str, suite: Suite, cache: str, source: str) -> str:
     return tree
 
 
+def _unpack_release(requirement: str, tree: str) -> None:
+    """The source distribution of a release from PyPI, as a git repository of one commit."""
+    with tempfile.TemporaryDirectory(prefix="oc") as directory:
+        name = requirement.partition("=")[0]
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", name, "-d", directory]
+        subprocess.run([*pip, requirement], check=True)
+        (archive,) = pathlib.Path(directory).glob("*.tar.gz")
+        os.mkdir(tree)
+        subprocess.run(["tar", "-C", tree, "--strip-components=1", "-xzf", archive], check=True)
+    git = ["git", "-C", tree, "-c", "user.name=suite", "-c", "user.email=suite@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", requirement]):
+        subprocess.run([*git, *command], check=True)
+
+
+@contextlib.contextmanager
+def mirror(where: Engine, served: dict[str, BuiltImage]) -> Iterator[None]:
+    """A registry in the engine's network, with what the suite pulls from Docker Hub; and the images themselves."""
+    with tempfile.TemporaryDirectory(prefix="oc") as directory:
+        archive, config = f"{directory}/images.tar", f"{directory}/config.yml"
+        pathlib.Path(config).write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
+            f"http: {{addr: '{MIRROR}'}}\nlog: {{level: error, accesslog: {{disabled: true}}}}\n",
+            encoding="utf-8",
+        )
+        with open(archive, "wb") as file:
+            write_archive(served, file)
+        docker = [DOCKER, "-H", where.host]
+        subprocess.run([*docker, "load", "-q", "-i", archive], check=True, stdout=subprocess.DEVNULL)
+        serving = subprocess.Popen(
+            [*where.prefix, registry.BINARY, "serve", config],
+            stdin=subprocess.DEVNULL, env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+        )  # fmt: skip
+        try:
+            for name in served:
+                pushed = f"{MIRROR}/{name if '/' in name else f'library/{name}'}"
+                for command in (["tag", name, pushed], ["push", "-q", pushed], ["rmi", pushed]):
+                    _again([*docker, *command])
+            yield
+        finally:
+            serving.terminate()
+            serving.wait(30)
+
+
+def _again(command: list[str]) -> None:
+    """Until it succeeds: the registry may be just starting."""
+    deadline = time.monotonic() + 60
+    while (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{' '.join(command)}: {done.stderr}")
+        time.sleep(0.2)
+
+
 def run(tree: str, suite: Suite, where: Engine, more: list[str]) -> dict[str, str]:
     """Run a suite over an engine: each test's verdict (passed, failed, skipped) by its name."""
     subprocess.run(["git", "-C", tree, "clean", "-dfq", "-e", ".venv"], check=True)  # of what a run before left
-    with tempfile.TemporaryDirectory(prefix="oc") as directory:
-        archive, report = f"{directory}/images.tar", f"{directory}/report.xml"
-        with open(archive, "wb") as file:
-            write_archive({name: images.busybox() for name in suite.images}, file)
-        subprocess.run(
-            [DOCKER, "-H", where.host, "load", "-q", "-i", archive], check=True, stdout=subprocess.DEVNULL
-        )
+    with tempfile.TemporaryDirectory(prefix="oc") as directory, mirror(where, suite.images()):
+        report = f"{directory}/report.xml"
         command = [*where.prefix, f"{tree}/.venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         environment = {
-            **os.environ, **suite.environment, "DOCKER_HOST": where.host, "HOME": directory, "PYTHONPATH": tree,
+            **os.environ, **suite.environment, "DOCKER_HOST": where.host, "HOME": directory,
+            "PYTHONPATH": os.path.normpath(f"{tree}/{suite.path}"),
         }  # fmt: skip
         subprocess.run(
             [*command, f"--junitxml={report}", *suite.arguments, *more],

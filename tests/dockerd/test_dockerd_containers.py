@@ -13,6 +13,8 @@ from support.containerd import wait_until
 from support.stack import DOCKER
 from support.terminal import Terminal
 
+from orlop.engine.client import Client
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -498,6 +500,21 @@ def test_update(stack: Stack) -> None:
     assert host_config["RestartPolicy"]["Name"] == "always"
     stats = json.loads(stack.docker("stats", "--no-stream", "--format", "json", "limited").ok())
     assert stats["MemUsage"].endswith("32MiB")
+
+
+def test_update_of_block_devices(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of devices are changed since API 1.55; what the host cannot limit is told and left out."""
+    device = next(f"/dev/{name}" for name in sorted(os.listdir("/sys/block")) if os.path.exists(f"/dev/{name}"))
+    run_detached(stack, "reads", "sleep", "100")
+    body = {"BlkioDeviceReadBps": [{"Path": device, "Rate": 1 << 20}], "BlkioDeviceWriteIOps": []}
+    for version in ("1.54", "1.55"):
+        monkeypatch.setenv("DOCKER_API_VERSION", version)
+        client = Client(stack.host)
+        warnings = client.post("/containers/reads/update", None, body)["Warnings"]
+        client.close()
+        limits = inspect(stack, "reads")["HostConfig"]["BlkioDeviceReadBps"] or []
+        assert bool(limits or warnings) == (version == "1.55")
+    assert warnings or limits == body["BlkioDeviceReadBps"]
 
 
 # -- namespaces of others

@@ -100,6 +100,25 @@ async def test_manifests_tell_of_attestations(engine: Engine) -> None:
     assert status == 404, body
 
 
+async def test_where_an_image_is_from(engine: Engine, registry: Registry) -> None:
+    """Its identity is the repository that it was pulled from; an archive has none."""
+    name = registry.push(_image("from:1"), "from/there:1")
+    await engine.docker("pull", "-q", name)
+    repository = name.rpartition(":")[0]
+    _, shown = await engine.request("GET", f"/v1.53/images/{name}/json")
+    assert shown["Identity"] == {"Pull": [{"Repository": repository}]}
+    _, shown = await engine.request("GET", f"/v1.52/images/{name}/json")
+    assert "Identity" not in shown
+    _, listed = await engine.request("GET", "/v1.54/images/json?manifests=1&identity=1")
+    found = [each["ImageData"].get("Identity") for each in listed[0]["Manifests"] if "ImageData" in each]
+    assert {"Pull": [{"Repository": repository}]} in found
+    status, _ = await engine.request("GET", "/v1.54/images/json?identity=1")
+    assert status == 400
+    await _load(engine, "archived:1")
+    _, shown = await engine.request("GET", "/v1.53/images/archived:1/json")
+    assert "Identity" not in shown
+
+
 async def test_tree(engine: Engine) -> None:
     """The platforms below the image; `U` where a container uses one."""
     image = await _load(engine, "tree:1")

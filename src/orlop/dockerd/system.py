@@ -160,7 +160,12 @@ class System:
                 "Namespaces": {"Containers": self._client.namespace, "Plugins": ""},
             },
             "Warnings": open_tcp_warnings(self._config) or None,
+            **self._address_pools(),
         }
+
+    def _address_pools(self) -> View:
+        pools = [{"Base": pool.base, "Size": pool.size} for pool in self._config.default_address_pools]
+        return {"DefaultAddressPools": pools} if pools else {}
 
     def _discovered(self) -> list[View] | None:
         names = DeviceRegistry(self._config.cdi_directories).devices()

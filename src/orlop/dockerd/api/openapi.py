@@ -65,7 +65,8 @@ _QUERIES = {
     "GET /containers/{id}/archive": "path:string!",
     "PUT /containers/{id}/archive": "path:string! noOverwriteDirNonDir:boolean copyUIDGID:boolean",
     "POST /containers/prune": "filters:filters",
-    "GET /images/json": "all:boolean filters:filters shared-size:boolean digests:boolean manifests:boolean",
+    "GET /images/json": "all:boolean filters:filters shared-size:boolean digests:boolean manifests:boolean "
+    "identity:boolean",
     "POST /images/create": "fromImage:string fromSrc:string repo:string tag:string message:string changes:string "
     "platform:string",
     "GET /images/{name}/json": "manifests:boolean platform:string",

@@ -9,7 +9,7 @@ from orlop.dockerd.containers.live_mounts import LiveMounts
 from orlop.dockerd.containers.live_ports import LivePorts
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.spec import Host, resources_of, validate
-from orlop.engine.types import HostConfig, Mount, PortBinding, RestartPolicy
+from orlop.engine.types import HostConfig, Mount, PortBinding, RestartPolicy, ThrottleDevice, WeightDevice
 from orlop.errdefs import ConflictError, InvalidArgumentError
 
 
@@ -17,6 +17,11 @@ class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
     """Body of POST /containers/{id}/update: zero and absent mean unchanged, as with Docker."""
 
     blkio_weight: int = 0
+    blkio_weight_device: list[WeightDevice] | None = None
+    blkio_device_read_bps: list[ThrottleDevice] | None = None
+    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    blkio_device_read_iops: list[ThrottleDevice] | None = msgspec.field(default=None, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: list[ThrottleDevice] | None = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
     cpu_shares: int = 0
     nano_cpus: int = 0
     cpu_period: int = 0
@@ -38,6 +43,12 @@ class UpdateRequest(msgspec.Struct, rename="pascal", omit_defaults=True):
     """Not in Docker: mounts that come, also while the container runs."""
     mounts_remove: list[str] = []
     """Not in Docker: destinations of mounts that go."""
+
+
+def without_block_devices(request: UpdateRequest) -> UpdateRequest:
+    """The request as the API was before 1.55: lists of block devices could not be changed."""
+    lists = [field.name for field in msgspec.structs.fields(UpdateRequest) if field.name.startswith("blkio_")]
+    return msgspec.structs.replace(request, **{name: None for name in lists if name != "blkio_weight"})
 
 
 class Update:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from orlop.containerd.client.fetch import DISTRIBUTION_SOURCE
 from orlop.dockerd import timestamps
 from orlop.dockerd.images.sizes import LayerSizes
 from orlop.dockerd.images.store import LABEL_PARENT, ImageRecord, ImageStore
@@ -39,6 +40,7 @@ class InspectImage:
             "Size": await self._sizes.total(record),
             "RootFS": {"Type": image.rootfs.type, "Layers": image.rootfs.diff_ids},
             "Metadata": {"LastTagTime": timestamps.rfc3339(_last_tagged(record))},
+            "Identity": await identity_of(self._store, record.target.digest),
             "Descriptor": msgspec.to_builtins(record.target),
             "DockerVersion": image.docker_version,
             "GraphDriver": {"Name": self._store.snapshotter, "Data": None},
@@ -53,7 +55,27 @@ class InspectImage:
         return info.labels.get(LABEL_PARENT, "")
 
 
-_OPTIONAL = frozenset({"Parent", "Comment", "Created", "Author", "Variant", "OsVersion", "DockerVersion"})
+_OPTIONAL = frozenset(
+    {"Parent", "Comment", "Created", "Author", "Variant", "OsVersion", "DockerVersion", "Identity"}
+)
+
+
+async def identity_of(store: ImageStore, digest: str) -> dict[str, Any] | None:
+    """Where a manifest or index was pulled from, as the API's Identity object; None for what was not pulled.
+
+    Signatures are not looked at, and nothing is built here.
+    """
+    try:
+        labels = (await store.client.content.info(digest)).labels
+    except NotFoundError:
+        return None  # being removed
+    repositories = sorted(
+        f"{name.removeprefix(DISTRIBUTION_SOURCE)}/{path}"
+        for name, value in labels.items()
+        if name.startswith(DISTRIBUTION_SOURCE)
+        for path in value.split(",")
+    )
+    return {"Pull": [{"Repository": repository} for repository in repositories]} if repositories else None
 
 
 def config_section(record: ImageRecord) -> dict[str, Any]:

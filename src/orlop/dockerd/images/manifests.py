@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from orlop.dockerd.images.inspect import identity_of
 from orlop.dockerd.images.ports import ContainerUses
 from orlop.dockerd.images.sizes import LayerSizes
 from orlop.dockerd.images.store import ImageRecord, ImageStore
@@ -24,16 +25,24 @@ class ImageManifests:
         self._sizes = sizes
         self._uses = uses
 
-    async def __call__(self, record: ImageRecord) -> list[View]:
-        """One for each manifest of the index that the image's first name means, or for the one that it means."""
+    async def __call__(self, record: ImageRecord, *, identity: bool = False) -> list[View]:
+        """One for each manifest of the index that the image's first name means, or for the one that it means.
+
+        With `identity`, each tells where it was pulled from.
+        """
         try:
             document = await self._document(record.target)
         except NotFoundError:
             return []  # being removed
         if isinstance(document, Index):
-            return [await self._view(record, child) for child in document.manifests]
-        alone = msgspec.structs.replace(record.target, platform=record.config.platform)
-        return [await self._view(record, alone)]
+            views = [await self._view(record, child) for child in document.manifests]
+        else:
+            alone = msgspec.structs.replace(record.target, platform=record.config.platform)
+            views = [await self._view(record, alone)]
+        for view in views if identity else ():
+            if "ImageData" in view and (known := await identity_of(self._store, view["ID"])):
+                view["ImageData"]["Identity"] = known
+        return views
 
     async def _view(self, record: ImageRecord, descriptor: Descriptor) -> View:
         size, available = await self._content(descriptor)

@@ -40,7 +40,7 @@ from orlop.dockerd.containers.start import Start
 from orlop.dockerd.containers.stats import GetStats
 from orlop.dockerd.containers.stop import Stop
 from orlop.dockerd.containers.top import Top
-from orlop.dockerd.containers.update import Update, UpdateRequest
+from orlop.dockerd.containers.update import Update, UpdateRequest, without_block_devices
 from orlop.dockerd.containers.wait import Wait
 from orlop.engine.types import CreateRequest
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError, PermissionDeniedError
@@ -211,6 +211,8 @@ class ContainerRoutes:
         body = await request.json(UpdateRequest)
         if request.version < (1, 40):
             body.pids_limit = None
+        if request.version < (1, 55):
+            body = without_block_devices(body)
         warnings = await self._use.update(request.params["id"], body)
         return json_response({"Warnings": warnings or None})
 
@@ -227,7 +229,8 @@ class ContainerRoutes:
 
     async def wait(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/{id}/wait: the headers leave at once, the exit code when there is one."""
-        waiting = self._use.wait(request.params["id"], request.query("condition"))
+        condition = request.query("condition") if request.version >= (1, 30) else ""
+        waiting = self._use.wait(request.params["id"], condition)
         response = await start_stream(request, "application/json")
 
         async def answer() -> AsyncIterator[bytes]:

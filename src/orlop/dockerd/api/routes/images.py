@@ -84,10 +84,13 @@ class _Handlers:
         shared_size = request.version >= (1, 42) and request.flag("shared-size")
         summaries = await self._images.list(filters, shared_size=shared_size)
         manifests = request.version >= (1, 47) and request.flag("manifests")
+        identity = request.version >= (1, 54) and request.flag("identity")
+        if identity and not manifests:
+            raise InvalidArgumentError("conflicting options: identity requires manifests=1")
         for summary in summaries:
             if manifests:
                 summary["Manifests"] = await self._images.manifests(
-                    await self._images.store.resolve(summary["Id"])
+                    await self._images.store.resolve(summary["Id"]), identity=identity
                 )
             if request.version < (1, 43) and not summary["RepoTags"] and not summary["RepoDigests"]:
                 summary["RepoTags"], summary["RepoDigests"] = ["<none>:<none>"], ["<none>@<none>"]
@@ -114,6 +117,8 @@ class _Handlers:
                 body.setdefault(name, "")
         else:
             del body["GraphDriver"]
+        if request.version < (1, 53):
+            body.pop("Identity", None)
         if request.version < (1, 48):
             del body["Descriptor"]
         if request.version < (1, 45):

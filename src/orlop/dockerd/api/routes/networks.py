@@ -98,6 +98,8 @@ class NetworkRoutes:
         body = await request.json(NetworkConnectRequest)
         if request.version < (1, 48):
             body.endpoint_config.gw_priority = 0
+        if request.version < (1, 54):
+            body.endpoint_config.mac_address = ""
         await self._networking.connect(request.params["id"], body.container, body.endpoint_config)
         return empty_response(200)
 
