@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCI runtimes side by side: each command of runc, crun and orlop-runc over the same bundle, in turn.
 
-Prints medians in milliseconds, and ratios to runc; `run` of `true` by the clock and by processor time; the library
-in this process (create, start, wait, delete) beside crun's whole command. Run as root.
+Prints medians in milliseconds and ratios to runc, by the clock and by processor time, which tells more where other
+work is going on; the library in this process (create, start, wait, delete) beside crun's whole command. For root.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def _processor(*, own: bool) -> float:
 
 
 def _single(runtimes: Runtimes, runs: int) -> None:
-    """Each command of a shim's by itself."""
+    """Each command of a shim's by itself, by the clock and by the processor time of what has been collected."""
     runtimes.program("sleep", "1000")
     commands: dict[str, Callable[[str], object]] = {
         "create": lambda name: runtimes(name, "create", "--bundle", str(runtimes.bundle), "one"),
@@ -152,7 +152,10 @@ def _single(runtimes: Runtimes, runs: int) -> None:
         "kill": lambda name: runtimes(name, "kill", "one", "KILL"),
         "delete": lambda name: runtimes(name, "delete", "one"),
     }
-    times: dict[str, dict[str, list[float]]] = {
+    wall: dict[str, dict[str, list[float]]] = {
+        command: {name: [] for name in runtimes.commands} for command in commands
+    }
+    processor: dict[str, dict[str, list[float]]] = {
         command: {name: [] for name in runtimes.commands} for command in commands
     }
     for index in range(runs + 1):
@@ -160,11 +163,14 @@ def _single(runtimes: Runtimes, runs: int) -> None:
             for command, action in commands.items():
                 if command == "delete":
                     _await_end(runtimes, name)
+                before = _processor(own=False)
                 seconds = timed(partial(action, name))
                 if index:
-                    times[command][name].append(seconds)
-    for command, found in times.items():
-        _row(command, found)
+                    wall[command][name].append(seconds)
+                    processor[command][name].append(_processor(own=False) - before)
+    for kind, found in (("wall", wall), ("CPU", processor)):
+        for command, values in found.items():
+            _row(f"{command}: {kind}", values)
 
 
 def _await_end(runtimes: Runtimes, name: str) -> None:

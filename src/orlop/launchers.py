@@ -2,7 +2,7 @@
 """Shortens the start of this environment's commands: `python -m orlop.launchers`, once after each installation.
 
 The commands that pip writes have the interpreter look for site packages, run every .pth file there, and (with
-older versions of pip) import `re`: 5 to 8 ms before the first line of ours, as long as runc takes for a whole
+older versions of pip) import `re`: 9 ms before the first line of ours, longer than runc takes for a whole
 `start`. Those that this module writes in their place name the interpreter with `-I -S` (nothing from the
 environment, nothing from site) and list the directories that hold orlop and what it depends on. Either kind works;
 tools/setup calls this.

@@ -125,6 +125,13 @@ class Manager:
         """How many processes the kernel has killed for memory here."""
         raise NotImplementedError
 
+    def remove_if_empty(self) -> bool:
+        """Remove the group and those below it. False while processes keep the kernel from it, or where it takes
+        more than that: `destroy` then has to see to it.
+        """
+        self.close()
+        return all(tree.remove(path) for path in dict.fromkeys(self._paths.values()))
+
     def destroy(self) -> None:
         """Remove the group and those below it, once the processes that are on their way out are gone.
 

@@ -221,6 +221,9 @@ class SystemdManagerV2(ManagerV2):
     def exists(self) -> bool:
         return True  # systemd may remember a failure of the unit when its directory is gone
 
+    def remove_if_empty(self) -> bool:
+        return False  # there is a unit to be stopped
+
     def destroy(self) -> None:
         self._unit.stop()
         super().destroy()
@@ -275,6 +278,9 @@ class SystemdManagerV1(ManagerV1):
 
     def exists(self) -> bool:
         return True
+
+    def remove_if_empty(self) -> bool:
+        return False  # there is a unit to be stopped
 
     def destroy(self) -> None:
         self._unit.stop()

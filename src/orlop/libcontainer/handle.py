@@ -225,7 +225,7 @@ class Handle:
         if status != "stopped":
             self._end()
         manager = self.manager()
-        if manager.exists():
+        if not manager.remove_if_empty() and manager.exists():
             if manager.pids():
                 manager.kill(signal.SIGKILL)
             manager.destroy()
