@@ -115,6 +115,13 @@ def kill(stack: Stack, component: str) -> None:
     _works(stack)
 
 
+def _worker(keeper: int) -> int:
+    """The worker of an orlop-netd, as soon as there is one."""
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    eventually(lambda: children.read_text() != "", seconds=60)
+    return int(children.read_text())
+
+
 def _works(stack: Stack) -> None:
     eventually(lambda: stack.docker("exec", "client", "true").returncode == 0)
 
@@ -137,15 +144,16 @@ def test_a_killed_netd_costs_what_it_carried_and_no_more(stack: Stack, site: Sit
     """Published ports that the kernel redirects, and names, do not notice; ::1 is carried by the worker."""
     with under_load(site) as results:
         for _ in range(rounds):
-            keeper = stack.pid("netd")
-            children = Path(f"/proc/{keeper}/task/{keeper}/children")
-            eventually(lambda: children.read_text() != "")  # noqa: B023 - asked at once
-            os.kill(int(children.read_text()), signal.SIGKILL)
+            os.kill(_worker(stack.pid("netd")), signal.SIGKILL)
             _works(stack)
         stack.daemon("stop", "dockerd")  # nobody is there to tell a new one what to do
+        keeper = stack.pid("netd")
+        worker = _worker(keeper)
         os.kill(keeper, signal.SIGKILL)
         _works(stack)
         assert stack.pid("netd") != keeper
+    os.kill(worker, signal.SIGTERM)  # the one that the supervisor has started takes over
+    _worker(stack.pid("netd"))
     for name, result in results.items():
         print(f"{name}: {result}")
         assert result["done"] > 50, name
@@ -156,5 +164,6 @@ def test_a_killed_netd_costs_what_it_carried_and_no_more(stack: Stack, site: Sit
         "ConnectionResetError",
         "kept connection: IncompleteReadError",
     }
-    assert results["proxy"]["failures"].keys() <= {*resets, "IncompleteReadError"}
-    assert sum(results["proxy"]["failures"].values()) < 20 * rounds
+    proxied = results["proxy"]
+    assert proxied["failures"].keys() <= {*resets, "IncompleteReadError"}
+    assert sum(proxied["failures"].values()) <= rounds * proxied["at_a_time"]  # what a worker had in hand, no more

@@ -61,17 +61,19 @@ class Load:
         asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) or ended.set())
         kept = [asyncio.create_task(self._keep(ended)) for _ in range(_KEPT)]
         asked = set()
-        begin, number = time.monotonic(), 0
+        begin, number, most = time.monotonic(), 0, 0
         print("loading", flush=True)
         while not ended.is_set():
             number += 1
             task = asyncio.create_task(self._ask())
             asked.add(task)
+            most = max(most, len(asked))
             task.add_done_callback(asked.discard)
             await asyncio.sleep(max(0.0, begin + number / self._rate - time.monotonic()))
         seconds = time.monotonic() - begin
         await asyncio.gather(*asked, *kept)
         row = {"done": self._done, "kept": self._kept, "seconds": seconds, "slowest": self._slowest}
+        row["at_a_time"] = most + _KEPT
         print(json.dumps({**row, "failures": dict(self._failures)}))
 
     async def _ask(self):

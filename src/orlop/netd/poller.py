@@ -16,6 +16,7 @@ EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 """Everything, once when it begins."""
 _EVENTS_A_LOOK = 64
 _LOOKS_A_TURN = 8
+_MUCH = 2
 
 Callback = Callable[[int], None]
 
@@ -58,7 +59,9 @@ class Poller(selectors.EpollSelector):
         """Call back for what has happened, and return what has happened to the loop's own descriptors."""
         callbacks, dropped, own = self._callbacks, self._dropped, self.get_map()
         ready: list[tuple[selectors.SelectorKey, int]] = []
-        for _ in range(_LOOKS_A_TURN):  # what has come meanwhile need not wait for a turn of the whole loop
+        for _ in range(
+            _LOOKS_A_TURN
+        ):  # where much happens, what has come meanwhile need not wait for a whole turn
             found = self._epoll.poll(timeout, _EVENTS_A_LOOK)
             timeout = 0
             dropped.clear()
@@ -74,7 +77,7 @@ class Poller(selectors.EpollSelector):
                 elif fd in own:
                     key = own[fd]
                     ready.append((key, _asked(events) & key.events))
-            if ready or not found:
+            if ready or len(found) < _MUCH:
                 break
         return ready
 

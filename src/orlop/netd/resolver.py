@@ -42,6 +42,8 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._batch = 1
+        """How many queries are looked for in one go: to find that there is none costs as much as to find one."""
         self._answered: dict[bytes, bytes] = {}
         self._answered_for, self._answered_at = view, names.changes
         if fds:
@@ -90,16 +92,18 @@ class Resolver:
     # -- the two transports
 
     def _readable(self, _: int) -> None:
-        for _ in range(_BATCH):  # then others get their turn
+        for number in range(self._batch):  # then others get their turn
             try:
                 query, asker = self._udp.recvfrom(dns.MAX_SIZE)
-            except OSError:
-                return  # nothing more; or an ICMP error about an earlier answer
+            except OSError:  # nothing more; or an ICMP error about an earlier answer
+                self._batch = max(number, 1)
+                return
             known = self._known(query)
             if known:
                 self._send(query[:2] + known, asker)
             else:
                 self._serve_datagram(query, asker)
+        self._batch = min(2 * self._batch, _BATCH)
 
     def _known(self, query: bytes) -> bytes:
         """The same query's answer, but for its id, if it was given before and nothing has changed since."""
