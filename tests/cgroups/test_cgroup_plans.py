@@ -224,7 +224,7 @@ def test_mountinfo_of_a_hybrid_system():
 
 @pytest.mark.parametrize("path", ["", "/", "/..", "../..", "a\0b"])
 def test_a_group_must_have_a_name(path):
-    with pytest.raises(InvalidArgumentError, match="cgroups path"):
+    with pytest.raises(InvalidArgumentError, match="cgroupsPath"):
         hierarchies.container_paths(path, unified=False)
 
 

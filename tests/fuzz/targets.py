@@ -58,6 +58,28 @@ def config(data: bytes) -> None:
         _attempt(_plan_all, spec)
 
 
+def refusal(data: bytes) -> str | None:
+    """What is said of a config.json that is not taken; None of one that is."""
+    try:
+        spec = decode_spec(data)
+        validate_spec(spec, _bundle())
+        assert spec.linux is not None and spec.process is not None
+        resources = prepare.effective_resources(spec.linux)
+        plan_rootfs(spec, _bundle(), {"": "/sys/fs/cgroup/x"})
+        prepare.prepare_program(spec.process, None, 0, spec.linux, is_exec=False)
+        prepare.personality_of(spec.linux.personality)
+        if spec.linux.cgroups_path:
+            container_paths(spec.linux.cgroups_path, unified=False)
+        for make in (plan.plan_v1, plan.plan_v2):
+            make(resources, False)
+        access = devices.evaluate(resources.devices)
+        devices.writes_v1(access, None)
+        devices.program_v2(access)
+    except OrlopError as error:
+        return str(error)
+    return None
+
+
 def _plan_all(spec: Spec) -> None:
     validate_spec(spec, _bundle())
     assert spec.linux is not None and spec.process is not None

@@ -83,7 +83,8 @@ def _everything(spec: dict[str, Any]) -> dict[str, Any]:
     hook = {"path": "/bin/true", "args": ["true"], "env": ["A=b"], "timeout": 1}
     spec["linux"].update(
         resources=limits, seccomp=json.loads(targets.seeds("seccomp")[0]), sysctl={"net.ipv4.ip_forward": "1"},
-        uidMappings=[{"containerID": 0, "hostID": 0, "size": 1}], gidMappings=[], cgroupsPath="/fuzz/x",
+        uidMappings=[{"containerID": 0, "hostID": 0, "size": 1}], cgroupsPath="/fuzz/x",
+        gidMappings=[{"containerID": 0, "hostID": 0, "size": 1}],
         devices=[{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 0, "gid": 0}],
         netDevices={"none0": {"name": "x"}}, intelRdt={"closID": "x", "schemata": ["L3:0=f"]},
         memoryPolicy={"mode": "MPOL_BIND", "nodes": "0"}, personality={"domain": "LINUX"}, mountLabel="x",
@@ -94,6 +95,7 @@ def _everything(spec: dict[str, Any]) -> dict[str, Any]:
         execCPUAffinity={"initial": "0"}, oomScoreAdj=0, consoleSize={"height": 1, "width": 1},
         apparmorProfile="x", selinuxLabel="x",
     )  # fmt: skip
+    spec["linux"]["namespaces"] += [{"type": "user"}, {"type": "time"}]
     spec["hooks"] = {kind: [hook] for kind in ("prestart", "createRuntime", "poststop")}
     spec["annotations"] = {"a": "b"}
     spec["domainname"] = "x"
@@ -112,6 +114,27 @@ def _clean() -> Iterator[None]:
     for directory in targets._directory:
         shutil.rmtree(directory)
     targets._directory.clear()
+
+
+# What takes much of the spec away may be reported by what is left of it: the namespaces that it needs.
+_ABOVE = {"linux": "hostname", "namespaces": "namespace"}
+_WRONG = [-1, 2**64, 1.5, True, "", "\0", "..", "x", [], {}, "0-99999999999"]
+
+
+@pytest.mark.parametrize("wrong", _WRONG, ids=repr)
+def test_each_error_names_the_property(wrong: Any) -> None:
+    """Every property of config.json in turn has a value that some kind of property cannot have."""
+    document = _everything(json.loads(targets.seeds("config")[0]))
+    assert targets.refusal(json.dumps(document).encode()) is None, "the document itself is well formed"
+    refused = 0
+    for path in _places(document):
+        keys = [key for key in path if isinstance(key, str)]
+        text = targets.refusal(json.dumps(_with(document, [(path, wrong)])).encode())
+        if text is not None:
+            refused += 1
+            words = {*keys[-2:], _ABOVE.get(keys[-1], keys[-1])}
+            assert any(word.lower() in text.lower() for word in words), (path, wrong, text)
+    assert refused > 20
 
 
 _DOCUMENTS = ("config", "resources", "seccomp")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,18 @@ def _needs(feature: str) -> None:
         require(feature)
     except FailedPreconditionError as error:
         pytest.skip(str(error))
+
+
+def _needs_large_pipes() -> None:
+    """CRIU serves pages from pipes of some 3 MiB, and where it cannot have one it waits for ever."""
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4 << 20)
+    except PermissionError:
+        pytest.skip("large pipes need CAP_SYS_RESOURCE")
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 @contextlib.contextmanager
@@ -100,6 +113,7 @@ def test_pages_go_to_a_page_server(runtime: Runtime, bundle: Bundle, tmp_path) -
 def test_memory_is_fetched_when_it_is_used(runtime: Runtime, bundle: Bundle, tmp_path) -> None:
     """The original stands still and serves its pages, while its copy runs already; then it is deleted."""
     _needs("lazy_pages")
+    _needs_large_pipes()
     images, work = str(tmp_path / "images"), str(tmp_path / "work")
     os.mkdir(work)
     with fresh_netns():

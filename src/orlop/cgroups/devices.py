@@ -36,7 +36,7 @@ class DeviceAccess:
         minor = _ANY if rule.minor is None else rule.minor
         if not (_ANY <= major <= _LARGEST and _ANY <= minor <= _LARGEST):
             raise InvalidArgumentError(
-                f"invalid device rule: numbers {major}:{minor}, expected at most {_LARGEST}"
+                f"invalid device rule: major {major}, minor {minor}, expected at most {_LARGEST}"
             )
         if kind == "a":
             if (major, minor) != (_ANY, _ANY) or set(access) != set(_ORDER):

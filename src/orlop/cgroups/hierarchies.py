@@ -62,10 +62,10 @@ def container_paths(cgroups_path: str, unified: bool) -> dict[str, str]:
     nowhere above either. Raises InvalidArgumentError for an empty path.
     """
     if not cgroups_path or "\0" in cgroups_path:
-        raise InvalidArgumentError(f"cgroups path {cgroups_path!r} must name a group")
+        raise InvalidArgumentError(f"cgroupsPath {cgroups_path!r} must name a group")
     inner = os.path.normpath("/" + cgroups_path).lstrip("/")
     if not inner:
-        raise InvalidArgumentError(f"cgroups path {cgroups_path!r} must not be the root")
+        raise InvalidArgumentError(f"cgroupsPath {cgroups_path!r} must not be the root")
     own = {} if cgroups_path.startswith("/") else own_groups()
     paths: dict[str, str] = {}
     for controllers, mountpoint, root in mounts():

@@ -244,4 +244,4 @@ def _or_max(value: int) -> str:
 
 def _check_page_size(size: str) -> None:
     if not (size.isascii() and size[:-2].isdigit()) or size[-2:] not in ("KB", "MB", "GB"):
-        raise InvalidArgumentError(f"hugepage limit: page size {size!r} must be a number with KB, MB or GB")
+        raise InvalidArgumentError(f"hugepageLimits: pageSize {size!r} must be a number with KB, MB or GB")

@@ -153,7 +153,7 @@ def _rules_of(entry: SeccompSyscall) -> list[tuple[str, Rule]]:
     if entry.action == "SCMP_ACT_NOTIFY" and "write" in entry.names:
         raise InvalidArgumentError("seccomp: SCMP_ACT_NOTIFY cannot be used for the write syscall")
     if "" in entry.names:
-        raise InvalidArgumentError("seccomp: empty string is not a valid syscall")
+        raise InvalidArgumentError("seccomp: syscalls: names: empty string is not a valid syscall")
     return [(name, (alternative, value)) for name in entry.names for alternative in alternatives]
 
 

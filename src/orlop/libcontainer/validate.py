@@ -91,15 +91,20 @@ def _validate_namespaces(linux: Linux) -> None:
             raise InvalidArgumentError(f'linux.namespaces: "{namespace.path}" is no absolute path')
         seen.add(namespace.type)
     if "mount" not in seen and (linux.masked_paths or linux.readonly_paths):
-        raise InvalidArgumentError("unable to restrict sys entries without a private MNT namespace")
+        raise InvalidArgumentError(
+            "linux.maskedPaths, linux.readonlyPaths: "
+            "unable to restrict sys entries without a private MNT namespace"
+        )
     mappings = linux.uid_mappings + linux.gid_mappings
     user = next((namespace for namespace in linux.namespaces if namespace.type == "user"), None)
     if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):
         raise InvalidArgumentError(
+            "linux.uidMappings, linux.gidMappings: "
             "user namespaces enabled, but no namespace path to join nor mappings to apply specified"
         )
     if user is None and mappings:
         raise InvalidArgumentError(
+            "linux.uidMappings, linux.gidMappings: "
             "user namespace mappings specified, but user namespace isn't enabled in the config"
         )
     for mapping in mappings:
@@ -120,7 +125,7 @@ def _validate_net_devices(linux: Linux) -> None:
 def _validate_time_offsets(linux: Linux) -> None:
     if linux.time_offsets and not any(n.type == "time" and not n.path for n in linux.namespaces):
         raise InvalidArgumentError(
-            "time namespace offsets specified, but time namespace isn't enabled in the config"
+            "linux.timeOffsets: time namespace offsets specified, but time namespace isn't enabled in the config"
         )
     for clock, offset in linux.time_offsets.items():
         if clock not in ("monotonic", "boottime"):
@@ -139,9 +144,9 @@ def _validate_mapping(mapping: IDMapping) -> None:
 
 def _validate_names(spec: Spec, kinds: dict[str, Namespace]) -> None:
     if spec.hostname and "uts" not in kinds:
-        raise InvalidArgumentError("unable to set hostname without a private UTS namespace")
+        raise InvalidArgumentError("hostname: unable to set hostname without a private UTS namespace")
     if spec.domainname and "uts" not in kinds:
-        raise InvalidArgumentError("unable to set domainname without a private UTS namespace")
+        raise InvalidArgumentError("domainname: unable to set domainname without a private UTS namespace")
 
 
 def _validate_sysctls(spec: Spec, kinds: dict[str, Namespace]) -> None:

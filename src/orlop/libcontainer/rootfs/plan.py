@@ -241,10 +241,20 @@ def _devices(extra: list[Device]) -> list[DeviceStep]:
             raise InvalidArgumentError(
                 f'linux.devices: {device.path}: type is "{device.type}", expected c, b, u or p'
             )
+        # MINORBITS of linux/kdev_t.h; 2**32-1 as an owner means "leave as it is".
+        _check_device(device, "major", device.major, 2**12 - 1)
+        _check_device(device, "minor", device.minor, 2**20 - 1)
+        _check_device(device, "uid", device.uid, 2**32 - 2)
+        _check_device(device, "gid", device.gid, 2**32 - 2)
         mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
         number = 0 if device.type == "p" else os.makedev(device.major, device.minor)
         steps[device.path] = DeviceStep(device.path, kind | mode, number, device.uid or 0, device.gid or 0)
     return list(steps.values())
+
+
+def _check_device(device: Device, name: str, value: int | None, most: int) -> None:
+    if value is not None and not 0 <= value <= most:
+        raise InvalidArgumentError(f"linux.devices: {device.path}: {name} is {value}, expected 0 to {most}")
 
 
 def _propagation(name: str) -> int:
