@@ -78,7 +78,7 @@ def test_streams_end_at_once(stack: Stack) -> None:
     stack.docker("run", "-di", "--name", "box", "busybox", "sh", "-c", "echo hi; sleep 1000").ok()
     stack.start_again("--shutdown-timeout", "600")
     clients = [begin(stack, request) for request in STREAMS]
-    assert stack.stop() == 0  # within 20 seconds
+    assert stack.stop() == 0  # within a minute
     for client in clients:
         while client.recv(65536):
             pass

@@ -118,7 +118,7 @@ class Stack:
         """Stop orlopd gracefully: its exit status. Containers go on."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self.process = None
         return status
 
