@@ -293,17 +293,21 @@ def test_run_keep(ours: Runtime, bundle: Bundle) -> None:
 
 def test_features_and_version(ours: Runtime) -> None:
     features = json.loads(ours("features").ok())
-    for name in ("seccomp", "intelRdt", "netDevices"):
+    for name in ("seccomp", "intelRdt", "netDevices", "apparmor", "selinux"):
         assert features["linux"][name]["enabled"] is True
     assert features["linux"]["mountExtensions"]["idmap"]["enabled"] is True
     assert set(features["linux"]) == {
         "namespaces", "capabilities", "cgroup", "seccomp", "apparmor", "selinux", "intelRdt", "mountExtensions",
-        "netDevices",
+        "netDevices", "memoryPolicy",
     }  # fmt: skip
     assert set(features) == {
         "ociVersionMin", "ociVersionMax", "hooks", "mountOptions", "linux", "annotations",
         "potentiallyUnsafeConfigAnnotations",
     }  # fmt: skip
+    assert features["linux"]["intelRdt"] == {"enabled": True, "schemata": True, "monitoring": True}
+    assert "MPOL_BIND" in features["linux"]["memoryPolicy"]["modes"]
+    assert "MPOL_F_STATIC_NODES" in features["linux"]["memoryPolicy"]["flags"]
+    assert len(features["linux"]["seccomp"]["archs"]) == 23  # the specification's, in its version 1.3
     assert "rro" in features["mountOptions"]
     assert features["linux"]["namespaces"] == sorted(
         ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"]

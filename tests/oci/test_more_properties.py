@@ -210,7 +210,7 @@ def test_labels_need_selinux(runtime: Runtime, bundle: Bundle, where: str) -> No
         assert "linux.mountLabel: ignored: this system has no SELinux" in result.message
         return
     assert result.status == 1 or runtime.name == "crun"
-    assert "label" in result.message or not runtime.is_ours
+    assert "process.selinuxLabel: unable to apply" in result.message or not runtime.is_ours
 
 
 def test_limits_on_kernel_memory_are_warned_about(ours: Runtime, bundle: Bundle) -> None:

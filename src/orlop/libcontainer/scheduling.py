@@ -31,7 +31,7 @@ _SCHED_FLAGS = {
 }
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 # set_mempolicy(2), linux/mempolicy.h
-_MEMORY_MODES = {
+MEMORY_MODES = {
     "MPOL_DEFAULT": 0,
     "MPOL_PREFERRED": 1,
     "MPOL_BIND": 2,
@@ -40,7 +40,7 @@ _MEMORY_MODES = {
     "MPOL_PREFERRED_MANY": 5,
     "MPOL_WEIGHTED_INTERLEAVE": 6,
 }
-_MEMORY_FLAGS = {
+MEMORY_FLAGS = {
     "MPOL_F_STATIC_NODES": 1 << 15,
     "MPOL_F_RELATIVE_NODES": 1 << 14,
     "MPOL_F_NUMA_BALANCING": 1 << 13,
@@ -75,9 +75,9 @@ def plan_scheduling(process: Process, memory: MemoryPolicy | None, *, is_exec: b
         plan.initial_cpus = parse_list("process.execCPUAffinity.initial", affinity.initial)
         plan.final_cpus = parse_list("process.execCPUAffinity.final", affinity.final)
     if memory is not None and memory.mode:
-        mode = _number("linux.memoryPolicy.mode", memory.mode, _MEMORY_MODES)
+        mode = _number("linux.memoryPolicy.mode", memory.mode, MEMORY_MODES)
         for flag in memory.flags:
-            mode |= _number("linux.memoryPolicy.flags", flag, _MEMORY_FLAGS)
+            mode |= _number("linux.memoryPolicy.flags", flag, MEMORY_FLAGS)
         plan.memory_mode = mode
         plan.memory_nodes = parse_list("linux.memoryPolicy.nodes", memory.nodes)
     return plan

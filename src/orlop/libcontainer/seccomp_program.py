@@ -74,6 +74,8 @@ _FOREIGN = frozenset(
         "SHEB",
     )
 )
+ARCHITECTURES = frozenset(_AUDIT) | _FOREIGN
+"""Those that a profile may name."""
 _WIDE = ("x86_64", "aarch64")
 _NATIVE = "SCMP_ARCH_AARCH64" if MACHINE == "aarch64" else "SCMP_ARCH_X86_64"
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """features: what this runtime can do, as the specification's features document."""
 
-import os
 import sys
 
 import msgspec
 
 from orlop.libcontainer.capabilities import NAMES
 from orlop.libcontainer.namespaces import FLAGS
-from orlop.libcontainer.prepare import SELINUX_FS
+from orlop.libcontainer.scheduling import MEMORY_FLAGS, MEMORY_MODES
+from orlop.libcontainer.seccomp_program import ARCHITECTURES
 from orlop.runc.main import SPEC_VERSION, VERSION, Call
 from orlop.unix.mount import ATTRIBUTES, PROPAGATION
 
@@ -24,7 +24,6 @@ _PLAIN_OPTIONS = (
     "sync",
     "tmpcopyup",
 )
-_ARCHITECTURES = ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64")
 _ACTIONS = (
     "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
@@ -50,13 +49,15 @@ def features(call: Call) -> int:
                 "enabled": True,
                 "actions": list(_ACTIONS),
                 "operators": [f"SCMP_CMP_{name}" for name in _OPERATORS],
-                "archs": list(_ARCHITECTURES),
+                "archs": sorted(ARCHITECTURES),
                 "knownFlags": [f"SECCOMP_FILTER_FLAG_{name}" for name in _FLAGS],
                 "supportedFlags": [f"SECCOMP_FILTER_FLAG_{name}" for name in _FLAGS],
             },
-            "apparmor": {"enabled": os.path.exists("/sys/kernel/security/apparmor")},
-            "selinux": {"enabled": os.path.exists(SELINUX_FS)},
-            "intelRdt": {"enabled": True},
+            # What the runtime can do, not what the kernel has.
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
+            "memoryPolicy": {"modes": sorted(MEMORY_MODES), "flags": sorted(MEMORY_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
