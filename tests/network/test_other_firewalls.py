@@ -12,9 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.networks import HOST_ADDRESS, NEIGHBOUR_ADDRESS, Host, Neighbour, command, echo, echoing, pings, run
+from support.networks import (
+    HOST_ADDRESS,
+    NEIGHBOUR_ADDRESS,
+    Host,
+    Neighbour,
+    command,
+    echo,
+    echoing,
+    inner_netns,
+    pings,
+    run,
+)
 
-from orlop.dockerd.network.rules import explain
+from orlop.dockerd.network.explanations import explain
 from orlop.engine.types import NetworkCreateRequest, PortBinding
 from orlop.errdefs import InternalError
 from orlop.unix import nftables
@@ -123,6 +134,40 @@ async def test_rules_of_iptables_legacy(host: Host, neighbour: Neighbour) -> Non
     await host.service.remove_network("front")
     for program in ("iptables-legacy", "ip6tables-legacy"):
         assert made["Id"][:12] not in command(program, "-S", "FORWARD")
+
+
+@pytest.mark.parametrize(("forwarded", "settings"), [(False, {}), (True, {"ip_forward_no_drop": True})])
+async def test_the_machine_becomes_no_router(
+    neighbour: Neighbour, tmp_path: Path, forwarded: bool, settings: dict[str, bool]
+) -> None:
+    """Where forwarding was off, it is on for containers only: not from one of the machine's wires to another."""
+    host = Host(tmp_path, **settings)
+    with inner_netns() as other:
+        command(
+            "ip", "link", "add", "wire2", "type", "veth", "peer", "name", "wire3", "netns", other.split("/")[2]
+        )
+        command("ip", "addr", "add", "203.0.113.1/24", "dev", "wire2")
+        command("ip", "link", "set", "wire2", "up")
+        run(other, "ip", "addr", "add", "203.0.113.2/24", "dev", "wire3")
+        run(other, "ip", "link", "set", "wire3", "up")
+        run(other, "ip", "route", "add", "default", "via", "203.0.113.1")
+        assert not pings(neighbour.netns, "203.0.113.2")
+        await host.service.start()
+        one = await host.connect("one", port_bindings=PORTS)
+        assert one.netns_path
+        with echoing(one.netns_path, 80):
+            assert pings(one.netns_path, NEIGHBOUR_ADDRESS) and pings(one.netns_path, "203.0.113.2")
+            assert reached(neighbour)
+        assert pings(neighbour.netns, "203.0.113.2") is forwarded
+        await host.service.create_network(NetworkCreateRequest(name="six", enable_ipv6=True))
+        policies = [f"{family} filter FORWARD" for family in ("ip", "ip6")]
+        for place in policies:
+            listing = run(HERE, "nft", "list", "chain", *place.split(), check=False).stdout
+            assert ("policy drop" in listing) is not forwarded
+        await host.restart()  # forwarding is on now, and what is dropped stays dropped
+        assert pings(one.netns_path, NEIGHBOUR_ADDRESS)
+        assert pings(neighbour.netns, "203.0.113.2") is forwarded
+        await host.close(["one"])
 
 
 _FIREWALLD = """\

@@ -520,7 +520,7 @@ async def test_both_families(host: Host) -> None:
         await host.service.release(name)
     for name in ("front", "back"):
         await host.service.remove_network(name)
-    assert "ip6" not in command("nft", "list", "tables")
+    assert "ip6 orlop" not in command("nft", "list", "tables")
 
 
 @pytest.mark.root

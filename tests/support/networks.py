@@ -29,6 +29,8 @@ def fresh_netns() -> Iterator[None]:
     try:
         unshare(CLONE_NEWNET)
         ip("link set lo up")
+        # Whatever this machine is, the test's is no router before the service makes it one.
+        command("sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
         yield
     finally:
         setns(home, CLONE_NEWNET)

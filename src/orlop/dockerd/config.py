@@ -103,6 +103,7 @@ class Config(msgspec.Struct, kw_only=True, rename="kebab"):
     iptables: bool = True
     ip6tables: bool = True
     ip_forward: bool = True
+    ip_forward_no_drop: bool = False
     ip_masq: bool = True
     ipv6: bool = False
     ip: str = "0.0.0.0"

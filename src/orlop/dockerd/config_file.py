@@ -28,14 +28,12 @@ _WITHOUT_EFFECT = frozenset(
         "builder",
         "containerd-plugins-namespace",
         "deprecated-key-path",
-        "ip-forward-no-drop",
         "network-control-plane-mtu",
         "network-diagnostic-port",
         "swarm-default-advertise-addr",
     }
 )
-"""Keys of Docker's daemon.json for what this daemon does not do (swarm, build, a policy of DROP for everybody's
-packets), or that have no effect there."""
+"""Keys of Docker's daemon.json for what this daemon does not do (swarm, build), or that have no effect there."""
 _REFUSED = {
     "cpu-rt-period": "the CPU time of all containers together cannot be limited; limit that of each one",
     "cpu-rt-runtime": "the CPU time of all containers together cannot be limited; limit that of each one",

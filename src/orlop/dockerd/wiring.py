@@ -341,6 +341,7 @@ def _network_config(config: Config) -> NetworkConfig:
         iptables=config.iptables,
         ip6tables=config.ip6tables,
         ip_forward=config.ip_forward,
+        ip_forward_no_drop=config.ip_forward_no_drop,
         ip_masq=config.ip_masq,
         userland_proxy=config.userland_proxy,
         default_host_ip=config.ip,

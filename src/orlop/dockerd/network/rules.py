@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from orlop.dockerd.network import foreign, source_guard
+from orlop.dockerd.network.explanations import explain
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.netlink import Packet, attributes, messages
@@ -34,7 +35,6 @@ _REMOVALS = (2, 5, 8, 11, 14)  # of a table, chain, rule, set, element
 _GENMSG_SIZE = 4
 _TABLE_NAME = 1
 _DEBOUNCE_SECONDS = 0.2
-_NO_KERNEL_SUPPORT = ("cache initialization failed", "Operation not supported", "Protocol not supported")
 
 
 class Rules:
@@ -245,14 +245,6 @@ class Rules:
             except OSError as error:
                 reason = f"cannot set net.ipv4.conf.{bridge.name}.route_localnet: {error.strerror}"
                 raise InternalError(reason) from None
-
-
-def explain(error: OSError) -> str:
-    """Why nftables refused, in words that help where it is the kernel that has none."""
-    text = error.strerror or str(error)
-    if any(sign in text for sign in _NO_KERNEL_SUPPORT):
-        return f"the kernel has no nftables (modules nf_tables, nft_chain_nat, nft_fib_inet …): {text}"
-    return text
 
 
 def _order(port: PortMapping) -> tuple[str, int, str]:

@@ -29,6 +29,8 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
     iptables: bool = True
     ip6tables: bool = True
     ip_forward: bool = True
+    ip_forward_no_drop: bool = False
+    """Leave the policy for what is forwarded alone when turning that on."""
     ip_masq: bool = True
     userland_proxy: bool = True
     default_host_ip: str = "0.0.0.0"

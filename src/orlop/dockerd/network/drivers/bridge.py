@@ -7,7 +7,7 @@ import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address, ip_interface
 
-from orlop.dockerd.network import hostlinks, options, rtnetlink
+from orlop.dockerd.network import forwarding, hostlinks, options, rtnetlink
 from orlop.dockerd.network.drivers.base import Driver
 from orlop.dockerd.network.firewall import BridgeRules, SubnetRules
 from orlop.dockerd.network.kernel import Kernel
@@ -79,9 +79,9 @@ class BridgeDriver(Driver):
         for key, value in (("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0" if six else "1")):
             set_sysctl(f"net/ipv6/conf/{name}/{key}", value)
         if config.ip_forward and not network.internal:
-            set_sysctl("net/ipv4/ip_forward", "1")
+            forwarding.enable(kernel, 4, config)
             if network.subnet6:
-                set_sysctl("net/ipv6/conf/all/forwarding", "1")
+                forwarding.enable(kernel, 6, config)
         route.request(rtnetlink.link_up(index, name))
         for address, prefix in _own_addresses(network, wanted):
             own = ip_interface(f"{address}/{prefix}")
