@@ -13,6 +13,7 @@ log = logging.getLogger("orlop.dockerd")
 DEFAULT_PROFILE = "docker-default"
 PROFILES = "/sys/kernel/security/apparmor/profiles"
 """The names of those that are loaded; it is there where the kernel runs AppArmor."""
+_PLACES = ":/usr/sbin:/sbin"
 _POLICY = "/etc/apparmor.d"
 _INCLUDES = ("tunables/global", "abstractions/base")
 
@@ -75,7 +76,7 @@ def load_default_profile() -> None:
     """Load docker-default where the kernel runs AppArmor and does not have it. Raises OrlopError."""
     if not os.path.exists(PROFILES) or is_loaded(DEFAULT_PROFILE):
         return
-    program = shutil.which("apparmor_parser", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    program = shutil.which("apparmor_parser", path=os.environ.get("PATH", "") + _PLACES)
     if program is None:
         raise OrlopError(f"AppArmor: {DEFAULT_PROFILE} cannot be loaded: apparmor_parser is not installed")
     text = profile_text(DEFAULT_PROFILE, include=all(os.path.exists(f"{_POLICY}/{path}") for path in _INCLUDES))
