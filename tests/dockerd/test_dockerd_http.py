@@ -111,6 +111,11 @@ def test_versions_out_of_range(stack: Stack) -> None:
     assert new.json() == {"message": f"client version 1.99 is too new. Maximum supported API version is {MAX}"}
 
 
+def test_firewall_in_the_info(stack: Stack) -> None:
+    expected = {"Driver": "nftables", "Info": [["EnableUserlandProxy", "true"]]}
+    assert ask(stack, "GET", "/v1.49/info").json()["FirewallBackend"] == expected
+
+
 def test_status_of_a_network(stack: Stack) -> None:
     """Since 1.52, and of one network: the list has none."""
     (config,) = ask(stack, "GET", "/v1.51/networks/bridge").json()["IPAM"]["Config"]

@@ -84,6 +84,7 @@ async def test_a_reload_and_a_restart_change_nothing(
             nothing_else()
             firewalld("--reload")
             nothing_else()
+            await eventually(lambda: host.service.firewall()["Info"][0][0] == "ReloadedAt")
             await eventually(as_it_should_be)
             await zone_has(firewalld, "orlop0", bridge)
             nothing_else()
@@ -100,6 +101,7 @@ async def test_bridges_are_in_dockers_zone(firewalld: Firewalld, neighbour: Neig
     firewalld("--permanent", "--zone=trusted", "--add-interface=chosen")
     async with started(tmp_path) as host:
         assert "docker-forwarding" in firewalld("--get-policies").split()
+        assert host.service.firewall()["Driver"] == "nftables+firewalld"
         front = await host.service.create_network(NetworkCreateRequest(name="front"))
         bridge = f"br-{front['Id'][:12]}"
         await host.service.create_network(

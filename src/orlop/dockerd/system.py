@@ -48,6 +48,7 @@ class System:
         count_images: Callable[[], Awaitable[int]],
         volume_drivers: Callable[[], list[str]],
         network_drivers: Callable[[], list[str]],
+        firewall: Callable[[], View],
     ) -> None:
         self._registry = registry
         self._events = events
@@ -58,6 +59,7 @@ class System:
         self._count_images = count_images
         self._volume_drivers = volume_drivers
         self._network_drivers = network_drivers
+        self._firewall = firewall
 
     async def version(self) -> View:
         """GET /version. containerd's part is left out while containerd is away."""
@@ -152,7 +154,7 @@ class System:
             "RuncCommit": {"ID": f"orlop-{__version__}"},
             "InitCommit": {"ID": "N/A"},
             "SecurityOptions": [*_security_options(), *(["name=userns"] if self._config.userns_remap else [])],
-            "FirewallBackend": {"Driver": "nftables", "Info": None},
+            "FirewallBackend": self._firewall(),
             "CDISpecDirs": self._config.cdi_directories,
             "DiscoveredDevices": self._discovered(),
             "Containerd": {

@@ -308,6 +308,7 @@ def _routes(base: Base, services: Services, life: Life) -> list[Route]:
         count_images,
         services.volumes.driver_names,
         services.networks.driver_names,
+        services.networks.firewall,
     )
     disk_usage = DiskUsage(containers.list, services.images, services.volumes, users_of)
     execs = Execs(base.registry, base.client, life.streams, base.host)

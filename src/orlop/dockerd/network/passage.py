@@ -25,6 +25,8 @@ class Passage:
     def __init__(self, thread: KernelThread) -> None:
         self._thread = thread
         self._asking = asyncio.Lock()
+        self.has_firewalld = False
+        """Whether there was a firewalld when it was last asked for."""
 
     def through_iptables(self, kernel: Kernel, bridges: Sequence[BridgeRules]) -> None:
         """In the kernel's thread: let bridges' traffic pass FORWARD, where there is such a chain."""
@@ -40,7 +42,8 @@ class Passage:
     async def through_firewalld(self, bridges: Sequence[BridgeRules]) -> None:
         """Let bridges' traffic pass firewalld, if there is one: by its zone, or rules in its chains."""
         async with self._asking:
-            if not bridges or not await self._thread.call(self._has_firewalld):
+            self.has_firewalld = await self._thread.call(self._has_firewalld)
+            if not bridges or not self.has_firewalld:
                 return
             names = [bridge.name for bridge in bridges]
             if await self._asked("take bridges into its zone", lambda module: module.admit(names)):

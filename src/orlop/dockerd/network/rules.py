@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Iterable, Sequence
 
+from orlop.dockerd import timestamps
 from orlop.dockerd.network import foreign, source_guard
 from orlop.dockerd.network.explanations import explain
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
@@ -54,6 +55,7 @@ class Rules:
         self._events: socket.socket | None = None
         self._own_port = 0
         self._disturbed = False
+        self._repaired_at = 0
         self._repair: asyncio.Task[None] | None = None
 
     async def start(
@@ -165,6 +167,12 @@ class Rules:
         except NftablesError as error:
             _log.debug("source guard of %s: %s", port, error.strerror)  # as in remove_bridge
 
+    def backend(self) -> tuple[str, int]:
+        """What packets are filtered by, and when rules were last put back after a reload of firewalld (else 0)."""
+        if self._passage.has_firewalld:
+            return "nftables+firewalld", self._repaired_at
+        return "nftables", 0
+
     def _readable(self) -> None:
         assert self._events is not None
         try:
@@ -201,6 +209,7 @@ class Rules:
             except OrlopError as error:
                 _log.error("%s", error)
             await self._passage.through_firewalld(list(self._bridges))
+            self._repaired_at = timestamps.now()
 
     def _install(self, kernel: Kernel) -> None:
         """In the kernel's thread: our table, and passage through iptables' FORWARD chain if there is one."""

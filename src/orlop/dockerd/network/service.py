@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 
+from orlop.dockerd import timestamps
 from orlop.dockerd.network import (
     describe,
     drivers,
@@ -229,6 +230,14 @@ class NetworkService:
     def list_networks(self) -> list[Description]:
         """GET /networks: every network, without its containers."""
         return [describe.network(network, ()) for network in self._networks]
+
+    def firewall(self) -> Description:
+        """`FirewallBackend` of GET /info."""
+        driver, reloaded_at = self._rules.backend() if self._rules is not None else ("nftables", 0)
+        whole_seconds = reloaded_at - reloaded_at % timestamps.SECOND
+        info = [["ReloadedAt", timestamps.rfc3339(whole_seconds)]] if reloaded_at else []
+        info += [["EnableUserlandProxy", "true"]] if self._config.userland_proxy else []
+        return {"Driver": driver, "Info": info or None}
 
     def driver_names(self) -> list[str]:
         """The drivers that there are, and the plugins in use."""
