@@ -44,7 +44,10 @@ def main() -> None:
     for entry in distribution("orlop").entry_points.select(group="console_scripts"):
         command = os.path.join(directory, entry.name)
         if entry.name in QUICK and os.path.exists(command):
-            write(command, script(python, path, entry))
+            try:
+                write(command, script(python, path, entry))
+            except OSError as error:
+                sys.exit(f"cannot rewrite {command}: {error.strerror}")
 
 
 def search_path(python: str) -> list[str]:

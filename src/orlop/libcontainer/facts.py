@@ -132,10 +132,11 @@ def _scan(raw: bytes) -> object:
     try:
         from _json import make_scanner
 
-        value, _ = make_scanner(_Scanner())(raw.decode(), 0)  # type: ignore[arg-type]
-    except (ImportError, ValueError, StopIteration):
+        text = raw.decode()
+        value, end = make_scanner(_Scanner())(text, 0)  # type: ignore[arg-type]
+    except (ImportError, ValueError, RecursionError, StopIteration):
         return None
-    return value
+    return None if text[end:].strip() else value
 
 
 def _facts_in(found: object) -> Facts:
@@ -161,4 +162,7 @@ def _facts_in(found: object) -> Facts:
     hooks = spec.get("hooks", {})
     facts.poststart = bool(hooks.get("poststart"))
     facts.poststop = bool(hooks.get("poststop"))
+    usual = Facts()
+    if any(type(getattr(facts, name)) is not type(getattr(usual, name)) for name in Facts.__slots__):
+        raise TypeError
     return facts
