@@ -97,7 +97,15 @@ def test_bootstrap_forms(monkeypatch: pytest.MonkeyPatch) -> None:
         log_level=-4,  # type: ignore[arg-type]
     )
     new = bootstrap.read_params(params.SerializeToString(), "moby", "abc", "/a", False)
-    assert new == bootstrap.Start("moby", "abc", "/g", "/t", "/sd", True, True)
+    assert {name: getattr(new, name) for name in bootstrap.Start.__slots__} == {
+        "namespace": "moby",
+        "id": "abc",
+        "address": "/g",
+        "ttrpc_address": "/t",
+        "socket_dir": "/sd",
+        "debug": True,
+        "modern": True,
+    }
     assert BootstrapResult.FromString(bootstrap.answer(new, "unix:///s")) == BootstrapResult(
         version=3, address="unix:///s", protocol="ttrpc"
     )
@@ -119,8 +127,9 @@ def test_socket_addresses(tmp_path: Path) -> None:
     ]:
         config.write_text(text)
         assert bootstrap.group_of(str(tmp_path), "id") == group
+    start.socket_dir = "/" + "x" * 60
     with pytest.raises(InvalidArgumentError, match="longer than 106 bytes"):
-        bootstrap.socket_address(start._replace(socket_dir="/" + "x" * 60), "id")
+        bootstrap.socket_address(start, "id")
 
 
 def run(*args: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What containerd writes to `start` and what it reads back, and where shims listen."""
+"""What containerd writes to `start` and what it reads back, and where shims listen.
 
-import hashlib
+`start` is over in the time that `import socket, hashlib, typing` takes: their compiled cores do here.
+"""
+
+import _socket
 import os
-import socket
-from typing import NamedTuple
 
 from orlop.errdefs import InvalidArgumentError, UnavailableError
 
@@ -15,16 +16,28 @@ _MAX_PARAMS = 10 << 20
 PROTOCOL_VERSION = 3
 
 
-class Start(NamedTuple):
+class Start:
     """How a shim is to be started. `modern` is whether containerd wrote BootstrapParams (2.3 and later)."""
 
-    namespace: str
-    id: str
-    address: str
-    ttrpc_address: str
-    socket_dir: str
-    debug: bool
-    modern: bool
+    __slots__ = ("address", "debug", "id", "modern", "namespace", "socket_dir", "ttrpc_address")
+
+    def __init__(
+        self,
+        namespace: str,
+        id: str,
+        address: str,
+        ttrpc_address: str,
+        socket_dir: str,
+        debug: bool,
+        modern: bool,
+    ) -> None:
+        self.namespace = namespace
+        self.id = id
+        self.address = address
+        self.ttrpc_address = ttrpc_address
+        self.socket_dir = socket_dir
+        self.debug = debug
+        self.modern = modern
 
 
 def read_params(raw: bytes, namespace: str, container_id: str, address: str, debug: bool) -> Start:
@@ -98,17 +111,25 @@ def group_of(bundle: str, container_id: str) -> str:
 
 def socket_address(start: Start, group: str) -> str:
     """The path of a shim's socket. Raises InvalidArgumentError when it would be too long for a socket."""
-    name = hashlib.sha256(os.path.join(start.address, start.namespace, group).encode()).hexdigest()
+    name = _sha256(os.path.join(start.address, start.namespace, group).encode())
     path = f"{start.socket_dir}/{name}"
     if len(path) > _LIMIT:
         raise InvalidArgumentError(f"socket path {path} is longer than {_LIMIT} bytes")
     return path
 
 
-def bind(path: str) -> socket.socket | None:
-    """Listen on `path`; None when a shim serves there already. Raises UnavailableError."""
+def _sha256(data: bytes) -> str:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    except ImportError:  # it has another name from Python 3.12 on
+        from hashlib import sha256
+    return str(sha256(data).hexdigest())
+
+
+def bind(path: str) -> int | None:
+    """Listen on `path`: the descriptor, or None when a shim serves there already. Raises UnavailableError."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         old = os.umask(0o177)
         try:
@@ -126,14 +147,16 @@ def bind(path: str) -> socket.socket | None:
     except OSError as error:
         sock.close()
         raise UnavailableError(f"listen on {path}: {(error.strerror or str(error)).lower()}") from None
-    return sock
+    return sock.detach()
 
 
 def is_served(path: str) -> bool:
     """Whether somebody accepts connections there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(path)
-        except OSError:
-            return False
-        return True
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError:
+        return False
+    finally:
+        sock.close()
+    return True

@@ -53,6 +53,9 @@ def main() -> None:
         elif rest[:1] == ["start"]:
             _start(flags)
         elif rest[:1] == ["delete"]:
+            from orlop.shim.unused import leave_out
+
+            leave_out()
             from orlop.shim.cleanup import delete
 
             _print(delete(flags["namespace"], _id(flags), flags.get("bundle") or os.getcwd()))
@@ -110,6 +113,9 @@ def _serve(flags: dict[str, str]) -> None:
     """The server: the listening socket is descriptor 3, or is made at -socket."""
     import socket
 
+    from orlop.shim.unused import leave_out
+
+    leave_out()
     from orlop.shim import bootstrap
     from orlop.shim.server import serve, settle_in
     from orlop.unix.process import close_range
@@ -120,9 +126,10 @@ def _serve(flags: dict[str, str]) -> None:
     )
     wanted = flags.get("socket", "").removeprefix("unix://")
     if wanted:
-        listener = bootstrap.bind(wanted)
-        if listener is None:
+        bound = bootstrap.bind(wanted)
+        if bound is None:
             raise InvalidArgumentError(f"-socket: {wanted} is served already")
+        listener = socket.socket(fileno=bound)
     else:
         try:
             listener = socket.socket(fileno=os.dup(3))

@@ -101,21 +101,20 @@ def _prepare(directory: str) -> None:
     path = bootstrap.socket_address(start, bootstrap.group_of(bundle, start.id))
     listener = bind(path)
     assert listener is not None
-    listener.close()
+    socket.socket(fileno=listener).close()
     os.unlink(path)
     json.dumps({"address": path, "pid": 1}).encode()
     log.configure(False, "", "")
 
 
 def _play(directory: str) -> None:
-    events = bind(f"{directory}/events.sock")
-    listener = bind(f"{directory}/shim.sock")
+    events, listener = bind(f"{directory}/events.sock"), bind(f"{directory}/shim.sock")
     assert events is not None and listener is not None
     start = Start(_ID, _ID, directory, f"{directory}/events.sock", directory, False, True)
-    shim = Shim(listener, start, f"{directory}/shim.sock", runtimes=_runtime)
+    shim = Shim(socket.socket(fileno=listener), start, f"{directory}/shim.sock", runtimes=_runtime)
     containerd = Server(shim.loop, log.exception)
     containerd.add_service(DESCRIPTOR.services_by_name["Events"], {"Forward": _take_event})
-    containerd.listen(events)
+    containerd.listen(socket.socket(fileno=events))
     script = shim.loop.spawn(_script(_Client(shim.loop, f"{directory}/shim.sock"), directory))
     script.on_done(shim.loop.stop)
     shim.loop.call_later(_WITHIN, shim.loop.stop)

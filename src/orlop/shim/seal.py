@@ -6,15 +6,16 @@ interpreter. A write through that name would change the host's Python (the way o
 memory and its seals refuse every write.
 """
 
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
-import signal
-import socket
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
 
+TYPE_CHECKING = False  # without the import of typing, see orlop.shim.bootstrap
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
     from orlop.shim.bootstrap import Start
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -51,14 +52,14 @@ def is_sealed() -> bool:
         os.close(fd)
 
 
-def execute(module: str, args: list[str], env: Mapping[str, str]) -> NoReturn:
+def execute(module: str, args: list[str], env: "Mapping[str, str]") -> "NoReturn":
     """Replace this process with `python -m module args…`, run from a sealed copy. Raises OSError."""
     interpreter = sealed_interpreter()
     # argv[0] is the real path: the interpreter finds its prefix and virtual environment from it.
     os.execve(interpreter, [sys.executable, "-P", "-m", module, *args], dict(env))
 
 
-def start_server(listener: socket.socket, start: "Start") -> int:
+def start_server(listener: int, start: "Start") -> int:
     """Start the shim's server as a process of its own with `listener` as descriptor 3; returns its pid."""
     args = ["-namespace", start.namespace, "-id", start.id, "-address", start.address]
     if start.debug:
@@ -71,11 +72,11 @@ def start_server(listener: socket.socket, start: "Start") -> int:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        if listener.fileno() == 3:
+        if listener == 3:
             os.set_inheritable(3, True)
         else:
-            os.dup2(listener.fileno(), 3)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.dup2(listener, 3)
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
         execute("orlop.shim.main", args, env)
     finally:
         os._exit(127)

@@ -70,6 +70,9 @@ def _is_left(channel: socket.socket) -> bool:
 
 
 def _warm_up() -> "Template | None":
+    from orlop.shim.unused import leave_out
+
+    leave_out()
     from orlop.shim.warm import warm_up
     from orlop.unix.template import Template
 
@@ -101,9 +104,10 @@ def _fork(channel: socket.socket, packet: bytes, fds: list[int], template: "Temp
 
     start, bundle = parse(packet)
     path = bootstrap.socket_address(start, bootstrap.group_of(bundle, start.id))
-    listener = bootstrap.bind(path)
-    if listener is None:
+    bound = bootstrap.bind(path)
+    if bound is None:
         return f"unix://{path}", _forked.get(path) or _pid_behind(path)
+    listener = socket.socket(fileno=bound)
     try:
         pid = os.fork()
     except OSError:
