@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.containerd import wait_until
+from support.pace import PACE
 
 if TYPE_CHECKING:
-    from support.pace import PACE
-from support.stack import Stack
+    from support.stack import Stack
 
 pytestmark = pytest.mark.root
 

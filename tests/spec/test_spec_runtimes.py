@@ -4,10 +4,9 @@
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from support.bundles import COMMANDS, command_of
 
 from orlop.codec import encode
 from orlop.dockerd.spec import Host, MountPoint, SpecRequest, apply_defaults, build_spec, command_line, validate
@@ -21,18 +20,13 @@ pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="needs root"),
     pytest.mark.skipif(not os.path.exists(BUSYBOX), reason="needs a static busybox"),
 ]
-UNIFIED = Path("/sys/fs/cgroup/unified/cgroup.controllers")
-ORLOP = os.path.join(os.path.dirname(sys.executable), "orlop-runc")
 
 
-@pytest.fixture(params=["runc", "crun", ORLOP], ids=["runc", "crun", "orlop"])
+@pytest.fixture(params=COMMANDS)
 def runtime(request):
-    path = shutil.which(request.param)
-    if path is None:
+    if not os.path.exists(COMMANDS[request.param]):
         pytest.skip(f"no {request.param} here")
-    if request.param == "crun" and UNIFIED.is_file() and UNIFIED.read_text().strip():
-        pytest.skip("crun refuses a hybrid system with controllers in version 2")
-    return path
+    return command_of(request.param)
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ def run(runtime, tmp_path):
         )  # fmt: skip
         (tmp_path / "bundle" / "config.json").write_bytes(encode(build_spec(request)))
         done = subprocess.run(
-            [runtime, "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path / "bundle"), request.id],
+            [*runtime, "--root", str(tmp_path / "state"), "run", "--bundle", str(tmp_path / "bundle"), request.id],
             check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

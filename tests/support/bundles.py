@@ -121,6 +121,12 @@ class Bundle:
             json.dump(self.spec, file)
 
 
+def command_of(name: str) -> list[str]:
+    """How a runtime is run: where crun would refuse both versions of control groups, with the first alone."""
+    hybrid = name == "crun" and os.path.ismount("/sys/fs/cgroup/unified")
+    return [*(_VERSION_1_ALONE if hybrid else []), COMMANDS[name]]
+
+
 class Runtime:
     """A runtime with a state directory of its own; everything left is removed at `close`."""
 
@@ -128,8 +134,7 @@ class Runtime:
         self.name = name
         self.base = tempfile.mkdtemp(prefix="orlop-oci-")
         self.root = f"{self.base}/state"
-        hybrid = name == "crun" and os.path.ismount("/sys/fs/cgroup/unified")
-        self.command = [*(_VERSION_1_ALONE if hybrid else []), COMMANDS[name]]
+        self.command = command_of(name)
         self.ids: list[str] = []
 
     @property
