@@ -32,8 +32,10 @@ from support.pace import PACE
 
 from orlop.dockerd.network import netns as netns_module
 from orlop.dockerd.network import sandbox_files
-from orlop.dockerd.network.kernel import Kernel
+from orlop.dockerd.network.firewall import Firewall
+from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.rules import Rules
+from orlop.dockerd.network.types import PortMapping
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError
 
@@ -418,6 +420,28 @@ async def test_own_changes_are_no_reason_to_install_again(host: Host, caplog: py
     command("nft", "flush", "chain", "ip", "orlop", "forward")
     await asyncio.sleep(0.5)
     assert caplog.text.count("changed from outside") == 1
+
+
+async def test_rules_for_thousands_of_ports(netns: None, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel tells of each port when the rules are installed: more than a socket's usual buffer takes."""
+    caplog.set_level(logging.INFO)
+    thread = KernelThread()
+    rules = Rules(thread, Firewall("orlop", userland_proxy=True))
+    ports = [
+        PortMapping(protocol="tcp", host_ip="0.0.0.0", host_port=20000 + number, address="172.17.0.2", port=80)
+        for number in range(5000)
+    ]
+    try:
+        await rules.start([], ports, [])
+        before = nft()
+        assert "tcp . 24999" in before
+        command("nft", "flush", "ruleset")
+        await restored(before)
+        await asyncio.sleep(0.5)
+        assert caplog.text.count("changed from outside") == 1
+    finally:
+        await rules.close()
+        await thread.close()
 
 
 async def test_late_iptables_policy_is_passed(host: Host, neighbour: Neighbour) -> None:

@@ -6,7 +6,6 @@ containers without isolation until the next restart (CVE-2025-54388, CVE-2025-54
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
@@ -35,6 +34,9 @@ _NEWTABLE, _NEWCHAIN = 0, 3
 _REMOVALS = (2, 5, 8, 11, 14)  # of a table, chain, rule, set, element
 _GENMSG_SIZE = 4
 _TABLE_NAME = 1
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_NEWS_BYTES = 1 << 26
+"""Room for the news of our own changes (taken only when needed): each published port is one, all come at once."""
 _DEBOUNCE_SECONDS = 0.2
 
 
@@ -64,9 +66,7 @@ class Rules:
         """Install the rules for what there is, and watch them. Raises InternalError."""
         self._bridges, self._ports = bridges, set(ports)
         self._sources = {source.port: source for source in sources}
-        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._events.setblocking(False)
-        self._events.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+        self._events = _news()
         await self._thread.call(self._install)
         self._own_port = _port_of_install(self._events, self._plan.table)
         asyncio.get_running_loop().add_reader(self._events, self._readable)
@@ -260,15 +260,37 @@ def _order(port: PortMapping) -> tuple[str, int, str]:
     return port.protocol, port.host_port, port.host_ip
 
 
+def _news() -> socket.socket:
+    """A socket that hears of every change of the nftables."""
+    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    try:
+        events.setblocking(False)
+        try:
+            events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _NEWS_BYTES)
+        except PermissionError:  # in a user namespace
+            events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEWS_BYTES)
+        events.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+    except BaseException:
+        events.close()
+        raise
+    return events
+
+
 def _port_of_install(events: socket.socket, table: str) -> int:
     """The port of libnftables' own socket, which marks our own changes: the one that has just made our table."""
     port = 0
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            for packet in messages(events.recv(1 << 16)):
-                if packet.type == _NFT | _NEWTABLE and _table(packet) == table:
-                    port = packet.port
-    return port
+    while True:
+        try:
+            data = events.recv(1 << 16)
+        except BlockingIOError:
+            return port
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            continue  # the last news were lost, the table is among the first
+        for packet in messages(data):
+            if packet.type == _NFT | _NEWTABLE and _table(packet) == table:
+                port = packet.port
 
 
 def _is_harmful(packet: Packet) -> bool:
