@@ -169,6 +169,27 @@ class Storage:
         self.db.close()
 
 
+def _local_snapshotters(
+    root: str,
+    settings: Settings,
+    db: Database,
+    namespaces: MetadataNamespaces,
+    leases: MetadataLeases,
+    gc: GarbageCollector,
+    events: EventPublisher,
+    workers: ThreadPoolExecutor,
+) -> dict[str, MetadataSnapshots]:
+    """Those that keep their snapshots on our disk, without the ones that are not wanted."""
+    drivers = [
+        driver(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=driver.name)))
+        for driver in (OverlayDriver, NativeDriver)
+        if f"io.containerd.snapshotter.v1.{driver.name}" not in settings.disabled
+    ]
+    return {
+        driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers) for driver in drivers
+    }
+
+
 def open_storage(root: str, state: str, events: EventPublisher, settings: Settings | None = None) -> Storage:
     """Open the storage below `root` (kept) and `state` (volatile), making what is missing, mode 0700.
 
@@ -191,21 +212,15 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         local = LocalContent(os.path.join(root, CONTENT_DIRECTORY))
         content = MetadataContent(db, local, namespaces, leases, gc, events)
         images = MetadataImages(db, namespaces, leases, gc, events)
-        drivers = [
-            driver(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=driver.name)))
-            for driver in (OverlayDriver, NativeDriver)
-            if f"io.containerd.snapshotter.v1.{driver.name}" not in settings.disabled
-        ]
-        snapshotters = {
-            driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers)
-            for driver in drivers
+        local_ones = _local_snapshotters(root, settings, db, namespaces, leases, gc, events, workers)
+        remotes = {
+            plugin.name: RemoteSnapshots(
+                plugin, partial(RemoteRecords, db, plugin.name, namespaces, leases, gc, events, workers)
+            )
+            for plugin in settings.proxies
+            if plugin.type == "snapshot"
         }
-        remotes = {}
-        for plugin in settings.proxies:
-            if plugin.type == "snapshot":
-                make = partial(RemoteRecords, db, plugin.name, namespaces, leases, gc, events, workers)
-                remote = remotes[plugin.name] = RemoteSnapshots(plugin, make)
-                snapshotters[plugin.name] = remote.records
+        snapshotters = {**local_ones, **{name: remote.records for name, remote in remotes.items()}}
         if settings.snapshotter not in snapshotters:
             raise InvalidArgumentError(
                 f'snapshotter "{settings.snapshotter}" is unknown: expected one of {", ".join(snapshotters)}'
@@ -225,21 +240,7 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         differ_workers.shutdown(wait=False)
         db.close()
         raise
-    pools = (workers, differ_workers)
     return Storage(
-        db,
-        content,
-        images,
-        snapshotters,
-        leases,
-        namespaces,
-        differ,
-        gc,
-        mounts,
-        sandboxes,
-        remotes,
-        differs,
-        Checkpoints(state, content, workers),
-        pools,
-        settings,
-    )
+        db, content, images, snapshotters, leases, namespaces, differ, gc, mounts, sandboxes, remotes, differs,
+        Checkpoints(state, content, workers), (workers, differ_workers), settings,
+    )  # fmt: skip

@@ -77,15 +77,7 @@ class Container(Handle):
         )
         container = cls(root, facts_of(record), record)
         container._cgroup = cgroup
-        try:
-            os.makedirs(root, mode=0o700, exist_ok=True)
-            os.mkdir(container.directory, 0o711)
-            if options.notify_directory:
-                os.mkdir(f"{container.directory}/{NOTIFY_DIRECTORY}", 0o755)
-        except FileExistsError:
-            raise AlreadyExistsError("container with given ID already exists") from None
-        except PermissionError as error:
-            raise PermissionDeniedError(f"cannot keep the container's state: {explain(error)}") from None
+        container._make_directory(options)
         made_cgroup = False
         try:
             # Written before anything is made, so that what a crash leaves behind can be deleted.
@@ -107,6 +99,17 @@ class Container(Handle):
                 raise type(error)(f"unable to start container process: {error}") from error
             raise
         return container
+
+    def _make_directory(self, options: CreateOptions) -> None:
+        try:
+            os.makedirs(os.path.dirname(self.directory), mode=0o700, exist_ok=True)
+            os.mkdir(self.directory, 0o711)
+            if options.notify_directory:
+                os.mkdir(f"{self.directory}/{NOTIFY_DIRECTORY}", 0o755)
+        except FileExistsError:
+            raise AlreadyExistsError("container with given ID already exists") from None
+        except PermissionError as error:
+            raise PermissionDeniedError(f"cannot keep the container's state: {explain(error)}") from None
 
     @classmethod
     def restore(
