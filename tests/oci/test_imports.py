@@ -127,6 +127,23 @@ def test_stand_ins_give_way_to_the_real_modules(use: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("between", "real"),
+    [("pass", "set()"), ("import re; re.match", "{'re', 'typing'}"), ("import json", "{'re', 'typing'}")],
+)
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the stand-ins are for CPython 3.11")
+def test_stand_ins_come_in_two_steps(between: str, real: str) -> None:
+    script = (
+        f"import sys; sys.path += {search_path(sys.executable)!r}; from orlop.runc import standins; "
+        f"standins.install(for_msgspec=False); {between}; standins.install(for_msgspec=True); "
+        "import orlop.cgroups.systemd, orlop.libcontainer.hooks, typing; assert typing.Any; "
+        "print({name for name in ('re', 'typing') if sys.modules[name].__spec__})"
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert eval(done.stdout) == eval(real)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("hook", ["exit 0", "exit 3", "kill -9 $$"])
 def test_no_stand_in_has_to_be_replaced_in_the_child(

@@ -8,13 +8,14 @@ import sys
 from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.libcontainer.handle import Handle
 from orlop.libcontainer.journal import set_warning_sink
+from orlop.runc import standins
 from orlop.runc.main import Call
 
 
 def start(call: Call) -> int:
     """Let a created container run."""
     set_warning_sink(call.log.warning)
-    container = Handle.load(call.root, call.arguments[0])
+    container = _load(call)
     if os.environ.get("NOTIFY_SOCKET"):
         from orlop.runc.notify import start_and_forward
 
@@ -27,7 +28,7 @@ def start(call: Call) -> int:
 def kill(call: Call) -> int:
     """Send a signal."""
     number = _signal_number(call.arguments[1] if len(call.arguments) > 1 else "SIGTERM")
-    containers = _matching(call) if call.flags.flag("regex") else [Handle.load(call.root, call.arguments[0])]
+    containers = _matching(call) if call.flags.flag("regex") else [_load(call)]
     for container in containers:
         container.signal(number, all=call.flags.flag("all"))
     return 0
@@ -42,13 +43,21 @@ def delete(call: Call) -> int:
             found.delete(force=force)
         return 0
     try:
-        container = Handle.load(call.root, call.arguments[0])
+        container = _load(call)
     except NotFoundError:
         if force:
             return 0
         raise
     container.delete(force=force)
     return 0
+
+
+def _load(call: Call) -> Handle:
+    container = Handle.load(call.root, call.arguments[0])
+    facts = container.facts
+    if facts.systemd_cgroup or facts.holds or facts.poststart or facts.poststop:
+        standins.install(for_msgspec=True)  # these take modules that import it
+    return container
 
 
 def _matching(call: Call) -> list[Handle]:
@@ -77,6 +86,6 @@ def state(call: Call) -> int:
     """Print the state as JSON."""
     from orlop.runc import state_text
 
-    text = state_text.fields(Handle.load(call.root, call.arguments[0]))
+    text = state_text.fields(_load(call))
     sys.stdout.write(state_text.indented(text) + "\n")
     return 0

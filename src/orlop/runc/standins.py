@@ -57,14 +57,18 @@ _TYPING = (
 _MSGSPEC = ("inspect", "msgpack", "structs", "toml", "yaml")
 
 _placed: dict[str, ModuleType] = {}
+_withdrawn = False
 
 
 def install(*, for_msgspec: bool) -> None:
     """Put the stand-ins where nothing has been imported yet, those that msgspec asks for only `for_msgspec`.
 
+    It may be called first without and then with that; where the real modules have been asked for since, they stay.
     Those of the modules that decide what an annotation means are for CPython 3.11, whose workings they have been
     made for.
     """
+    if _withdrawn:
+        return
     known = sys.implementation.name == "cpython" and sys.version_info[:2] == (3, 11)
     if known:
         _stand_in_for_the_common()
@@ -89,12 +93,15 @@ def _stand_in_for_the_common() -> None:
 
 
 def _stand_in_for_what_annotations_mean() -> None:
+    typing = sys.modules["typing"]
+    if not isinstance(typing, _StandIn):
+        return  # the real one had been imported before
     import _datetime  # type: ignore[import-not-found]
 
     _place("datetime", _datetime)
     _put("re", compile=_compile)
     _put("enum", EnumMeta=_type("EnumMeta"))
-    sys.modules["typing"].__dict__.update(
+    typing.__dict__.update(
         {name: _type(name) for name in _TYPING},
         ForwardRef=_ForwardRef,
         overload=_same,
@@ -108,6 +115,8 @@ def _stand_in_for_what_annotations_mean() -> None:
 
 def _withdraw() -> None:
     """Leave the field to the real modules, which are to find each other and no stand-ins."""
+    global _withdrawn
+    _withdrawn = True
     while _placed:
         name, module = _placed.popitem()
         if sys.modules.get(name) is module:
