@@ -59,6 +59,7 @@ class Suite(NamedTuple):
 
 MIRROR = "127.0.0.1:5999"
 _SWARM = "swarm mode is not supported"
+_BUILDING = "building images is another project's part"
 SUITES = {
     "docker-py": Suite(
         source="https://github.com/docker/docker-py",
@@ -79,7 +80,7 @@ SUITES = {
             "*TestNetworks::test_create_inspect_network_with_scope": _SWARM,
             "*TestNetworks::test_create_network_attachable": _SWARM,
             "*TestNetworks::test_create_network_ingress": _SWARM,
-            "*[bB]uild*": "building images is another project's part",
+            "*[bB]uild*": _BUILDING,
             "*[pP]lugin*": "managed plugins are not supported",
         },
     ),
@@ -103,16 +104,20 @@ SUITES = {
             "alpine:latest": images.busybox(),
             "busybox:latest": images.busybox(),
         },
-        arguments=("tests", "-o", "addopts=", "--timeout=120"),
+        # What its clients leave to the garbage collector is told in whatever test runs then.
+        arguments=(
+            "tests", "-o", "addopts=", "--timeout=120", "-W", "ignore::pytest.PytestUnraisableExceptionWarning",
+        ),
         environment={"TESTCONTAINERS_RYUK_DISABLED": "true"},
-        meant={},
+        meant={"*build*": _BUILDING},
     ),
     "testcontainers": Suite(
         source="https://github.com/testcontainers/testcontainers-python",
         version="c958e40c",
         packages=(
             "docker", "urllib3", "wrapt", "typing-extensions", "python-dotenv", "PyYAML", "requests", "httpx",
-            "pytest==9.0.3", "pytest-asyncio==1.3.0", "pytest-mock", "pytest-timeout",
+            "bcrypt", "testcontainers==4.15.0", "pytest==9.0.3", "pytest-asyncio==1.3.0", "pytest-mock",
+            "pytest-timeout",
         ),
         images=lambda: {
             **dict.fromkeys(
@@ -130,7 +135,7 @@ SUITES = {
         },
         arguments=("tests/core", "-o", "addopts=", "--timeout=120"),
         environment={"TESTCONTAINERS_RYUK_DISABLED": "true"},
-        meant={},
+        meant={"*test_image::*": _BUILDING, "*docker_in_docker*": _BUILDING},
         path="src",
     ),
 }  # fmt: skip
@@ -212,7 +217,8 @@ def mirror(where: Engine, served: dict[str, BuiltImage]) -> Iterator[None]:
         subprocess.run([*docker, "load", "-q", "-i", archive], check=True, stdout=subprocess.DEVNULL)
         serving = subprocess.Popen(
             [*where.prefix, registry.BINARY, "serve", config],
-            stdin=subprocess.DEVNULL, env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
         )  # fmt: skip
         try:
             for name in served:

@@ -114,6 +114,11 @@ def test_six_services(stack: Stack, tmp_path: Path) -> None:
         logs = project.compose("logs", "--no-color", "web", "once", "stranger")
         assert {"kept", "secret", "done", "apart"} <= {line.rpartition("| ")[2] for line in logs.splitlines()}
         _restarted(project)
+        assert project.compose("exec", "-T", "worker", "sh", "-c", "echo $PLACE") == "worker\n"
+        assert project.compose("run", "--rm", "-T", "--no-deps", "worker", "echo", "aside").split() == ["aside"]
+        project.compose("stop", "-t", "0", "stranger")
+        project.compose("rm", "-f", "stranger")
+        assert project.containers("stranger") == []
     finally:
         project.compose("down", "-v", "-t", "0")
     assert stack.docker("ps", "-aq").ok() == ""

@@ -78,3 +78,25 @@ def test_what_a_version_ignores() -> None:
     new = _create(body, (1, 46))
     options = new.host_config.mounts[0].bind_options
     assert options is not None and options.non_recursive and options.create_mountpoint
+
+
+def test_addresses_of_the_main_network() -> None:
+    """One a container before API 1.44, one an endpoint since; the two must not differ."""
+
+    def asked(wide: str, own: str) -> dict[str, Any]:
+        networking = {"EndpointsConfig": {"bridge": {"MacAddress": own}}}
+        return {"Image": "busybox", "MacAddress": wide, "NetworkingConfig": networking}
+
+    old = _create(asked("02:00:00:00:00:01", "02:00:00:00:00:02"), (1, 43))
+    assert old.networking_config.endpoints_config["bridge"].mac_address == ""
+    same = _create(asked("02:00:00:00:00:01", "02:00:00:00:00:01"), (1, 51))
+    assert same.networking_config.endpoints_config["bridge"].mac_address == "02:00:00:00:00:01"
+    with pytest.raises(InvalidArgumentError, match="must match the endpoint-specific MAC address"):
+        _create(asked("02:00:00:00:00:01", "02:00:00:00:00:02"), (1, 51))
+
+
+@pytest.mark.parametrize(("version", "bindings"), [((1, 52), 1), ((1, 53), 0)])
+def test_ports_without_a_binding(version: tuple[int, int], bindings: int) -> None:
+    """An empty list meant any port until API 1.53, and none since."""
+    request = _create({"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": []}}}, version)
+    assert len(request.host_config.port_bindings["80/tcp"] or []) == bindings

@@ -492,6 +492,18 @@ def test_prune(stack: Stack) -> None:
     assert stack.docker("ps", "-a", "--format", "{{.Names}}").ok().split() == ["kept"]
 
 
+def test_prune_of_volumes(stack: Stack) -> None:
+    """What may be of another machine stays; a list of nothing is a list."""
+    stack.docker("volume", "create", "plain").ok()
+    stack.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "elsewhere").ok()
+    client = Client(stack.host)
+    everything = {"filters": '{"all":["true"]}'}
+    assert client.post("/volumes/prune", everything)["VolumesDeleted"] == ["plain"]
+    assert client.post("/volumes/prune", everything)["VolumesDeleted"] == []
+    client.close()
+    assert stack.docker("volume", "ls", "-q").ok() == "elsewhere\n"
+
+
 def test_update(stack: Stack) -> None:
     run_detached(stack, "limited", "sleep", "100", options=("-m", "64m"))
     stack.docker("update", "-m", "32m", "--memory-swap", "64m", "--restart", "always", "limited").ok()
@@ -500,6 +512,16 @@ def test_update(stack: Stack) -> None:
     assert host_config["RestartPolicy"]["Name"] == "always"
     stats = json.loads(stack.docker("stats", "--no-stream", "--format", "json", "limited").ok())
     assert stats["MemUsage"].endswith("32MiB")
+
+
+def test_events_of_a_forced_removal(stack: Stack) -> None:
+    """It is a kill, not a stop."""
+    run_detached(stack, "forced", "sleep", "100")
+    stack.docker("rm", "-f", "forced").ok()
+    told = ("--since", "1", "--until", str(int(time.time()) + 1), "--filter", "type=container")
+    actions = stack.docker("events", *told, "--format", "{{.Action}}").ok().split()
+    assert actions[-3:] == ["kill", "die", "destroy"]
+    assert "stop" not in actions
 
 
 def test_update_of_block_devices(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def parse_platform(text: str) -> Platform:
             return normalize_platform(Platform(os=parts[0], architecture=host.architecture, variant=host.variant))
         architecture = normalize_platform(Platform(architecture=parts[0]))
         if architecture.architecture not in _KNOWN_ARCHITECTURES:
-            raise InvalidArgumentError(f'"{text}": unknown operating system or architecture')
+            raise InvalidArgumentError(f'"{text}": unknown operating system or architecture: invalid argument')
         return architecture
     return normalize_platform(
         Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")

@@ -4,7 +4,7 @@
 from typing import Any
 
 from orlop.dockerd.api.version import Version
-from orlop.engine.types import CreateRequest, EndpointSettings, Mount
+from orlop.engine.types import CreateRequest, EndpointSettings, Mount, PortBinding
 from orlop.errdefs import InvalidArgumentError
 
 View = dict[str, Any]
@@ -124,6 +124,25 @@ def create_request(body: CreateRequest, version: Version) -> None:
     for mount in host_config.mounts:
         _mount(mount, version)
     _endpoints(body.networking_config.endpoints_config, version)
+    _mac_addresses(body, version)
+    if version < (1, 53):
+        for port, bindings in host_config.port_bindings.items():
+            host_config.port_bindings[port] = bindings or [PortBinding()]
+
+
+def _mac_addresses(body: CreateRequest, version: Version) -> None:
+    """Before API 1.44 a container had one address, of its main network; endpoints had none of their own."""
+    endpoints = body.networking_config.endpoints_config
+    if version < (1, 44):
+        for settings in endpoints.values():
+            settings.mac_address = ""
+    mode = body.host_config.network_mode
+    main = endpoints.get("bridge" if mode in ("", "default") else mode) or endpoints.get("default")
+    if body.mac_address and main is not None and main.mac_address not in ("", body.mac_address):
+        raise InvalidArgumentError(
+            "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or "
+            "be left empty"
+        )
 
 
 def _mount(mount: Mount, version: Version) -> None:

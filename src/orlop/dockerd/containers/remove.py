@@ -67,7 +67,7 @@ class Remove:
             raise ConflictError(f'cannot remove container "{container.name}": container is {state.status}: {hint}')
         state.removing = True
         try:
-            await self._stop.stop(container, "SIGKILL", -1)
+            await self._stop.kill(container)
         except BaseException:
             state.removing = False
             raise

@@ -37,20 +37,29 @@ class Stop:
 
     async def stop(self, container: Container, signal_name: str = "", timeout: int | None = None) -> None:
         """Bring a container to its end, if it runs; returns when that is settled."""
+        if await self._bring_down(container, signal_name, timeout):
+            self._registry.publish(container, "stop")
+
+    async def kill(self, container: Container) -> None:
+        """The same at once, for one that is to be removed: no `stop` is told."""
+        await self._bring_down(container, "SIGKILL", -1)
+
+    async def _bring_down(self, container: Container, signal_name: str, timeout: int | None) -> bool:
+        """Whether it ran and had to be ended."""
         record = container.record
         number = parse_signal(signal_name) if signal_name else stop_signal(record.config.stop_signal)
         stopped = container.on_stop()
         if not record.state.running:
-            return
+            return False
         record.manually_stopped = container.no_restart = True
         if await self._cancel_restart(container):
-            return
+            return False
         await self._ask_then_force(container, number, timeout, stopped, by_user=True)
         if not await _within(stopped, _AFTER_KILL_SECONDS):
             raise InternalError(
                 f"cannot stop container: {container.id}: tried to kill it, but did not see an exit"
             )
-        self._registry.publish(container, "stop")
+        return True
 
     async def end(self, container: Container) -> None:
         """Bring a running container to its end without that being a user's wish: its restart policy goes on."""

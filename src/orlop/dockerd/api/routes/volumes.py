@@ -102,7 +102,8 @@ class VolumeRoutes:
             wanted = filters.labels("label", volume.labels) and (
                 "label!" not in filters or not filters.labels("label!", volume.labels)
             )
-            wanted = wanted and volume.driver == "local"  # the others are their plugins' business
+            # The others are their plugins' business; with options one may be of another machine, as with NFS.
+            wanted = wanted and volume.driver == "local" and not volume.options
             if not wanted or self._users_of(volume.name) or not (everything or volume.anonymous):
                 continue
             size = await asyncio.to_thread(self._volumes.disk_usage, volume.name)
@@ -114,7 +115,7 @@ class VolumeRoutes:
             deleted.append(volume.name)
             reclaimed += size
         self._publish("prune", "", {"reclaimed": str(reclaimed)})
-        return json_response({"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed})
+        return json_response({"VolumesDeleted": deleted, "SpaceReclaimed": reclaimed})
 
     def _passes(self, volume: Volume, filters: Filters) -> bool:
         if "dangling" in filters and filters.flag("dangling", False) == bool(self._users_of(volume.name)):
