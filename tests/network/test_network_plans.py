@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the network service computes without touching the kernel: addresses, ports, rules, files."""
 
+import errno
 import sqlite3
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
@@ -9,16 +10,46 @@ import pytest
 
 from orlop.dockerd.network import default_bridge, files, foreign, ipam, ports
 from orlop.dockerd.network.firewall import BridgeRules, Firewall, SubnetRules
+from orlop.dockerd.network.publisher import Publisher
 from orlop.dockerd.network.store import NetworkStore, init_schema
-from orlop.dockerd.network.types import Endpoint, Network, PortMapping
+from orlop.dockerd.network.types import Endpoint, Network, NetworkConfig, PortMapping
 from orlop.engine.types import PortBinding
 from orlop.errdefs import InternalError, InvalidArgumentError, ResourceExhaustedError
+from orlop.netd.client import NetdClient, PortUnavailableError
+from orlop.netd.protocol import HeldPort
 
 BOTH = ("0.0.0.0", "::")
 
 
 def mapping(host_port: int, host_ip: str = "0.0.0.0", protocol: str = "tcp") -> PortMapping:
     return PortMapping(protocol=protocol, host_ip=host_ip, host_port=host_port, address="172.17.0.2", port=80)
+
+
+class OneTaken(NetdClient):
+    """An orlop-netd on whose machine somebody else has port 8150; `asked` are the sizes of the requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[int] = []
+        self.asked: list[int] = []
+
+    async def hold(self, owner: str, ports: list[HeldPort]) -> None:
+        self.asked.append(len(ports))
+        for port in ports:
+            if port.host_port == 8150:
+                raise PortUnavailableError("0.0.0.0:8150/tcp: address already in use", port, errno.EADDRINUSE)
+        self.got += [port.host_port for port in ports]
+
+
+async def test_a_port_that_is_lost_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    """After orlop-netd's death: all ports of a container are held again, a hundred at a time."""
+    endpoint = Endpoint(id="e", network_id="n", container_id="c", container_name="web", sandbox_id="s")
+    endpoint.ports = [mapping(port) for port in range(8000, 8250)]
+    netd = OneTaken()
+    await Publisher(netd, NetworkConfig(), lambda: [endpoint]).hold_live()
+    assert netd.got == [port for port in range(8000, 8250) if port != 8150]
+    assert netd.asked == [100, 100, *[1] * 100, 50]
+    assert caplog.text.count("port of container web is lost: 0.0.0.0:8150/tcp") == 1
 
 
 def test_subnets_are_taken_in_dockers_order() -> None:

@@ -16,6 +16,7 @@ from orlop.netd.protocol import HeldPort
 
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 1000
+_AT_ONCE = 100
 
 
 class Publisher:
@@ -47,11 +48,20 @@ class Publisher:
     async def hold_live(self) -> None:
         """Have orlop-netd hold the ports of the live endpoints; one that is somebody else's by now is logged."""
         for endpoint in self._live():
-            for port in held(endpoint.ports):
+            wanted = [self._held(port) for port in held(endpoint.ports)]
+            for start in range(0, len(wanted), _AT_ONCE):
+                some = wanted[start : start + _AT_ONCE]
                 try:
-                    await self._netd.hold(endpoint.container_id, [self._held(port)])
-                except PortUnavailableError as error:
-                    _log.error("port of container %s is lost: %s", endpoint.container_name, error)
+                    await self._netd.hold(endpoint.container_id, some)
+                except PortUnavailableError:  # then it holds none of them
+                    await self._hold_each(endpoint, some)
+
+    async def _hold_each(self, endpoint: Endpoint, wanted: Iterable[HeldPort]) -> None:
+        for port in wanted:
+            try:
+                await self._netd.hold(endpoint.container_id, [port])
+            except PortUnavailableError as error:
+                _log.error("port of container %s is lost: %s", endpoint.container_name, error)
 
     async def publish(self, owner: str, target: Target, requests: Iterable[PortRequest]) -> list[PortMapping]:
         """Get a host port for each request, held; none of them on error.
