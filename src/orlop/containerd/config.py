@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/orlop/containerd.toml"
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
-PROXY_TYPES = ("snapshot", "diff")
+PROXY_TYPES = ("snapshot", "diff", "content")
 
 
 class ProxyPlugin(NamedTuple):
-    """A part that another process serves over a socket: a snapshotter or a differ."""
+    """A part that another process serves over a socket: a snapshotter, a differ, or the content store."""
 
     name: str
     type: str
@@ -74,6 +74,11 @@ class Config(NamedTuple):
     shutdown_timeout: float = 3.0  # timeouts."io.containerd.timeout.shim.shutdown"
 
     @property
+    def content_stores(self) -> Sequence[ProxyPlugin]:
+        """The content stores among the proxy plugins."""
+        return [plugin for plugin in self.proxy_plugins if plugin.type == "content"]
+
+    @property
     def ttrpc(self) -> str:
         """The socket that shims forward events to."""
         return self.ttrpc_address or self.address + ".ttrpc"
@@ -122,6 +127,9 @@ def _validate(config: Config) -> None:
         raise InvalidArgumentError(f"pause_threshold: expected a share up to 0.5, got {config.gc_pause_threshold}")
     if config.downloads < 1:
         raise InvalidArgumentError(f"max_concurrent_downloads: expected 1 or more, got {config.downloads}")
+    if len(config.content_stores) > 1:
+        names = ", ".join(plugin.name for plugin in config.content_stores)
+        raise InvalidArgumentError(f"proxy_plugins: expected at most one of the type content, got {names}")
     for plugin in config.proxy_plugins:
         if plugin.type not in PROXY_TYPES:
             raise InvalidArgumentError(

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orlop import __version__
-from orlop.errdefs import OrlopError
+from orlop.errdefs import InvalidArgumentError, OrlopError
 
 if TYPE_CHECKING:
     import argparse
@@ -89,6 +89,9 @@ def _check(options: argparse.Namespace) -> int:
     from orlop.containerd import check
 
     config = _load(options)
+    if config.content_stores:
+        name = config.content_stores[0].name
+        raise InvalidArgumentError(f"check: content is kept by the proxy plugin {name}, which is not looked into")
     report = check.check(config.root, config.state)
     for finding in report.findings:
         sys.stdout.write(f"{finding}\n")

@@ -166,6 +166,7 @@ class Storage:
             snapshotter.unsynced.close()
         for pool in self._workers:
             pool.shutdown(wait=True, cancel_futures=True)
+        self.content.local.close()
         self.db.close()
 
 
@@ -190,6 +191,16 @@ def _local_snapshotters(
     }
 
 
+def _content(directory: str, settings: Settings) -> LocalContent:
+    """The store of our own, or that of another process."""
+    for plugin in settings.proxies:
+        if plugin.type == "content":
+            from orlop.containerd.plugins.content_remote import RemoteContent
+
+            return RemoteContent(directory, plugin.address)
+    return LocalContent(directory)
+
+
 def open_storage(root: str, state: str, events: EventPublisher, settings: Settings | None = None) -> Storage:
     """Open the storage below `root` (kept) and `state` (volatile), making what is missing, mode 0700.
 
@@ -209,7 +220,7 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         leases = MetadataLeases(db, namespaces)
         gc = GarbageCollector(db, events, settings.pace)
         gc.set_workers(workers)
-        local = LocalContent(os.path.join(root, CONTENT_DIRECTORY))
+        local = _content(os.path.join(root, CONTENT_DIRECTORY), settings)
         content = MetadataContent(db, local, namespaces, leases, gc, events)
         images = MetadataImages(db, namespaces, leases, gc, events)
         local_ones = _local_snapshotters(root, settings, db, namespaces, leases, gc, events, workers)

@@ -86,7 +86,9 @@ class MetadataContent:
 
     def settle(self) -> None:
         """Reconcile records and files after a crash: a record needs its whole blob, a file its record."""
-        sizes = self.local.digests()
+        sizes = self.local.sizes()
+        if sizes is None:
+            return
         with self.db.transaction():
             for row in self.db.rows("SELECT namespace, digest, size FROM blobs"):
                 if sizes.get(row["digest"]) != row["size"]:
@@ -97,11 +99,11 @@ class MetadataContent:
         self.drop_files(sizes)
         self.gc.trash()
 
-    def drop_files(self, sizes: Mapping[str, int] | None = None) -> None:
+    def drop_files(self, sizes: Mapping[str, int] | None) -> None:
         """Discard the files that no record needs; an open writer's ingest has a record."""
         needed = {row["digest"] for row in self.db.rows("SELECT DISTINCT digest FROM blobs")}
         needed |= {row["expected"] for row in self.db.rows("SELECT expected FROM ingests WHERE shared")}
-        for digest in sizes if sizes is not None else self.local.digests():
+        for digest in sizes or ():
             if digest not in needed:
                 self.local.discard_blob(digest)
         numbers = {row["number"] for row in self.db.rows("SELECT number FROM ingests")}

@@ -216,7 +216,7 @@ class GarbageCollector:
             if snapshotter is not None:
                 snapshotter.discard(number)
         if self._content is not None:
-            self._content.drop_files()
+            self._content.drop_files(self._content.local.sizes())
             self.trash()
 
     def _publish(self, garbage: _Garbage) -> None:

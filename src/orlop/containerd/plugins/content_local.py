@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import threading
+from collections.abc import Mapping
 
 from orlop.containerd.core.content import validate_digest
 from orlop.containerd.disk import FULL, disk_errors
@@ -27,6 +28,9 @@ _CHUNK = 1 << 20
 
 class LocalReader:
     """An open blob; implements `orlop.containerd.core.content.Reader`."""
+
+    slow = False
+    """Whether `fileno` has to be waited for."""
 
     def __init__(self, path: str, digest: str) -> None:
         try:
@@ -212,6 +216,10 @@ class LocalContent:
         with os.scandir(self._blobs) as entries:
             return {f"sha256:{entry.name}": entry.stat(follow_symlinks=False).st_size for entry in entries}
 
+    def sizes(self) -> Mapping[str, int] | None:
+        """As `digests`; None where that cannot be known."""
+        return self.digests()
+
     def ingests(self) -> set[int]:
         """The numbers of all ingests."""
         return {int(name) for name in os.listdir(self._ingests) if name.isdigit()}
@@ -232,6 +240,9 @@ class LocalContent:
                     os.unlink(os.path.join(self._trash, name))
                 except OSError as error:
                     _log.warning("discarded content %s is not deleted: %s", name, error)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _discard(self, path: str) -> None:
         self._trash_count += 1

@@ -92,10 +92,12 @@ class LayerDiffer:
         reader = self._content.bind(scope).reader(layer.digest)
         try:
             with open_target(mounts) as target:
+                # Of another process's content store a copy is made first.
+                file = await in_thread(self._workers, reader.fileno) if reader.slow else reader.fileno()
                 if not steps:
-                    digest, size = await self._unpack(layer.digest, reader.fileno(), target, sync)
+                    digest, size = await self._unpack(layer.digest, file, target, sync)
                 else:
-                    file, media_type = reader.fileno(), layer.media_type
+                    media_type = layer.media_type
                     async with self._processors.run(steps, media_type, file, payloads or {}) as made:
                         digest, size = await self._unpack("", made, target, sync)
         finally:
