@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from support import sandbox_shim
-from support.containerd import Daemon, processes_about, wait_until
+from support.containerd import RUNC_SHIM, Daemon, processes_about, wait_until
 
 from orlop.api import events_pb2
 from orlop.api import sandbox_pb2 as pb
+from orlop.api.containers_pb2 import Container
+from orlop.api.tasks_pb2 import CreateTaskRequest
 from orlop.api.types_pb2 import Sandbox
 from orlop.containerd.client import Client, typeurl
 from orlop.errdefs import (
@@ -22,6 +26,7 @@ from orlop.errdefs import (
     InvalidArgumentError,
     NotFoundError,
     NotImplementedByUsError,
+    OrlopError,
     UnavailableError,
 )
 
@@ -171,3 +176,73 @@ async def test_deaths(tmp_path: object) -> None:
         await client.sandboxes.shutdown("s")
         assert os.listdir(f"{daemon.state}/{BUNDLES}/{daemon.namespace}") == []
     daemon.remove()
+
+
+def container(client: Client, id: str, rootfs: str, runtime: str, sandbox: str = "") -> Container:
+    """A record whose task sleeps."""
+    spec = {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["sleep", "1000"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": rootfs},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+            "cgroupsPath": f"/{client.namespace}/{id}",
+        },
+    }
+    packed = typeurl.pack_json(typeurl.SPEC, json.dumps(spec).encode())
+    return Container(id=id, runtime=Container.Runtime(name=runtime), spec=packed, sandbox=sandbox)
+
+
+async def finish(client: Client, id: str) -> None:
+    waiting = asyncio.ensure_future(client.tasks.wait(id))
+    await client.tasks.kill(id, 9)
+    assert (await waiting).exit_status == 137
+    await client.tasks.delete(id)
+    await client.containers.delete(id)
+
+
+@pytest.mark.parametrize("runtime", ["io.containerd.orlop.v2", RUNC_SHIM])
+async def test_tasks_in_the_shim_of_a_pod(runtime: str, rootfs: str) -> None:
+    """A container with a sandbox joins its shim, and leaves it to the others; so it is after a restart, too."""
+    daemon = Daemon("orlop").start()
+    async with Client(daemon.address, daemon.namespace) as client:
+        for id, pod in (("pod", ""), ("one", "pod"), ("two", "pod")):
+            await client.containers.create(container(client, id, rootfs, runtime, pod))
+            await client.tasks.create(id)
+            await client.tasks.start(id)
+        bundles = f"{daemon.state}/io.containerd.runtime.v2.task/{daemon.namespace}"
+        notes = [Path(f"{bundles}/{id}/bootstrap.json").read_text() for id in ("pod", "one", "two")]
+        assert len({json.loads(note)["address"] for note in notes}) == 1
+        await finish(client, "one")
+        assert {task.id for task in await client.tasks.list()} == {"pod", "two"}
+        with pytest.raises(NotFoundError, match="sandbox none: not found"):
+            await client.containers.create(container(client, "lost", rootfs, runtime, "none"))
+            await client.tasks.create("lost")
+        await client.containers.delete("lost")
+        daemon.kill()
+    daemon.start()
+    async with Client(daemon.address, daemon.namespace) as client:
+        assert {task.id for task in await client.tasks.list()} == {"pod", "two"}
+        await finish(client, "two")
+        assert [task.id for task in await client.tasks.list()] == ["pod"]
+        await finish(client, "pod")
+        wait_until(lambda: not list(processes_about(bundles)), timeout=30)
+        assert not os.listdir(bundles)
+    daemon.remove()
+
+
+async def test_bad_endpoints_of_sandboxes(client: Client, shared: Daemon, rootfs: str) -> None:
+    """Of a client that names the shim itself."""
+    made = container(client, "c", rootfs, "io.containerd.orlop.v2", "pod")
+    await client.containers.create(made)
+    for fields, complaint in (
+        ({"task_api_address": "tcp://1.2.3.4:5", "task_api_version": 3}, "expected a unix:// address"),
+        ({"task_api_address": "unix:///tmp/none", "task_api_version": 9}, "version 2 or 3"),
+        ({"task_api_address": "unix:///tmp/none", "task_api_version": 3}, "none"),
+    ):
+        request = CreateTaskRequest(container_id="c", **fields)
+        with pytest.raises(OrlopError, match=complaint):
+            await client.tasks._call(client.tasks._stub.Create, request)
+    await client.containers.delete("c")
+    assert not os.listdir(f"{shared.state}/io.containerd.runtime.v2.task/{shared.namespace}")

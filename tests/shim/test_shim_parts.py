@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +16,17 @@ from support.shims import EventSink
 from orlop.api import events_pb2
 from orlop.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from orlop.api.runc_options_pb2 import Options
+from orlop.api.shim_v2_pb2 import CreateTaskRequest
 from orlop.api.types_pb2 import RuntimeInfo
 from orlop.errdefs import InvalidArgumentError
+from orlop.libcontainer import Container, Stdio
 from orlop.shim import bootstrap
 from orlop.shim.events import Publisher
 from orlop.shim.io.uri import Attach, Binary, Fifo, File, JsonFile, parse_input, parse_output
 from orlop.shim.loop import Future, Lock, Loop
 from orlop.shim.main import parse
+from orlop.shim.messages import checkpoint_of
+from orlop.shim.runtime import helper
 
 SHIM = [sys.executable, "-P", "-m", "orlop.shim.main"]
 
@@ -257,3 +262,30 @@ def test_publisher_is_bounded_and_keeps_exits(tmp_path: Path) -> None:
     publisher.close()
     sink.close()
     loop.close()
+
+
+def test_plan_of_a_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libcontainer is told of a task that has a checkpoint: images, a directory for logs, streams."""
+    (tmp_path / "config.json").write_text('{"ociVersion":"1.0.2","process":{"args":["a"],"cwd":"/","user":{}}}')
+    told: list[Any] = []
+
+    def restore(*arguments: Any) -> Any:
+        told.extend(arguments)
+        return SimpleNamespace(init_pid=7, record=SimpleNamespace(cgroup_paths={"": "/c"}), console=None)
+
+    monkeypatch.setattr(Container, "restore", restore)
+    creation = helper.Creation("/state", "c", str(tmp_path), False, True, False, False)
+    answer, console = helper.create(creation, (5, 6, 7), images=("/images", str(tmp_path / "work")))
+    root, id, bundle, spec, options, images = told
+    assert (root, id, bundle, spec.process.args) == ("/state", "c", str(tmp_path), ["a"])
+    assert (images.image_path, images.work_path) == ("/images", str(tmp_path / "work"))
+    assert (options.no_pivot, options.stdio, options.pid_file) == (True, Stdio(5, 6, 7), f"{tmp_path}/init.pid")
+    assert (tmp_path / "work").is_dir()
+    assert (answer["pid"], answer["cgroup_paths"], console) == (7, {"": "/c"}, None)
+
+
+def test_checkpoint_of_a_request() -> None:
+    assert checkpoint_of(CreateTaskRequest(bundle="/b"), Options()) is None
+    request = CreateTaskRequest(bundle="/b", checkpoint="/images")
+    assert checkpoint_of(request, Options()) == ("/images", "/b/criu-work")
+    assert checkpoint_of(request, Options(criu_work_path="/w")) == ("/images", "/w")

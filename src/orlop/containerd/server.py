@@ -183,7 +183,7 @@ class Daemon:
         return Services(
             ContainersService(containers, exchange),
             EventsService(exchange),
-            TasksService(manager, containers, storage.checkpoints),
+            TasksService(manager, containers, storage.checkpoints, sandboxes),
             SandboxControllerService({SHIM_CONTROLLER: sandboxes}, exchange),
             StreamingService(streams),
             TransferService(

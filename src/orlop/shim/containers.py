@@ -8,6 +8,7 @@ the order of events: the exit of init is told only after every exec that ran has
 import os
 import signal
 from collections.abc import Callable
+from typing import NamedTuple
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from orlop.shim.io.streams import Streams
@@ -20,6 +21,13 @@ RUNNING = 2
 STOPPED = 3
 PAUSED = 4
 """As containerd.v1.types.Status numbers them."""
+
+
+class Checkpoint(NamedTuple):
+    """What a container is restored from: the directory of the images, and one for CRIU's logs."""
+
+    path: str
+    work_path: str
 
 
 class Process:
@@ -69,7 +77,10 @@ class Container:
         *,
         shared_pids: bool,
         on_exit: Callable[[Process], None],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        """With a `checkpoint` nothing is made before `start`, which restores it."""
+        self.checkpoint = checkpoint
         self.id = container_id
         self.bundle = bundle
         self.runtime = runtime
@@ -93,7 +104,9 @@ class Container:
         return found
 
     async def create(self, terminal: bool) -> None:
-        """Make the container, with init blocked."""
+        """Make the container, with init blocked; one that is to be restored is made at its start."""
+        if self.checkpoint is not None:
+            return
         started = await self.runtime.create(self.init.streams.child, terminal)
         try:
             self.init.begun(started)
@@ -112,12 +125,24 @@ class Container:
             raise FailedPreconditionError(f"cannot start a {_NAMES[init.status]} container")
         self._starting = True
         try:
-            await self.runtime.start()
+            if self.checkpoint is None:
+                await self.runtime.start()
+            else:
+                await self._restore(self.checkpoint)
         except BaseException:
             self.started()
             raise
         init.status = RUNNING
         init.streams.running()
+
+    async def _restore(self, checkpoint: Checkpoint) -> None:
+        streams = self.init.streams
+        started = await self.runtime.restore(*checkpoint, streams.child, streams.terminal)
+        try:
+            self.init.begun(started)
+        except BaseException:
+            await self.runtime.delete(True)
+            raise
 
     def started(self) -> None:
         """Init's exit may be told now, if it has come already."""

@@ -7,6 +7,7 @@ from orlop.api import events_pb2 as events
 from orlop.api import shim_v2_pb2 as api
 from orlop.api.runc_options_pb2 import CheckpointOptions, ProcessDetails
 from orlop.api.runc_options_pb2 import Options as RuncOptions
+from orlop.shim.containers import Checkpoint
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any
@@ -25,6 +26,13 @@ def runc_options(options: "Any") -> RuncOptions:
 def checkpoint_options(options: "Any") -> CheckpointOptions:
     """The options of a checkpoint."""
     return _unpack(options, CheckpointOptions)
+
+
+def checkpoint_of(request: api.CreateTaskRequest, options: RuncOptions) -> Checkpoint | None:
+    """What a task is restored from; None for one that begins anew."""
+    if not request.checkpoint:
+        return None
+    return Checkpoint(request.checkpoint, options.criu_work_path or f"{request.bundle}/criu-work")
 
 
 def _unpack(options: "Any", kind: type[T]) -> T:

@@ -49,17 +49,28 @@ def _mount(wanted: "Mount", rootfs: str) -> None:
 
 
 def _detached(wanted: "Mount") -> int:
-    """A detached mount; with `uidmap=` and `gidmap=`, as containerd has them, an overlay of idmapped layers."""
+    """A detached mount; with `uidmap=` and `gidmap=`, as containerd has them, idmapped (an overlay's layers)."""
     options = list(wanted.options)
     maps = {option[:6]: option[7:] for option in options if option[:7] in ("uidmap=", "gidmap=")}
     if not maps:
         return mount.detached_mount(wanted.type, wanted.source, options)
-    if wanted.type != "overlay" or len(maps) != 2:
-        raise InvalidArgumentError("idmapped root filesystems must be overlays with both uidmap and gidmap")
+    if wanted.type not in ("overlay", "bind") or len(maps) != 2:
+        raise InvalidArgumentError(
+            "idmapped root filesystems must be overlays or bind mounts with both uidmap and gidmap"
+        )
     from orlop.unix import idmap
 
     rest = [option for option in options if option[:7] not in ("uidmap=", "gidmap=")]
-    return idmap.overlay(rest, _ranges(maps["uidmap"]), _ranges(maps["gidmap"]))
+    uids, gids = _ranges(maps["uidmap"]), _ranges(maps["gidmap"])
+    if wanted.type == "overlay":
+        return idmap.overlay(rest, uids, gids)
+    made = mount.detached_mount(wanted.type, wanted.source, rest)
+    try:
+        idmap.map_mount(made, uids, gids)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
 
 
 def _ranges(text: str) -> list[tuple[int, int, int]]:

@@ -125,8 +125,6 @@ class TaskService:
         """Mount the rootfs, open the streams, make the container with init blocked."""
         if request.id in self.containers or request.id in self._creating:
             raise AlreadyExistsError(f"container {request.id}: already exists")
-        if request.checkpoint or request.parent_checkpoint:
-            raise InvalidArgumentError("checkpoint: restoring is not supported")
         options = messages.runc_options(request.options)
         if options.shim_cgroup:
             metrics.join_group(options.shim_cgroup)
@@ -147,8 +145,9 @@ class TaskService:
     def _created(self, container: Container, request: api.CreateTaskRequest) -> None:
         try:
             self._publisher.publish(messages.created(request, container.init.pid))
-            self._watch_memory(container)
-            container.watch_init()
+            if container.checkpoint is None:
+                self._watch_memory(container)
+                container.watch_init()
         finally:
             self._reaper.started()
 
@@ -182,6 +181,7 @@ class TaskService:
                 Process("", streams),
                 shared_pids=shared_pids,
                 on_exit=lambda process: self._exited(container, process),
+                checkpoint=messages.checkpoint_of(request, options),
             )
             container.kill_orphans = lambda: self._kill_orphans(container)
             await container.create(request.terminal)
@@ -227,9 +227,7 @@ class TaskService:
         process = container.process(request.exec_id)
         async with process.lock:
             if not isinstance(process, Exec):
-                await container.start()
-                self._publisher.publish(events.TaskStart(container_id=container.id, pid=process.pid))
-                container.started()
+                await self._start_init(container)
             else:
                 if not process.streams.opened:
                     await process.streams.open(container.id, self._namespace)
@@ -239,6 +237,21 @@ class TaskService:
                 )
                 container.watch_exec(process)
         return api.StartResponse(pid=process.pid)
+
+    async def _start_init(self, container: Container) -> None:
+        restored = container.checkpoint is not None and not container.init.pid
+        if restored:
+            self._reaper.starting()  # until init is watched
+        try:
+            await container.start()
+            self._publisher.publish(events.TaskStart(container_id=container.id, pid=container.init.pid))
+            if restored:
+                self._watch_memory(container)
+                container.watch_init()
+        finally:
+            if restored:
+                self._reaper.started()
+        container.started()
 
     async def delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
         """Remove an exec, or the container with its rootfs mount."""

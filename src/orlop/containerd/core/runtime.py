@@ -30,6 +30,8 @@ class CreateOptions(NamedTuple):
     checkpoint: str = ""  # a directory to restore from
     restore: Callable[[str], Awaitable[None]] | None = None  # makes a directory of the bundle to restore from
     options: AnyMessage | None = None  # of the runtime
+    sandbox: str = ""  # the sandbox in whose shim it is to be
+    address: tuple[str, int] = ("", 0)  # where that shim serves which version of the Task API
 
 
 class Exit(NamedTuple):
@@ -52,6 +54,11 @@ class Task(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Where the task's shim serves, and which version of the Task API."""
+        ...
 
     async def call(self, method: str, *, timeout: float | None = None, **fields: Any) -> Any:
         """Make a call of the shim's Task API, whichever version it speaks; the request is built from `fields`.

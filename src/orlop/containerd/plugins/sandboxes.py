@@ -38,8 +38,7 @@ class SandboxInstance:
     @property
     def endpoint(self) -> tuple[str, int]:
         """As the contract says."""
-        bootstrap = self.shim.bundle.read_bootstrap()
-        return (bootstrap.address, bootstrap.version) if bootstrap is not None else ("", 0)
+        return self.shim.endpoint
 
     async def sandbox(self, method: str, *, timeout: float | None = None, **fields: Any) -> Any:
         """As the contract says."""

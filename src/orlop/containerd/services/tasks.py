@@ -25,7 +25,6 @@ from orlop.errdefs import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
-    NotImplementedByUsError,
     OrlopError,
     UnavailableError,
 )
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from orlop.api.containers_pb2 import Container
     from orlop.containerd.core.containers import ContainerStore
     from orlop.containerd.core.runtime import Task, TaskManager
+    from orlop.containerd.core.sandboxes import SandboxController
     from orlop.containerd.plugins.checkpoints import Checkpoints
 
 log = logging.getLogger("containerd.tasks")
@@ -47,8 +47,15 @@ _STATE_TIMEOUT = 2.0  # seconds; a list of tasks must not hang on one shim
 class TasksService(TasksServicer):
     """Translates requests into calls of the task manager and of the tasks' shims."""
 
-    def __init__(self, manager: TaskManager, containers: ContainerStore, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self,
+        manager: TaskManager,
+        containers: ContainerStore,
+        checkpoints: Checkpoints,
+        sandboxes: SandboxController,
+    ) -> None:
         self._manager = manager
+        self._sandboxes = sandboxes
         self._checkpoints = checkpoints
         self._containers = containers
         self._waiting: set[asyncio.Task[tuple[int, Timestamp]]] = set()
@@ -68,11 +75,27 @@ class TasksService(TasksServicer):
         scope = scope_of(context.invocation_metadata())
         container = self._containers.get(scope.namespace, request.container_id)
         options = _create_options(request, container)
+        if options.sandbox and not options.address[0]:
+            options = options._replace(address=self._sandbox(scope.namespace, options.sandbox))
         if request.HasField("checkpoint") and request.checkpoint.digest:
             checkpoint = from_descriptor(request.checkpoint)
             options = options._replace(restore=lambda path: self._checkpoints.restore(scope, checkpoint, path))
         pid = await self._manager.create(scope.namespace, container.id, options)
         return pb.CreateTaskResponse(container_id=container.id, pid=pid)
+
+    def _sandbox(self, namespace: str, id: str) -> tuple[str, int]:
+        """Where the shim of a sandbox serves tasks; a task of that name is one, too, as in pods of CRI.
+
+        Raises NotFoundError.
+        """
+        try:
+            return self._sandboxes.get(namespace, id).endpoint
+        except NotFoundError:
+            pass
+        try:
+            return self._manager.get(namespace, id).endpoint
+        except NotFoundError:
+            raise NotFoundError(f"sandbox {id}: not found") from None
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
         """Run a created process."""
@@ -213,8 +236,8 @@ class TasksService(TasksServicer):
 
 
 def _create_options(request: pb.CreateTaskRequest, container: Container) -> CreateOptions:
-    if request.task_api_address or container.sandbox:
-        raise NotImplementedByUsError("tasks in the shim of a sandbox")
+    if request.task_api_address and not container.sandbox:
+        raise InvalidArgumentError("task_api_address: the container is in no sandbox")
     return CreateOptions(
         runtime=request.runtime_path or container.runtime.name,
         spec=container.spec.value,
@@ -225,6 +248,8 @@ def _create_options(request: pb.CreateTaskRequest, container: Container) -> Crea
         terminal=request.terminal,
         checkpoint=_checkpoint(request.options),
         options=_options(request.options) or _options(container.runtime.options),
+        sandbox=container.sandbox,
+        address=(request.task_api_address, request.task_api_version),
     )
 
 

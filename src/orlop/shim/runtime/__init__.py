@@ -61,5 +61,8 @@ class Runtime(Protocol):
     async def delete(self, force: bool) -> None:
         """Remove the container's state and cgroups; with `force` kill it first. Fine when it is gone already."""
 
+    async def restore(self, path: str, work_path: str, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        """Make the container of the bundle from a checkpoint in `path`, running; CRIU logs to `work_path`."""
+
     async def checkpoint(self, path: str, options: "CheckpointOptions") -> None:
         """Write the container's state to the directory `path` with CRIU; it goes on unless `options` say exit."""

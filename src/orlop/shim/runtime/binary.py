@@ -99,6 +99,13 @@ class BinaryRuntime:
         except NotFoundError:
             return
 
+    async def restore(self, path: str, work_path: str, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        """`restore --image-path … --detach`."""
+        flags = ["--image-path", path, "--work-path", work_path, "--bundle", self._bundle, "--detach"]
+        if self._options.no_pivot_root:
+            flags.append("--no-pivot")
+        return await self._process("restore", flags, [], f"{self._bundle}/init.pid", stdio, terminal)
+
     async def checkpoint(self, path: str, options: "CheckpointOptions") -> None:
         """`checkpoint --image-path …`."""
         flags = ["--image-path", path, "--work-path", options.work_path or f"{self._bundle}/criu-work"]

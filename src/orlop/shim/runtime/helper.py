@@ -15,6 +15,7 @@ from orlop.shim import log
 from orlop.unix.process import close_range
 
 if TYPE_CHECKING:
+    from orlop.libcontainer import Container, CreateOptions
     from orlop.oci.runtime import Spec
     from orlop.shim.loop import Loop
 
@@ -154,8 +155,14 @@ def _read_config(bundle: str) -> bytes:
         return file.read()
 
 
-def create(creation: Creation, stdio: tuple[int, ...], spec: "Spec | None" = None) -> Answer:
-    """Container.create, of `spec` if it has been read already."""
+def create(
+    creation: Creation,
+    stdio: tuple[int, ...],
+    spec: "Spec | None" = None,
+    images: tuple[str, str] | None = None,
+) -> Answer:
+    """Container.create, of `spec` if it has been read already; with `images`, their directory and that of CRIU's
+    logs, Container.restore."""
     from orlop.libcontainer import Container, CreateOptions, Stdio
     from orlop.oci.runtime import decode_spec
 
@@ -170,7 +177,10 @@ def create(creation: Creation, stdio: tuple[int, ...], spec: "Spec | None" = Non
         no_new_keyring=creation.no_new_keyring,
         systemd_cgroup=creation.systemd_cgroup,
     )
-    container = Container.create(creation.root, creation.id, creation.bundle, spec, options)
+    if images is None:
+        container = Container.create(creation.root, creation.id, creation.bundle, spec, options)
+    else:
+        container = _restore(creation, spec, options, images)
     facts = Facts(
         pid=container.init_pid,
         executable=spec.process.args[0] if spec.process is not None else "",
@@ -179,6 +189,15 @@ def create(creation: Creation, stdio: tuple[int, ...], spec: "Spec | None" = Non
         plain_end=not creation.systemd_cgroup and not (spec.hooks is not None and spec.hooks.poststop),
     )
     return facts._asdict(), container.console
+
+
+def _restore(creation: Creation, spec: "Spec", options: "CreateOptions", images: tuple[str, str]) -> "Container":
+    from orlop.libcontainer import Container, RestoreOptions
+
+    path, work_path = images
+    os.makedirs(work_path, 0o700, exist_ok=True)
+    wanted = RestoreOptions(image_path=path, work_path=work_path, shell_job=creation.terminal)
+    return Container.restore(creation.root, creation.id, creation.bundle, spec, options, wanted)
 
 
 def _help(channel: socket.socket, work: Callable[[socket.socket], Answer], keep: tuple[int, ...]) -> NoReturn:

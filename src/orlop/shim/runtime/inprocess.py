@@ -59,8 +59,20 @@ class InProcessRuntime:
 
     async def create(self, stdio: tuple[int, int, int], terminal: bool) -> Started:
         """Container.create."""
+        creation = self._creation(terminal)
+
+        def work() -> Answer:
+            return create(creation, stdio)
+
+        early = self._early.hand_over(creation, () if terminal else stdio) if self._early is not None else None
+        running = self._run(work, stdio) if early is None else hear(self._loop, early)
+        answer, console = await self._start(running, "OCI runtime create failed: runc create failed")
+        self._facts = Facts(**answer)
+        return Started(self._facts.pid, console)
+
+    def _creation(self, terminal: bool) -> Creation:
         options = self._options
-        creation = Creation(
+        return Creation(
             root=options.root,
             id=self._id,
             bundle=self._bundle,
@@ -70,12 +82,17 @@ class InProcessRuntime:
             systemd_cgroup=options.systemd_cgroup,
         )
 
-        def work() -> Answer:
-            return create(creation, stdio)
+    async def restore(self, path: str, work_path: str, stdio: tuple[int, int, int], terminal: bool) -> Started:
+        """Container.restore."""
+        if self._early is not None:
+            self._early.close()
+        creation = self._creation(terminal)
 
-        early = self._early.hand_over(creation, () if terminal else stdio) if self._early is not None else None
-        running = self._run(work, stdio) if early is None else hear(self._loop, early)
-        answer, console = await self._start(running, "OCI runtime create failed: runc create failed")
+        def work() -> Answer:
+            return create(creation, stdio, images=(path, work_path))
+
+        running = self._run(work, stdio)
+        answer, console = await self._start(running, "OCI runtime restore failed: runc did not restore")
         self._facts = Facts(**answer)
         return Started(self._facts.pid, console)
 

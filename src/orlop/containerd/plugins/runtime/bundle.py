@@ -7,6 +7,7 @@
     log                a fifo: what the shim has to say, read by the daemon
     shim-binary-path   the shim's program: written before the shim starts, so that a crash leaves a known mess
     bootstrap.json     how to reach the shim: written once it runs
+    sandbox            the sandbox whose shim it is, of a task that is in one
 
 No file is synced: bundles live on /run and a machine that loses its power has no shims to find.
 """
@@ -110,6 +111,14 @@ class Bundle(NamedTuple):
     def read_shim(self) -> str | None:
         """The shim's program, if it has been noted."""
         return _read(self.file("shim-binary-path"))
+
+    def write_sandbox(self, id: str) -> None:
+        """Note that the shim is a sandbox's, and not the task's to end."""
+        _write(self.file("sandbox"), id.encode(), 0o600)
+
+    def read_sandbox(self) -> str:
+        """The sandbox whose shim it is; empty for a shim of the task's own."""
+        return _read(self.file("sandbox")) or ""
 
     def write_bootstrap(self, bootstrap: Bootstrap) -> None:
         """Note how to reach the shim."""

@@ -67,6 +67,7 @@ class Shim:
         self.lock = asyncio.Lock()  # of what ends the task: deletion
         self.released = False  # nobody is to be told when the connection closes
         self.buried: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._joined = bool(bundle.read_sandbox())  # the shim is a sandbox's, and ends with that
         self._service = _SERVICES[version]
         self._metadata = {methods.NAMESPACE_KEY: bundle.namespace}
         self._client: Client | None = None
@@ -80,6 +81,12 @@ class Shim:
     def id(self) -> str:
         """The id of the task and of its container."""
         return self.bundle.id
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Where the shim serves, and which version of the Task API."""
+        bootstrap = self.bundle.read_bootstrap()
+        return (bootstrap.address, bootstrap.version) if bootstrap is not None else ("", 0)
 
     @property
     def connected(self) -> bool:
@@ -132,12 +139,15 @@ class Shim:
         return answer.exit_status, answer.exited_at
 
     async def shutdown(self, timeout: float) -> None:
-        """Ask the shim to end, wait until it has, and close the connection.
+        """Ask the shim to end, unless it is a sandbox's, wait until it has, and close the connection.
 
         It takes its socket along, by name: until then no other may have that name. One that still has other
         tasks stays; it is waited for in vain. `timeout` is in seconds, for each of the two steps.
         """
         self.released = True
+        if self._joined:
+            await self.close()
+            return
         try:
             await self.call("Shutdown", timeout=timeout)
             if self._client is not None:

@@ -16,7 +16,7 @@ from orlop.containerd.plugins.runtime.binary import ShimBinary, is_orlop, progra
 from orlop.containerd.plugins.runtime.bundle import Bootstrap
 from orlop.containerd.plugins.runtime.shim import Shim, ShimLog
 from orlop.containerd.sockets import remove_stale
-from orlop.errdefs import OrlopError, UnavailableError
+from orlop.errdefs import InvalidArgumentError, OrlopError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,13 +51,17 @@ class ShimStarter:
     async def start(
         self, bundle: Bundle, program: str, options: CreateOptions, on_close: Callable[[Shim], None]
     ) -> Shim:
-        """Start a shim in a bundle and connect to it; `on_close` is called when it dies.
+        """Start a shim in a bundle, or join a sandbox's, and connect to it; `on_close` is called when it dies.
 
         Raises UnavailableError, InternalError, and what `parse_bootstrap` raises.
         """
         shim_log = ShimLog(bundle.open_log())
         try:
-            bootstrap = await self._bootstrap(bundle, program, options, shim_log.fd)
+            if options.sandbox:
+                bundle.write_sandbox(options.sandbox)
+                bootstrap = _joined(options)
+            else:
+                bootstrap = await self._bootstrap(bundle, program, options, shim_log.fd)
             failpoint("task.create.after_shim")
             bundle.write_bootstrap(bootstrap)
             failpoint("task.create.after_bootstrap")
@@ -135,3 +139,14 @@ class ShimStarter:
                 remove_stale(path)
             except OrlopError as error:
                 log.error("the socket of the shim of %s/%s is left: %s", bundle.namespace, bundle.id, error)
+
+
+def _joined(options: CreateOptions) -> Bootstrap:
+    """The shim of the sandbox that a task is to be in. Raises InvalidArgumentError for one of another kind."""
+    address, version = options.address
+    if version not in (2, 3) or not address.startswith("unix://"):
+        raise InvalidArgumentError(
+            f"sandbox {options.sandbox}: expected a unix:// address and version 2 or 3 of the Task API,"
+            f" got {address!r} and {version}"
+        )
+    return Bootstrap(version, address)
