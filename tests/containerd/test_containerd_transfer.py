@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -230,6 +232,31 @@ async def test_push_and_credentials(client: Client, registry: Registry) -> None:
         pushed = {item.event for item in told}
         assert {"pushing content", "complete", "pushed content", "saved"} <= pushed
     assert (await client.images.get("pulled-again")).target.digest == images.multi_platform().target.digest
+
+
+async def test_directory_of_hosts(client: Client, tmp_path: Path) -> None:
+    """`host_dir`: authorities and certificates of a registry that lets in nobody without one, both ways."""
+    with running_registry(tls=True, mutual=True) as running:
+        assert running.ca is not None
+        place = tmp_path / running.host
+        place.mkdir()
+        for file in ("ca.crt", "client.crt", "client.key"):
+            shutil.copy(running.ca.parent / file, place)
+        (place / "hosts.toml").write_text('ca="ca.crt"\nclient=[["client.crt", "client.key"]]\n')
+        name = running.push(images.busybox(), "hosts/box:1")
+        resolver = pb.RegistryResolver(host_dir=str(tmp_path))
+        store = pb.ImageStore(name=name, platforms=[AMD64], unpacks=[UNPACK])
+        with pytest.raises(OrlopError):
+            await client.transfer.transfer(pb.OCIRegistry(reference=name), store)
+        await client.transfer.transfer(pb.OCIRegistry(reference=name, resolver=resolver), store)
+        assert (await client.images.get(name)).target.digest == images.busybox().target.digest
+        other = name.replace("box:1", "box:2")
+        await client.transfer.transfer(
+            pb.ImageStore(name=name), pb.OCIRegistry(reference=other, resolver=resolver)
+        )
+        await client.images.delete(name)
+        again = pb.ImageStore(name=other, platforms=[AMD64])
+        await client.transfer.transfer(pb.OCIRegistry(reference=other, resolver=resolver), again)
 
 
 async def test_tag(client: Client, registry: Registry) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,13 +27,15 @@ class Ctr:
 
     def __init__(self) -> None:
         self.daemon = Daemon("orlop")
+        os.chmod(self.daemon.base, 0o711)  # containers with mapped ids have to get to their root file systems
         config = Path(f"{self.daemon.base}/config.toml")
         config.write_text(f'version = 2\n[debug]\naddress = "{self.daemon.base}/debug.sock"\n')
         self.daemon.start("-c", str(config))
+        self.command = [sys.executable, "-P", "-m", "orlop.ctr.main", "-a", self.daemon.address]
+        self.command += ["-n", self.daemon.namespace]
 
     def __call__(self, *words: str) -> Result:
-        command = [sys.executable, "-P", "-m", "orlop.ctr.main", "-a", self.daemon.address]
-        return run([*command, "-n", self.daemon.namespace, *words], stdin=subprocess.DEVNULL)
+        return run([*self.command, *words], stdin=subprocess.DEVNULL, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,10 @@ def test_shim(ctr: Ctr) -> None:
     words = ["--env", "A=b", "--cwd", "/bin", "--stdout", f"file://{kept}", "/bin/sh", "-c", "echo $A; pwd"]
     assert ctr("shim", "--id", "box", "exec", *words).ok().startswith("exec running with pid ")
     wait_until(lambda: kept.read_text() == "b\n/bin\n")
+    attached = ctr("shim", "--id", "box", "exec", "--attach", "/bin/sh", "-c", "echo here; exit 4")
+    assert (attached.status, attached.out) == (4, "here\n")
+    assert "our own" in ctr("shim", "--id", "box", "exec", "-a", "--stdout", "x", "/bin/true").err
+    assert "profiles of Go" in ctr("shim", "pprof", "goroutines").err
     assert ctr("shim", "--id", "box", "delete").status == 1
     ctr("shim", "--id", "box", "shutdown").ok()  # it still has a task, and stays
     assert json.loads(ctr("shim", "--id", "box", "state").ok())["status"] == 2
@@ -105,3 +112,66 @@ def test_pull_prints_the_chain(ctr: Ctr, registry: Registry) -> None:
     chain = out.splitlines()[-1].removeprefix("image chain ID: ")
     assert chain in ctr("snapshots", "ls").ok()
     ctr("images", "rm", "--sync", name).ok()
+
+
+BRIDGE = """{{
+  "cniVersion": "0.4.0", "name": "tests", "plugins": [
+    {{"type": "ptp", "ipam": {{"type": "host-local", "subnet": "10.91.0.0/24", "dataDir": "{data}"}}}},
+    {{"type": "tuning", "sysctl": {{"net.ipv4.conf.eth0.arp_ignore": "1"}}}}]
+}}"""
+
+
+def test_cni(ctr: Ctr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's plugins connect a container to a network namespace of the test's, and take it off again."""
+    (tmp_path / "10-tests.conflist").write_text(BRIDGE.format(data=tmp_path / "data"))
+    monkeypatch.setenv("NETCONFPATH", str(tmp_path))
+    outer = f"ctr{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", outer], check=True)
+    try:
+        words = ["run", "--rm", "--cni", "--runtime", "io.containerd.orlop.v2", IMAGE, "cni"]
+        script = "ip -4 -o addr show eth0; cat /proc/sys/net/ipv4/conf/eth0/arp_ignore"
+        done = run(["ip", "netns", "exec", outer, *ctr.command, *words, "sh", "-c", script], timeout=120)
+        assert "inet 10.91.0." in done.ok() and done.out.splitlines()[-1] == "1"
+        left = subprocess.run(["ip", "-n", outer, "-o", "link"], capture_output=True, text=True, check=True)
+        assert "veth" not in left.stdout
+        assert not [path for path in (tmp_path / "data/tests").iterdir() if path.name.startswith("10.")]
+        assert "cannot be specified together" in ctr(*words[:3], "--net-host", *words[3:]).err
+    finally:
+        subprocess.run(["ip", "netns", "del", outer], check=True)
+
+
+def test_what_stands_in_the_way_of_cni(ctr: Ctr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETCONFPATH", str(tmp_path))
+    words = ("run", "--rm", "--cni", "--runtime", "io.containerd.orlop.v2", IMAGE, "cni", "true")
+    assert f"no network config found in {tmp_path}" in ctr(*words).err
+    (tmp_path / "net.conf").write_text('{"name": "tests", "type": "no-such-plugin"}')
+    assert "failed to find plugin 'no-such-plugin'" in ctr(*words).err
+    (tmp_path / "net.conf").write_text('{"type": "ptp"}')
+    assert "net.conf: name: expected a text" in ctr(*words).err
+    assert ctr("tasks", "ls", "-q").ok() + ctr("containers", "ls", "-q").ok() == ""
+
+
+def test_mapped_ids(ctr: Ctr, tmp_path: Path) -> None:
+    """The image's files belong to the container's root, by a change of owners or by the snapshotter."""
+    flags = ("--runtime", "io.containerd.orlop.v2", "--uidmap", "0:70000:65536", "--gidmap", "0:80000:65536")
+    for more in ((), ("--remap-labels",)):
+        script = "stat -c %u:%g /bin/busybox; touch /mine; cat /proc/self/uid_map"
+        done = ctr("run", "--rm", *flags, *more, IMAGE, "mapped", "sh", "-c", script)
+        assert done.ok().split() == ["0:0", "0", "70000", "65536"]
+    assert "expected both" in ctr("run", "--rm", *flags[:4], IMAGE, "mapped", "true").err
+    config = tmp_path / "config.json"
+    ctr("run", "--rm", *flags, "--dump-config", str(config), IMAGE, "mapped", "true").ok()
+    assert json.loads(config.read_text())["linux"]["uidMappings"] == [
+        {"containerID": 0, "hostID": 70000, "size": 65536}
+    ]
+
+
+def test_refused_flags(ctr: Ctr) -> None:
+    for flags, complaint in (
+        (("--gpus", "0"), "gpus: no file in"),
+        (("--device", "vendor.example/none=1"), "unresolvable CDI devices vendor.example/none=1"),
+        (("--blockio-class", "slow"), "blockio-class"),
+    ):
+        done = ctr("run", "--rm", *flags, IMAGE, "no", "true")
+        assert (done.status, complaint in done.err) == (1, True), done.err
+    assert ctr("containers", "ls", "-q").ok() == ""

@@ -18,6 +18,7 @@ from orlop.oci.distribution import AuthConfig
 from orlop.oci.image import Descriptor, Manifest, parse_document
 from orlop.registry import RegistryClient, RegistryConfig
 from orlop.registry.hosts import host_directory
+from orlop.registry.upload import RegistryUploads
 
 
 class Three:
@@ -148,6 +149,29 @@ async def test_authority_client_certificate_and_skip_verify(tmp_path: Path) -> N
         async with RegistryClient(config) as client:
             with pytest.raises(InvalidArgumentError, match=r"cannot use certificate .*/a\.cert"):
                 await client.resolve(name)
+
+
+async def test_a_registry_that_wants_a_certificate(tmp_path: Path) -> None:
+    """`client` names it, for requests that read and for those that write."""
+    with running_registry(tls=True, mutual=True) as running:
+        name = reference.parse(running.push(images.busybox(), "mutual:latest"))
+        assert running.ca is not None
+        place = tmp_path / running.host
+        place.mkdir()
+        for file in ("ca.crt", "client.crt", "client.key"):
+            shutil.copy(running.ca.parent / file, place)
+        config = RegistryConfig(hosts_dirs=[str(tmp_path)], backoff=0.001, certs_dir="/nowhere")
+        text = f'server="https://{running.host}"\nca="ca.crt"\n'
+        (place / "hosts.toml").write_text(text)
+        async with RegistryClient(config) as client:
+            with pytest.raises(UnavailableError):
+                await client.resolve(name)
+        (place / "hosts.toml").write_text(text + 'client=[["client.crt", "client.key"]]\n')
+        async with RegistryClient(config) as client:
+            assert (await client.resolve(name)).digest == images.busybox().target.digest
+            assert b"".join([chunk async for chunk in client.blob(name, _layer())]) == _whole()
+        async with RegistryUploads(config) as uploads:
+            assert await uploads.has_blob(name, _layer().digest)
 
 
 @pytest.mark.parametrize(

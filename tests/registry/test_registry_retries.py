@@ -21,7 +21,7 @@ from orlop.errdefs import (
 )
 from orlop.oci import reference
 from orlop.oci.distribution import AuthConfig
-from orlop.oci.image import OCI_INDEX, Descriptor, digest_of
+from orlop.oci.image import OCI_INDEX, Descriptor, Manifest, digest_of, parse_document
 from orlop.registry import RegistryClient, RegistryConfig
 from orlop.registry.transport import retry_after
 
@@ -79,6 +79,23 @@ async def test_stalls_on_a_document(fake: FakeRegistry) -> None:
         with pytest.raises(UnavailableError, match=r"[Tt]imeout"):
             await client.small_blob(reference.parse(f"{fake.host}/test/busybox:latest"), descriptor)
     fake.gate.set()
+
+
+@pytest.mark.long
+async def test_a_trickle_is_no_stall(fake: FakeRegistry) -> None:
+    """A blob that takes longer in all than the longest silence, of which none is that long."""
+    image = images.busybox()
+    manifest = parse_document(image.blobs[image.target.digest], image.target.media_type)
+    assert isinstance(manifest, Manifest)
+    layer = manifest.layers[0]
+    fake.trickle = 0.25
+    config = RegistryConfig(backoff=0.001, attempts=1, read_timeout=10.0)
+    async with RegistryClient(config) as client:
+        name = reference.parse(f"{fake.host}/test/busybox:latest")
+        began = asyncio.get_running_loop().time()
+        whole = b"".join([chunk async for chunk in client.blob(name, layer)])
+    assert whole == image.blobs[layer.digest]
+    assert asyncio.get_running_loop().time() - began > config.read_timeout
 
 
 @pytest.mark.parametrize("size", [-1, 1, 5 << 20])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orlop.dockerd.spec.cdi import Registry, requested
+from orlop.dockerd.spec.cdi import requested
 from orlop.engine.types import DeviceRequest
 from orlop.errdefs import InvalidArgumentError
+from orlop.oci.cdi import Registry
 from orlop.oci.runtime import Linux, Process, Spec, User
 
 if TYPE_CHECKING:

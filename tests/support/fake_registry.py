@@ -10,6 +10,8 @@ from aiohttp import web
 
 from orlop.oci.build import BuiltImage
 
+TRICKLE_PIECES = 44
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -21,7 +23,7 @@ class FakeRegistry:
     next answers under /v2/<name>/, with `failure_headers`; `referrers` the pages of a digest's; `replaced` other
     bytes for a digest; `ranges` whether Range is honoured; `redirect` the base of another server to which blobs
     are redirected; `token` the Bearer token that is asked for, `realm` where it is got; `gate` an event that
-    large blobs wait for.
+    large blobs wait for; `trickle` the seconds between each of `TRICKLE_PIECES` pieces of them.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class FakeRegistry:
         self.realm = ""
         self.challenge_error = ""
         self.gate: asyncio.Event | None = None
+        self.trickle = 0.0
         self.head = True
         self.announce = True
 
@@ -132,6 +135,12 @@ class FakeRegistry:
             await response.write(data[start : start + self.cuts.pop(0)])
             assert request.transport is not None
             request.transport.close()
+            return response
+        if self.trickle and large:
+            step = len(data) // TRICKLE_PIECES
+            for begin in range(start, len(data), step):
+                await response.write(data[begin : begin + step])
+                await asyncio.sleep(self.trickle)
             return response
         await response.write(data[start:])
         return response

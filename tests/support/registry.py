@@ -35,7 +35,10 @@ BINARY = "/usr/bin/docker-registry"
 class Registry:
     """A registry that runs: `host` is `127.0.0.1:port`."""
 
-    def __init__(self, host: str, directory: Path, user: tuple[str, str] | None, ca: Path | None) -> None:
+    def __init__(
+        self, host: str, directory: Path, user: tuple[str, str] | None, ca: Path | None, *, mutual: bool = False
+    ) -> None:
+        self._mutual = mutual
         self.host = host
         self.directory = directory
         self.user = user
@@ -62,9 +65,10 @@ class Registry:
 
     def _connect(self) -> http.client.HTTPConnection:
         if self.ca:
-            return http.client.HTTPSConnection(
-                self.host, timeout=60, context=ssl.create_default_context(cafile=str(self.ca))
-            )
+            context = ssl.create_default_context(cafile=str(self.ca))
+            if self._mutual:
+                context.load_cert_chain(self.ca.parent / "client.crt", self.ca.parent / "client.key")
+            return http.client.HTTPSConnection(self.host, timeout=60, context=context)
         return http.client.HTTPConnection(self.host, timeout=60)
 
     def _push(
@@ -126,13 +130,20 @@ class Registry:
 
 @contextmanager
 def running_registry(
-    *, user: tuple[str, str] | None = None, tls: bool = False, directory: Path | None = None
+    *,
+    user: tuple[str, str] | None = None,
+    tls: bool = False,
+    mutual: bool = False,
+    directory: Path | None = None,
 ) -> Iterator[Registry]:
-    """Start docker-registry on a free port of 127.0.0.1; it is ended, and its data removed, with the block."""
+    """Start docker-registry on a free port of 127.0.0.1; it is ended, and its data removed, with the block.
+
+    `mutual`: it lets in who shows `client.crt`, which lies with its key beside `ca`.
+    """
     with tempfile.TemporaryDirectory(prefix="orlop-registry-") as temporary:
         place = directory or Path(temporary) / "data"
         config = Path(temporary) / "config.yml"
-        config.write_text(_config(place, Path(temporary), user, tls))
+        config.write_text(_config(place, Path(temporary), user, tls, mutual))
         process = subprocess.Popen(
             [BINARY, "serve", str(config)],
             stdin=subprocess.DEVNULL,
@@ -142,7 +153,7 @@ def running_registry(
         )
         try:
             host = _address(process)
-            yield Registry(host, place, user, Path(temporary) / "ca.crt" if tls else None)
+            yield Registry(host, place, user, Path(temporary) / "ca.crt" if tls else None, mutual=mutual)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -154,7 +165,7 @@ def running_registry(
             process.stderr.close()
 
 
-def _config(place: Path, temporary: Path, user: tuple[str, str] | None, tls: bool) -> str:
+def _config(place: Path, temporary: Path, user: tuple[str, str] | None, tls: bool, mutual: bool) -> str:
     lines = [
         "version: 0.1",
         "log: {level: info, accesslog: {disabled: true}}",
@@ -169,20 +180,22 @@ def _config(place: Path, temporary: Path, user: tuple[str, str] | None, tls: boo
     http_part = "addr: 127.0.0.1:0"
     if tls:
         make_certificate(temporary)
-        http_part += f", tls: {{certificate: {temporary}/server.crt, key: {temporary}/server.key}}"
+        clients = f", clientcas: [{temporary}/ca.crt]" if mutual else ""
+        http_part += f", tls: {{certificate: {temporary}/server.crt, key: {temporary}/server.key{clients}}}"
     lines.append(f"http: {{{http_part}}}")
     return "\n".join(lines) + "\n"
 
 
 def make_certificate(directory: Path) -> None:
-    """An authority (ca.crt) and a certificate of it for 127.0.0.1 and localhost (server.crt, server.key)."""
+    """An authority (ca.crt), certificates of it for 127.0.0.1 and localhost and a client's."""
     request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     authority = f"{request} -keyout ca.key -out ca.crt -subj /CN=authority"
     server = (
         f"{request} -CA ca.crt -CAkey ca.key -keyout server.key -out server.crt -subj /CN=127.0.0.1"
         " -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:false"
     )
-    for command in (authority, server):
+    client = f"{request} -CA ca.crt -CAkey ca.key -keyout client.key -out client.crt -subj /CN=client"
+    for command in (authority, server, client):
         subprocess.run(command.split(), check=True, cwd=directory, capture_output=True)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.api.introspection_pb2 import Plugin as PluginMessage
 from orlop.api.types_pb2 import Platform
+from orlop.containerd.core.idmaps import kernel_maps_layers
 from orlop.unix import quota
 
 if TYPE_CHECKING:
@@ -95,18 +96,21 @@ _FIXED = (
 )
 
 
-_PROXY_TYPES = {"snapshot": SNAPSHOTTER, "diff": DIFF}
+_PROXY_TYPES = {"snapshot": SNAPSHOTTER, "diff": DIFF, "content": CONTENT}
 
 
 def _snapshotter(root: str, name: str) -> Plugin:
     directory = os.path.join(root, f"{SNAPSHOTTER}.{name}")
-    limits = name == "overlayfs" and quota.supported(directory)
+    capabilities = []
+    if name == "overlayfs":
+        capabilities += ["quota"] if quota.supported(directory) else []
+        capabilities += ["remap-ids"] if kernel_maps_layers() else []
     return Plugin(
         SNAPSHOTTER,
         name,
         platform=True,
         exports={"root": directory},
-        capabilities=("quota",) if limits else (),
+        capabilities=capabilities,
     )
 
 
@@ -123,4 +127,5 @@ def table(root: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin]
         )
         for each in proxies
     ]
-    return [*made, *_FIXED]
+    ours = [each for each in _FIXED if each.type != CONTENT or not any(one.type == "content" for one in proxies)]
+    return [*made, *ours]

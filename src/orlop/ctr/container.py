@@ -15,9 +15,10 @@ from orlop.containerd.client import DEFAULT_SNAPSHOTTER, typeurl
 from orlop.containerd.client.leases import leased
 from orlop.ctr.flags import Flag
 from orlop.ctr.labels import label_arguments
+from orlop.ctr.remap import prepare_rootfs
 from orlop.ctr.spec import build_spec
 from orlop.ctr.users import mounted, resolve_user
-from orlop.errdefs import InvalidArgumentError, NotFoundError
+from orlop.errdefs import InvalidArgumentError, NotFoundError, NotImplementedByUsError
 from orlop.oci.image import chain_ids
 from orlop.oci.platforms import host_platform, parse_platform
 
@@ -66,6 +67,9 @@ CONTAINER_FLAGS = (
     Flag("seccomp", bool, help="enable the default seccomp profile"),
     Flag("seccomp-profile", help="file path to custom seccomp profile"),
     Flag("apparmor-profile", help="enable AppArmor with an existing custom profile"),
+    Flag("apparmor-default-profile", help="enable AppArmor with the default profile, which must be loaded"),
+    Flag("blockio-config-file", help="file of block I/O classes (not supported)"),
+    Flag("blockio-class", help="block I/O class of the container (not supported)"),
     Flag("hostname", help="set the container's host name"),
     Flag("user u", help="username or user id, group optional (format: <name|uid>[:<group|gid>])"),
     Flag("rootfs", bool, help="use custom rootfs that is not managed by containerd snapshotter"),
@@ -78,22 +82,18 @@ CONTAINER_FLAGS = (
     Flag("cpuset-mems", help="set the memory nodes the container will run in (e.g. 1-2,4)"),
     Flag("rlimit-nofile", help="set RLIMIT_NOFILE (soft:hard)"),
     Flag("rootfs-propagation", help="set the propagation of the container rootfs"),
-    Flag("device", list, help="file path to a device to add to the container"),
+    Flag("device", list, help="device to add: a path, or vendor.com/class=name as a CDI file describes it"),
     Flag("cgroup", help='cgroup path (to disable use of cgroup, set to "" explicitly)'),
     Flag("platform", help="run image for specific platform"),
     Flag("sandbox", help="create the container in the given sandbox"),
     Flag("rdt-class", help="name of the RDT class to associate the container with"),
-    Flag("cni", bool, help="enable cni networking for the container (not supported)"),
-    Flag("gpus", list, help="add gpus to the container (not supported)"),
+    Flag("cni", bool, help="enable cni networking for the container"),
+    Flag("gpus", list, help="add gpus to the container (where a CDI file describes them)"),
+    Flag("remap-labels", bool, help="let the snapshotter map the ids of the image's files"),
+    Flag("sync-fs", bool, help="synchronize the underlying filesystem when unpacking the image"),
     Flag("uidmap", list, help="user namespace mapping (container-uid:host-uid:length)"),
     Flag("gidmap", list, help="user namespace mapping (container-gid:host-gid:length)"),
 )
-
-
-_INSTEAD = {
-    "cni": "run with --net-host, or give a network namespace with --with-ns network:<path>",
-    "gpus": "name the devices with --device",
-}
 
 
 async def create_container(client: Client, values: Values) -> Container:
@@ -105,9 +105,9 @@ async def create_container(client: Client, values: Values) -> Container:
         (id,) = values.need("container id")
         with open(values["config"], "rb") as file:
             return await client.containers.create(_record(values, id, file.read()))
-    for flag in ("cni", "gpus"):
+    for flag in ("blockio-config-file", "blockio-class"):
         if values[flag]:
-            raise InvalidArgumentError(f"{flag}: not supported: {_INSTEAD[flag]}")
+            raise NotImplementedByUsError(f"{flag}: classes of block I/O")
     source, id = values.need("rootfs" if values["rootfs"] else "image ref", "container id")
     arguments = values.arguments[2:]
     if values["rootfs"]:
@@ -141,7 +141,7 @@ async def _create_from_image(
     platform = parse_platform(values["platform"]) if values["platform"] else host_platform()
     image = await client.images.get(name)
     content = await read_image(client, from_proto(image.target), platform)
-    await unpack(client, content, values["snapshotter"])
+    await unpack(client, content, values["snapshotter"], sync=values["sync-fs"])
     spec = build_spec(values, id, client.namespace, content.image.config, arguments)
     await _set_user(client, values, content, id, spec)
     record = _record(values, id, codec.encode(spec))
@@ -153,7 +153,7 @@ async def _create_from_image(
             record.labels[key] = value
     snapshots = client.snapshots(values["snapshotter"])
     parent = chain_ids(content.image.rootfs.diff_ids)[-1]
-    await snapshots.prepare(id, parent, label_arguments(values["snapshotter-label"]))
+    await prepare_rootfs(snapshots, id, parent, values)
     try:
         return await client.containers.create(record)
     except BaseException:

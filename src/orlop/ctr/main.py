@@ -36,6 +36,7 @@ _GROUPS = {
     "events": "events",
     "images": "images",
     "info": "info",
+    "install": "install",
     "leases": "leases",
     "namespaces": "namespaces",
     "oci": "oci",

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from orlop.ctr.flags import Flag
+from orlop.errdefs import InvalidArgumentError
 
 if TYPE_CHECKING:
     from orlop.ctr.flags import Values
     from orlop.oci.distribution import AuthConfig
     from orlop.registry import RegistryConfig
+    from orlop.registry.endpoint import Certificates
 
 REGISTRY_FLAGS = (
     Flag("skip-verify k", bool, help="skip SSL certificate validation"),
@@ -18,17 +21,41 @@ REGISTRY_FLAGS = (
     Flag("user u", help="user[:password] Registry user and password"),
     Flag("refresh", help="refresh token for authorization server"),
     Flag("hosts-dir", help="Custom hosts configuration directory"),
+    Flag("tlscacert", help="path to TLS root CA"),
+    Flag("tlscert", help="path to TLS client certificate"),
+    Flag("tlskey", help="path to TLS client key"),
+    Flag("http-dump", bool, help="dump all HTTP request/responses (without bodies) to standard error"),
+    Flag("http-trace", bool, help="enable HTTP tracing for registry interactions"),
 )
 
 
-def registry_config(values: Values, domain: str) -> RegistryConfig:
-    """How to reach the registry at `domain`."""
+def registry_config(values: Values) -> RegistryConfig:
+    """How to reach the registry that a command names. Raises InvalidArgumentError for one of a pair of files."""
     from orlop.registry import HOSTS_DIRS, RegistryConfig
 
-    insecure = [domain] if values["plain-http"] or values["skip-verify"] else []
     return RegistryConfig(
-        insecure=insecure, hosts_dirs=[values["hosts-dir"]] if values["hosts-dir"] else HOSTS_DIRS
+        hosts_dirs=[values["hosts-dir"]] if values["hosts-dir"] else HOSTS_DIRS,
+        scheme="http" if values["plain-http"] else "",
+        skip_verify=values["skip-verify"],
+        certificates=_certificates(values),
+        dump=_to_stderr if values["http-dump"] else None,
+        trace=_to_stderr if values["http-trace"] else None,
     )
+
+
+def _certificates(values: Values) -> Certificates | None:
+    from orlop.registry.endpoint import Certificates
+
+    authority, certificate, key = (values[name] for name in ("tlscacert", "tlscert", "tlskey"))
+    if bool(certificate) != bool(key):
+        raise InvalidArgumentError("tlscert and tlskey: expected both or none of them")
+    if not (authority or certificate):
+        return None
+    return Certificates((authority,) if authority else (), ((certificate, key),) if certificate else ())
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def registry_auth(values: Values, domain: str) -> AuthConfig | None:

@@ -52,7 +52,24 @@ def build_spec(
         spec.linux.seccomp = _seccomp(spec.process, values)
     if values["privileged"]:
         _make_privileged(spec, host_devices=not values["privileged-without-host-devices"])
+    _add_cdi_devices(spec, values)
     return spec
+
+
+def _add_cdi_devices(spec: oci.Spec, values: Values) -> None:
+    """Devices that files of vendors describe. Raises InvalidArgumentError that names the flag."""
+    names = [name for name in values["device"] if _is_cdi_name(name)]
+    if not names and not values["gpus"]:
+        return
+    from orlop.oci.cdi import DEFAULT_DIRECTORIES, Registry
+
+    registry = Registry(DEFAULT_DIRECTORIES)
+    gpus = registry.gpus(values["gpus"])
+    if values["gpus"] and not gpus:
+        raise InvalidArgumentError(
+            f"gpus: no file in {' or '.join(DEFAULT_DIRECTORIES)} describes them; name their nodes with --device"
+        )
+    registry.inject(spec, [*names, *gpus])
 
 
 def _apply_image(process: oci.Process, image: ImageConfig | None, arguments: list[str]) -> None:
@@ -80,8 +97,9 @@ def _apply_process(process: oci.Process, values: Values) -> None:
         process.cwd = values["cwd"]
     if values["allow-new-privs"]:
         process.no_new_privileges = False
-    if values["apparmor-profile"]:
-        process.apparmor_profile = values["apparmor-profile"]
+    for flag in ("apparmor-default-profile", "apparmor-profile"):
+        if values[flag]:
+            process.apparmor_profile = values[flag]
     if values["rlimit-nofile"]:
         soft, _, hard = values["rlimit-nofile"].partition(":")
         try:
@@ -143,10 +161,17 @@ def _apply_resources(linux: oci.Linux, values: Values) -> None:
     if values["memory-limit"]:
         linux.resources.memory = oci.Memory(limit=values["memory-limit"])
     for path in values["device"]:
+        if _is_cdi_name(path):
+            continue  # a file of the vendor's says what that is
         device = device_at(path)
         linux.devices.append(device)
         rule = oci.DeviceCgroup(allow=True, type=device.type, major=device.major, minor=device.minor, access="rwm")
         linux.resources.devices.append(rule)
+
+
+def _is_cdi_name(text: str) -> bool:
+    """Whether it is `vendor.com/class=name` and not a path."""
+    return "=" in text and not text.startswith(("/", "."))
 
 
 def _seccomp(process: oci.Process, values: Values) -> oci.Seccomp:

@@ -17,8 +17,8 @@ from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.events import Events
 from orlop.dockerd.listeners import open_tcp_warnings
 from orlop.dockerd.logging.options import DRIVERS
-from orlop.dockerd.spec.cdi import Registry as DeviceRegistry
 from orlop.errdefs import OrlopError
+from orlop.oci.cdi import Registry as DeviceRegistry
 
 View = dict[str, Any]
 

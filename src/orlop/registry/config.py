@@ -4,7 +4,7 @@
 import ipaddress
 import ssl
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -27,6 +27,10 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
     itself.
     `attempts` are tries of a request without progress, `backoff` the first pause between them in seconds, which
     doubles; `read_timeout` the longest silence of a registry in seconds.
+
+    For one registry, as the flags of a command say: `scheme` is how it is reached whatever `insecure` says,
+    `skip_verify` leaves its certificate unread, and `certificates` are used instead of those of the directories.
+    `dump` is told each request and answer (headers, credentials left out), `trace` each step of the connection.
     """
 
     insecure: Sequence[str] = ()
@@ -38,6 +42,11 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
     backoff: float = 0.25
     read_timeout: float = 60.0
     user_agent: str = "orlop/0.1"
+    scheme: str = ""
+    skip_verify: bool = False
+    certificates: Certificates | None = None
+    dump: Callable[[str], None] | None = None
+    trace: Callable[[str], None] | None = None
 
     def endpoints(self, domain: str) -> list[Endpoint]:
         """Where to ask for a repository of `domain`, in order.
@@ -49,11 +58,16 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
         return [*mirrors, *(configured if configured is not None else [self._itself(domain)])]
 
     def _itself(self, domain: str) -> Endpoint:
-        if domain == DEFAULT_DOMAIN:
-            return Endpoint(HUB, headers=tuple(self.headers))
-        insecure = self.is_insecure(domain)
-        schemes = ("https", "http") if insecure else ("https",)
-        return Endpoint(domain, schemes, insecure, headers=tuple(self.headers))
+        hub = domain == DEFAULT_DOMAIN
+        insecure = not hub and self.is_insecure(domain)
+        schemes = (self.scheme,) if self.scheme else ("https", "http") if insecure else ("https",)
+        return Endpoint(
+            HUB if hub else domain,
+            schemes,
+            insecure or self.skip_verify or self.scheme == "http",
+            headers=tuple(self.headers),
+            certificates=self.certificates,
+        )
 
     def _mirror(self, address: str) -> Endpoint:
         scheme, separator, rest = address.rstrip("/").partition("://")

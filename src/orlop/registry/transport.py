@@ -131,6 +131,7 @@ class Transport:
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self.config.read_timeout
             ),
+            trace_configs=self._observers(),
         )
         return self
 
@@ -307,6 +308,13 @@ class Transport:
                 await tries.pause(error)
             except (aiohttp.ClientError, TimeoutError) as error:
                 await tries.pause(RetryableError(UnavailableError(f"registry: {error or type(error).__name__}")))
+
+    def _observers(self) -> list[aiohttp.TraceConfig] | None:
+        if self.config.dump is None and self.config.trace is None:
+            return None
+        from orlop.registry.observers import observers
+
+        return observers(self.config.dump, self.config.trace)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -72,6 +72,15 @@ def overlay_in(namespace: int, options: Sequence[str], root: tuple[int, int]) ->
     return made
 
 
+def map_mount(fd: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
+    """Show the ids of the detached mount `fd` as those inside of the mappings. Raises OSError."""
+    namespace = user_namespace(uids, gids)
+    try:
+        mnt.mount_setattr(fd, b"", mnt.AT_EMPTY_PATH, attr_set=mnt.MOUNT_ATTR_IDMAP, userns_fd=namespace)
+    finally:
+        os.close(namespace)
+
+
 def _mapped(path: str, namespace: int) -> int:
     fd = mnt.open_tree(mnt.AT_FDCWD, path)
     try:

@@ -93,14 +93,17 @@ async def import_archive(
     *,
     snapshotter: str = "overlayfs",
     platform: Platform | None = None,
+    compress: bool = False,
+    sync: bool = False,
 ) -> list[ImportedImage]:
     """Import all images of an archive; `name` is awaited for each, to name it before the lease ends.
 
+    `compress`: plain layers of a docker-archive become gzip. `sync` unpacks to the disk.
     Images that run on `platform` (the host's) are unpacked (not if `snapshotter` is empty). Raises
     InvalidArgumentError for a malformed archive and DataLossError for a damaged one; then nothing is named.
     """
     async with leased(client) as work:
-        archive = _Archive(work)
+        archive = _Archive(work, compress)
         reader = TarReader(stream)
         try:
             await archive.read(reader)
@@ -115,7 +118,7 @@ async def import_archive(
                 and snapshotter
                 and platform_rank(platform or host_platform(), content.image.platform) is not None
             ):
-                await unpack(work, content, snapshotter)
+                await unpack(work, content, snapshotter, sync=sync)
             imported.append(ImportedImage(image_name, target, content))
         for image in imported:
             await name(image)
@@ -132,8 +135,9 @@ async def _usable(client: Client, target: Descriptor, platform: Platform) -> Ima
 class _Archive:
     """What has been read of an archive: documents, members in the content store, links between members."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, compress: bool) -> None:
         self._client = client
+        self._compress = compress
         self._documents: dict[str, bytes] = {}
         self._stored: dict[str, _Stored] = {}
         self._links: dict[str, str] = {}
@@ -194,7 +198,7 @@ class _Archive:
                 digest = await writer.commit(size=size, expected=expected)
         except AlreadyExistsError as error:
             # The blob was here before: what is left of the member is skipped.
-            digest = expected or _digest_in(str(error))
+            digest = expected or digest_in(str(error))
         except FailedPreconditionError as error:
             raise DataLossError(f"archive member {expected or ref} is damaged: {error}") from None
         if self._client.lease:
@@ -257,7 +261,12 @@ class _Archive:
             media_type = OCI_LAYER_ZSTD
         elif stored.digest != diff_id:
             raise DataLossError(f"archive layer {path} is {stored.digest}, the configuration says {diff_id}")
-        return Descriptor(media_type=media_type, digest=stored.digest, size=stored.size)
+        layer = Descriptor(media_type=media_type, digest=stored.digest, size=stored.size)
+        if not self._compress:
+            return layer
+        from orlop.containerd.client.recompress import gzipped
+
+        return await gzipped(self._client, layer, diff_id)
 
     def _find(self, path: str) -> _Stored:
         path = posixpath.normpath(path)
@@ -295,7 +304,8 @@ def _annotated_name(item: Descriptor) -> str:
     return short if ":" in short or "/" in short else ""
 
 
-def _digest_in(text: str) -> str:
+def digest_in(text: str) -> str:
+    """The digest that an error of containerd names. Raises DataLossError where it names none."""
     found = re.search(r"sha256:[0-9a-f]{64}", text)
     if not found:
         raise DataLossError(f"containerd has an archive member already but does not say which: {text}")

@@ -106,7 +106,7 @@ async def _select(
     blobs[target.digest] = len(raw)
     if isinstance(document, Manifest):
         for blob in (document.config, *document.layers):
-            if selection.foreign or not _is_foreign(blob):
+            if selection.foreign or not is_foreign(blob):
                 blobs[blob.digest] = (await client.content.info(blob.digest)).size
         return True
     known = [child for child in document.manifests if child.media_type in INDEX_TYPES | MANIFEST_TYPES]
@@ -116,7 +116,8 @@ async def _select(
     return found
 
 
-def _is_foreign(blob: Descriptor) -> bool:
+def is_foreign(blob: Descriptor) -> bool:
+    """Whether it is a layer that registries may not distribute, such as Windows' base."""
     return "nondistributable" in blob.media_type or ".foreign." in blob.media_type
 
 

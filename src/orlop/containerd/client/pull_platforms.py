@@ -52,13 +52,14 @@ class Wanted(NamedTuple):
 
     `platforms`: none for all. `unpack`: platform and snapshotter of what is unpacked, for each platform wanted.
     `all_metadata`: manifests and configurations of the other platforms too. `limit`: manifests at most of each
-    index, the best first; 0 for no limit.
+    index, the best first; 0 for no limit. `layers`: what the manifests name too, not only their configurations.
     """
 
     platforms: Sequence[Platform] = ()
     unpack: Sequence[tuple[Platform, str]] = ()
     all_metadata: bool = False
     limit: int = 0
+    layers: bool = True
 
 
 class PlatformsPull:
@@ -152,6 +153,8 @@ class PlatformsPull:
         """Fetch what a manifest names, and unpack it for each platform of `unpack` that it serves."""
         self._family(descriptor, [manifest.config, *manifest.layers])
         await self._config(manifest)
+        if not wanted.layers:
+            return
         snapshotters = await self._snapshotters(descriptor, manifest, wanted)
         if not snapshotters:
             blobs = {layer.digest: layer for layer in manifest.layers}

@@ -7,6 +7,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orlop.containerd.client.export import is_foreign
 from orlop.containerd.client.fetch import DISTRIBUTION_SOURCE, Progress, Report
 from orlop.containerd.client.pull import together
 from orlop.containerd.client.pull_platforms import Wanted, choose
@@ -35,16 +36,18 @@ async def push(
     slots: int = 5,
     progress: Report | None = None,
     platforms: Sequence[Platform] = (),
+    foreign: bool = True,
 ) -> None:
     """Push a manifest, or an index with all of its manifests, and give it the reference's tag last.
 
-    With `platforms`, of an index only the manifests for those, which a registry may refuse.
+    With `platforms`, of an index only the manifests for those, which a registry may refuse. Layers that registries
+    may not distribute are left out where not `foreign`.
 
     Progress steps are preparing, uploading, uploaded, mounted, exists.
     Raises NotFoundError for content that is not here, UnauthorizedError, PermissionDeniedError, UnavailableError.
     """
     async with RegistryUploads(config, auth) as uploads:
-        one = _Push(client, uploads, reference, slots, progress or (lambda _: None), platforms)
+        one = _Push(client, uploads, reference, slots, progress or (lambda _: None), platforms, foreign)
         await one.document(target, reference.tag)
 
 
@@ -74,6 +77,7 @@ class _Push:
         slots: int,
         report: Report,
         platforms: Sequence[Platform],
+        foreign: bool,
     ) -> None:
         self._client = client
         self._uploads = uploads
@@ -81,6 +85,7 @@ class _Push:
         self._slots = asyncio.Semaphore(slots)
         self._report = report
         self._platforms = platforms
+        self._foreign = foreign
 
     async def document(self, target: Descriptor, name: str = "") -> None:
         """Push what a document refers to, then the document itself: a registry refuses it before."""
@@ -94,7 +99,7 @@ class _Push:
         await self._uploads.put_document(self._reference, target, raw, name)
 
     async def _blobs(self, manifest: Manifest) -> None:
-        layers = {layer.digest: layer for layer in manifest.layers}
+        layers = {layer.digest: layer for layer in manifest.layers if self._foreign or not is_foreign(layer)}
         for layer in layers.values():
             self._report(Progress("preparing", layer, 0, layer.size))
         await together(

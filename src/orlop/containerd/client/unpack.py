@@ -147,15 +147,16 @@ class KeyedLocks:
                 self._locks[key] = (lock, users - 1)
 
 
-async def unpack(client: Client, content: ImageContent, snapshotter: str) -> None:
+async def unpack(client: Client, content: ImageContent, snapshotter: str, *, sync: bool = False) -> None:
     """Unpack every layer that is not yet a committed snapshot, and tie the top one to the configuration's life.
 
+    With `sync` the file system is on the disk before the next layer's turn.
     Raises NotFoundError for missing content, DataLossError for a layer that is not what the configuration says.
     """
     async with leased(client) as work:
         diff_ids = content.image.rootfs.diff_ids
         for chain_id, parent, layer, diff_id in layer_steps(content.layers, diff_ids):
-            await unpack_layer(work, snapshotter, chain_id, parent, layer, diff_id)
+            await unpack_layer(work, snapshotter, chain_id, parent, layer, diff_id, sync=sync)
         await label_config(work, content.config_descriptor, snapshotter, diff_ids)
 
 
@@ -185,6 +186,8 @@ async def unpack_layer(
     layer: Descriptor,
     diff_id: str,
     starting: Callable[[], None] | None = None,
+    *,
+    sync: bool = False,
 ) -> bool:
     """Make the committed snapshot `chain_id` of a layer on top of `parent`; False if it was there already.
 
@@ -202,7 +205,7 @@ async def unpack_layer(
         return False  # a remote snapshotter has the layer by itself
     committed = False
     try:
-        applied = await client.diff.apply(to_proto(layer), mounts)
+        applied = await client.diff.apply(to_proto(layer), mounts, sync=sync)
         if applied.digest != diff_id:
             raise DataLossError(f"layer {layer.digest} unpacks to {applied.digest}, the image says {diff_id}")
         try:

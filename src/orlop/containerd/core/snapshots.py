@@ -135,6 +135,11 @@ class SnapshotDriver(Protocol):
         """Whether `create` copies data, and so must not run in the event loop."""
         ...
 
+    @property
+    def maps_ids(self) -> bool:
+        """Whether mounts of it can show the ids of a user namespace, as labels of snapshots ask for."""
+        ...
+
     def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         """Make the directories; leaves nothing behind when it raises.
 

@@ -45,6 +45,7 @@ class _NoDirectories:
     """The driver of a snapshotter that has nothing on our disk: only its name is used."""
 
     slow_create = True
+    maps_ids = False  # the other process has the labels
     root = ""
 
     def __init__(self, name: str) -> None:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import TYPE_CHECKING
 
 from orlop.api.events_pb2 import SnapshotCommit, SnapshotPrepare, SnapshotRemove
 from orlop.containerd.core import filters as filter_language
+from orlop.containerd.core import idmaps
 from orlop.containerd.core import labels as label_rules
 from orlop.containerd.core.mount import Mount
 from orlop.containerd.core.namespaces import Scope
@@ -182,18 +184,22 @@ class BoundSnapshots:
         kind = Kind(row["kind"])
         if kind == Kind.COMMITTED:
             raise FailedPreconditionError(f'snapshot "{key}" is committed, not active: failed precondition')
-        return self._driver.mounts(row["number"], kind, self._owner.parents(row["parent"]))
+        return self._mounts(row["number"], kind, self._owner.parents(row["parent"]), unpack(row["labels"]))
 
     def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
         """Create an active snapshot; raises as the contract says."""
         number, parents = self.reserve(Kind.ACTIVE, key, parent, labels or {}, create=True)
         self.announce(key, parent)
-        return self._driver.mounts(number, Kind.ACTIVE, parents)
+        return self._mounts(number, Kind.ACTIVE, parents, labels or {})
 
     def view(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
         """Create a view; raises as the contract says."""
         number, parents = self.reserve(Kind.VIEW, key, parent, labels or {}, create=True)
-        return self._driver.mounts(number, Kind.VIEW, parents)
+        return self._mounts(number, Kind.VIEW, parents, labels or {})
+
+    def _mounts(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> list[Mount]:
+        mounts = self._driver.mounts(number, kind, parents)
+        return idmaps.mapped(mounts, labels, writable=kind == Kind.ACTIVE) if self._driver.maps_ids else mounts
 
     def reserve(
         self, kind: Kind, key: str, parent: str, labels: Mapping[str, str], create: bool
@@ -205,6 +211,7 @@ class BoundSnapshots:
         if not key:
             raise InvalidArgumentError("snapshot key must not be empty")
         labels = label_rules.checked(labels)
+        mapping = idmaps.mapping_of(labels) if self._driver.maps_ids else None
         self._refuse_taken(labels.get(TARGET_LABEL, ""), key)
         owner, time = self._owner, now()
         with self._db.transaction():
@@ -223,6 +230,8 @@ class BoundSnapshots:
             if create:
                 with disk_errors(f'cannot make snapshot "{key}"'):
                     self._driver.create(number, kind, parents, labels)
+                    if mapping is not None and kind == Kind.ACTIVE:
+                        os.chown(self._driver.upper(number), *mapping.root)
             failpoint("snapshot.prepare.after_directory")
         failpoint("snapshot.prepare.after_record")
         owner.gc.mutated()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from orlop.containerd.core.mount import Mount
-from orlop.errdefs import InvalidArgumentError, NotFoundError
+from orlop.errdefs import InvalidArgumentError, NotFoundError, NotImplementedByUsError
 from orlop.unix import mount as unix_mount
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -68,6 +68,8 @@ def lower_directories(mount: Mount) -> list[str]:
 def _single(mounts: Sequence[Mount]) -> Mount:
     if len(mounts) != 1 or mounts[0].target:
         raise InvalidArgumentError(f"mounts must hold one mount without a target, not {len(mounts)}")
+    if mounts[0].option("uidmap") is not None:
+        raise NotImplementedByUsError("layers of a snapshot with mapped ids")
     return mounts[0]
 
 

@@ -22,6 +22,7 @@ class NativeDriver:
 
     name = "native"
     slow_create = True
+    maps_ids = False
 
     def __init__(self, root: str) -> None:
         self._directories = NumberedDirectories(root)

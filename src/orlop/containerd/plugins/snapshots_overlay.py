@@ -28,6 +28,7 @@ class OverlayDriver:
 
     name = "overlayfs"
     slow_create = False
+    maps_ids = True
 
     def __init__(self, root: str) -> None:
         self._directories = NumberedDirectories(root)

@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from orlop.api.containers_pb2 import Container
 from orlop.containerd.client import Client
 from orlop.ctr import table
+from orlop.ctr.commands import container_checkpoints
 from orlop.ctr.container import CONTAINER_FLAGS, create_container
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.labels import label_arguments
@@ -103,6 +104,7 @@ async def _label(client: Client, values: Values) -> None:
 
 
 COMMANDS = {
+    **container_checkpoints.COMMANDS,
     "create": Command(
         _create, "create container", "[flags] Image|RootFS CONTAINER [COMMAND] [ARG...]", CONTAINER_FLAGS
     ),

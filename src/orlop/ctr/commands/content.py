@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from orlop.api.content_pb2 import Info
 from orlop.containerd.client import Client
 from orlop.ctr import table
 from orlop.ctr.commands import content_registry
-from orlop.ctr.flags import Flag, Values
+from orlop.ctr.flags import Flag, Values, duration
 from orlop.ctr.labels import label_arguments
 from orlop.ctr.main import Command
 from orlop.errdefs import InternalError, InvalidArgumentError, NotFoundError
@@ -69,7 +70,8 @@ async def _ingest(client: Client, values: Values) -> None:
 
 
 async def _active(client: Client, values: Values) -> None:
-    statuses = await client.content.statuses(*(f"ref~={each}" for each in values.arguments))
+    async with asyncio.timeout(values["timeout"] or None):
+        statuses = await client.content.statuses(*(f"ref~={each}" for each in values.arguments))
     rows = [("REF", "SIZE", "AGE")]
     rows += [
         (each.ref, table.decimal_size_text(each.offset), table.age_text(each.started_at)) for each in statuses
@@ -149,7 +151,15 @@ COMMANDS = {
         ),
     ),
     **content_registry.COMMANDS,
-    "active": Command(_active, "display active transfers", "[flags] [<regexp>]"),
+    "active": Command(
+        _active,
+        "display active transfers",
+        "[flags] [<regexp>]",
+        (
+            Flag("timeout t", duration, 0.0, "total timeout"),
+            Flag("root", help="path to content store root (without effect, as in ctr)"),
+        ),
+    ),
     "delete": Command(_delete, "permanently delete one or more blobs", "[<digest>, ...]"),
     "get": Command(_get, "get the data for an object", "[<digest>, ...]"),
     "ingest": Command(

@@ -7,11 +7,20 @@ import sys
 from typing import TYPE_CHECKING
 
 from orlop.containerd.client import Client
+from orlop.containerd.client.leases import leased
+from orlop.ctr.commands.image_transfers import (
+    ALL_PLATFORMS,
+    LABELS,
+    METADATA_FLAGS,
+    PLATFORMS,
+    fetch_image,
+    platforms_of,
+)
 from orlop.ctr.flags import Flag, Values
-from orlop.ctr.labels import label_arguments
 from orlop.ctr.main import Command
 from orlop.ctr.registry import REGISTRY_FLAGS, registry_auth, registry_config
 from orlop.errdefs import NotFoundError
+from orlop.oci.image import INDEX_TYPES, MANIFEST_TYPES
 
 if TYPE_CHECKING:
     from orlop.oci.image import Descriptor
@@ -21,24 +30,12 @@ if TYPE_CHECKING:
 
 async def _fetch(client: Client, values: Values) -> None:
     """As `images pull`, but nothing is unpacked."""
-    from orlop.api.images_pb2 import Image
-    from orlop.containerd.client.pull import pull
-    from orlop.oci import reference
-    from orlop.oci.platforms import parse_platform
+    from orlop.containerd.client.pull_platforms import Wanted
 
-    (name,) = values.need("ref")
-    ref = reference.parse(name)
-    image = await pull(
-        client,
-        ref,
-        platform=parse_platform(values["platform"]) if values["platform"] else None,
-        auth=registry_auth(values, ref.domain),
-        snapshotter="",
-        config=registry_config(values, ref.domain),
-    )
-    labels = label_arguments(values["label"])
-    if labels:
-        await client.images.update(Image(name=image.name, labels=labels), *(f"labels.{key}" for key in labels))
+    every = values["metadata-only"] or not values["skip-metadata"]
+    wanted = Wanted(platforms_of(values), all_metadata=every, layers=not values["metadata-only"])
+    async with leased(client) as work:
+        await fetch_image(work, values, wanted)
 
 
 def _registry(values: Values, name: str) -> tuple[Reference, RegistryClient]:
@@ -46,7 +43,7 @@ def _registry(values: Values, name: str) -> tuple[Reference, RegistryClient]:
     from orlop.registry import RegistryClient
 
     ref = reference.parse(name)
-    return ref, RegistryClient(registry_config(values, ref.domain), registry_auth(values, ref.domain))
+    return ref, RegistryClient(registry_config(values), registry_auth(values, ref.domain))
 
 
 async def _fetch_object(_client: Client, values: Values) -> None:
@@ -61,6 +58,12 @@ async def _fetch_blob(_client: Client, values: Values) -> None:
     name, *_ = values.need("remote", "digest")
     ref, registry = _registry(values, name)
     async with registry:
+        if values["media-type"] in MANIFEST_TYPES | INDEX_TYPES:
+            for digest in values.arguments[1:]:
+                manifest = ref.with_digest(digest)
+                sys.stdout.buffer.write(await registry.document(manifest, await registry.resolve(manifest)))
+            sys.stdout.flush()
+            return
         known = await _blobs_of(registry, ref, await registry.resolve(ref))
         for digest in values.arguments[1:]:
             if digest not in known:
@@ -92,7 +95,7 @@ async def _push_object(client: Client, values: Values) -> None:
     ref = reference.parse(name)
     info = await client.content.info(digest)
     target = Descriptor(media_type=media_type, digest=digest, size=info.size)
-    config, auth = registry_config(values, ref.domain), registry_auth(values, ref.domain)
+    config, auth = registry_config(values), registry_auth(values, ref.domain)
     await push(client, ref, target, auth=auth, config=config)
     print(f"pushed {digest}")
 
@@ -104,15 +107,18 @@ COMMANDS = {
         "[flags] <remote> <object>",
         (
             *REGISTRY_FLAGS,
-            Flag("label", list, help="labels to attach to the image"),
-            Flag("platform", help="pull content from a specific platform"),
+            LABELS,
+            PLATFORMS,
+            ALL_PLATFORMS,
+            *METADATA_FLAGS,
+            Flag("metadata-only", bool, help="only manifests and configurations, of all platforms"),
         ),
     ),
     "fetch-blob": Command(
         _fetch_blob,
         "retrieve blobs from a remote",
         "[flags] <remote> [<digest>, ...]",
-        REGISTRY_FLAGS,
+        (*REGISTRY_FLAGS, Flag("media-type", help="what the digests are of, where it is a manifest or an index")),
     ),
     "fetch-object": Command(_fetch_object, "retrieve objects from a remote", "[flags] <remote>", REGISTRY_FLAGS),
     "push-object": Command(

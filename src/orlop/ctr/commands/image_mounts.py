@@ -8,9 +8,11 @@ import time
 
 from orlop.containerd.client import Client
 from orlop.ctr.commands.image_state import SNAPSHOTTER
+from orlop.ctr.commands.image_transfers import LABELS, SYNC_FS
 from orlop.ctr.flags import Flag, Values, duration
 from orlop.ctr.main import Command
 from orlop.ctr.mounting import mount_all, unmount_all
+from orlop.ctr.registry import REGISTRY_FLAGS
 from orlop.errdefs import NotFoundError, OrlopError
 
 
@@ -25,7 +27,7 @@ async def _mount(client: Client, values: Values) -> None:
     image = await client.images.get(name)
     content = await read_image(client, from_proto(image.target), platform)
     snapshotter = values["snapshotter"]
-    await unpack(client, content, snapshotter)
+    await unpack(client, content, snapshotter, sync=values["sync-fs"])
     top = chain_ids(content.image.rootfs.diff_ids)[-1]
     # Without a target only the key of the snapshot is of use, which `ctr snapshots` can mount.
     key = given or top
@@ -64,12 +66,17 @@ async def _unmount(client: Client, values: Values) -> None:
     print(target)
 
 
+# Which ctr takes here and looks at nowhere.
+_IGNORED = (*REGISTRY_FLAGS, LABELS)
+
 COMMANDS = {
     "mount": Command(
         _mount,
         "mount an image to a target path",
         "[flags] <ref> [<target>]",
         (
+            *_IGNORED,
+            SYNC_FS,
             Flag("rw", bool, help="enable write support on the mount"),
             Flag("platform", help="mount the image for the specified platform"),
             Flag("expiration x", duration, 86400.0, "expiration of lease (0 value will not expire)"),
@@ -80,6 +87,6 @@ COMMANDS = {
         _unmount,
         "unmount the image from the target",
         "[flags] <target>",
-        (Flag("rm", bool, help="remove the snapshot after a successful unmount"), SNAPSHOTTER),
+        (*_IGNORED, Flag("rm", bool, help="remove the snapshot after a successful unmount"), SNAPSHOTTER),
     ),
 }

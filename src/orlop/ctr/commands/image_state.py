@@ -157,6 +157,9 @@ async def _prune(client: Client, values: Values) -> None:
                 print(f"ctr: failed to delete image {image.name}: {error}", file=sys.stderr)
 
 
+_INSPECT = Command(
+    _inspect, "inspect an image", "<image> [flags]", (Flag("content", bool, help="show JSON content"),)
+)
 COMMANDS = {
     "check": Command(
         _check,
@@ -167,9 +170,8 @@ COMMANDS = {
             SNAPSHOTTER,
         ),
     ),
-    "inspect": Command(
-        _inspect, "inspect an image", "<image> [flags]", (Flag("content", bool, help="show JSON content"),)
-    ),
+    "i": _INSPECT,
+    "inspect": _INSPECT,
     "prune": Command(
         _prune,
         "remove unused images",

@@ -16,6 +16,8 @@ from orlop.errdefs import InvalidArgumentError, OrlopError
 
 if TYPE_CHECKING:
     from orlop.api.containers_pb2 import Container
+    from orlop.api.types_pb2 import Descriptor
+    from orlop.ctr.cni import Network
 
 STREAM_FLAGS = (
     Flag("null-io", bool, help="send all IO to /dev/null"),
@@ -30,9 +32,19 @@ async def _run(client: Client, values: Values) -> int:
         raise InvalidArgumentError("flags --detach and --rm cannot be specified together")
     if values["null-io"] and values["tty"]:
         raise InvalidArgumentError("tty and null-io cannot be used together")
+    if values["cni"] and values["net-host"]:
+        raise InvalidArgumentError("flags --cni and --net-host cannot be specified together")
+    network = None
+    if values["cni"]:
+        from orlop.ctr.cni import default_network
+
+        network = default_network()
     container = await create_container(client, values)
+    if values["dump-config"]:
+        with open(values["dump-config"], "wb") as file:
+            file.write(container.spec.value)
     try:
-        status = await run_task(client, container, values)
+        status = await run_task(client, container, values, network)
     except BaseException:
         if values["rm"]:
             await asyncio.shield(asyncio.ensure_future(remove_container(client, container.id)))
@@ -42,8 +54,17 @@ async def _run(client: Client, values: Values) -> int:
     return status
 
 
-async def run_task(client: Client, container: Container, values: Values) -> int:
-    """Make and start the task of a container, and stay with it to its end unless it is to be detached."""
+async def run_task(
+    client: Client,
+    container: Container,
+    values: Values,
+    network: Network | None = None,
+    checkpoint: Descriptor | None = None,
+) -> int:
+    """Make and start the task of a container, and stay with it to its end unless it is to be detached.
+
+    A network that it is connected to, it leaves at its end; a detached one is left connected.
+    """
     id = container.id
     tty = values["tty"]
     mounts = []
@@ -63,12 +84,15 @@ async def run_task(client: Client, container: Container, values: Values) -> int:
             stderr=streams.stderr,
             terminal=tty,
             options=options,
+            checkpoint=checkpoint,
         )
         try:
             if values["pid-file"]:
                 with open(values["pid-file"], "w", encoding="ascii") as file:
                     file.write(str(pid))
-            return await _start(client, id, values, attachment)
+            if network is None:
+                return await _start(client, id, values, attachment)
+            return await _start_connected(client, id, values, attachment, network, pid)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(_discard(client, id)))
             raise
@@ -77,6 +101,21 @@ async def run_task(client: Client, container: Container, values: Values) -> int:
             attachment.close()
         if not values["detach"]:
             remove_fifos(streams)
+
+
+async def _start_connected(
+    client: Client, id: str, values: Values, attachment: Attachment | None, network: Network, pid: int
+) -> int:
+    name, netns = f"{client.namespace}-{id}", f"/proc/{pid}/ns/net"
+    await asyncio.to_thread(network.setup, name, netns)
+    connected = False
+    try:
+        status = await _start(client, id, values, attachment)
+        connected = values["detach"]
+        return status
+    finally:
+        if not connected:
+            await asyncio.shield(asyncio.to_thread(network.remove, name))
 
 
 async def _start(client: Client, id: str, values: Values, attachment: Attachment | None) -> int:
@@ -130,6 +169,7 @@ COMMANDS = {
             *CONTAINER_FLAGS,
             *STREAM_FLAGS,
             Flag("rm", bool, help="remove the container after running, cannot be used with --detach"),
+            Flag("dump-config", help="file to write the container's OCI spec to"),
         ),
     )
 }

@@ -13,7 +13,9 @@ from google.protobuf.json_format import MessageToDict
 from orlop.api import shim_v2_pb2, shim_v3_pb2
 from orlop.containerd.client import Client, typeurl
 from orlop.ctr.flags import Flag, Values
+from orlop.ctr.io import make_fifos, remove_fifos
 from orlop.ctr.main import Command
+from orlop.ctr.process import Attachment
 from orlop.errdefs import InvalidArgumentError, NotFoundError, NotImplementedByUsError, UnavailableError
 from orlop.rpc.ttrpc import client as ttrpc
 from orlop.rpc.ttrpc.methods import NAMESPACE_KEY
@@ -93,9 +95,11 @@ async def _shutdown(client: Client, values: Values) -> None:
     _Shim(client, values).call("Shutdown", shim_v2_pb2.ShutdownRequest(id=values["id"]), _version(values))
 
 
-async def _exec(client: Client, values: Values) -> None:
+async def _exec(client: Client, values: Values) -> int:
     shim = _Shim(client, values)
     exec_id = f"ctr-{os.getpid()}"
+    if values["attach"]:
+        return await _attached(client, shim, values, exec_id)
     request = shim_v2_pb2.ExecProcessRequest(
         id=values["id"],
         exec_id=exec_id,
@@ -108,6 +112,41 @@ async def _exec(client: Client, values: Values) -> None:
     shim.call("Exec", request)
     started = shim.call("Start", shim_v2_pb2.StartRequest(id=values["id"], exec_id=exec_id))
     print(f"exec running with pid {started.pid}")
+    return 0
+
+
+async def _attached(client: Client, shim: _Shim, values: Values, exec_id: str) -> int:
+    """Run the process at our streams to its end: its exit status."""
+    if any(values[name] for name in ("stdin", "stdout", "stderr")):
+        raise InvalidArgumentError("attach: stdin, stdout and stderr are our own then")
+    streams = make_fifos(exec_id, terminal=values["tty"])
+    attachment = Attachment(client.tasks, values["id"], exec_id, streams)
+    try:
+        shim.call(
+            "Exec",
+            shim_v2_pb2.ExecProcessRequest(
+                id=values["id"],
+                exec_id=exec_id,
+                terminal=values["tty"],
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                spec=typeurl.pack_json(typeurl.PROCESS, json.dumps(_process(values)).encode()),
+            ),
+        )
+        try:
+            status = await attachment.run()
+        finally:
+            shim.call("Delete", shim_v2_pb2.DeleteRequest(id=values["id"], exec_id=exec_id))
+        await attachment.drain()
+        return status
+    finally:
+        attachment.close()
+        remove_fifos(streams)
+
+
+async def _pprof(_client: Client, _values: Values) -> None:
+    raise NotImplementedByUsError("shim pprof: profiles of Go's runtime; our shim logs its stack at SIGUSR1")
 
 
 def _process(values: Values) -> dict[str, Any]:
@@ -127,9 +166,11 @@ def _process(values: Values) -> dict[str, Any]:
     return {**process, "user": {"uid": 0, "gid": 0}, "noNewPrivileges": True}
 
 
+_PPROF = Command(_pprof, "profiles of shims in Go (not supported)")
 _API_VERSION = Flag("api-version", int, 3, "version of the shim's API")
 
 COMMANDS = {
+    **{f"pprof {name}": _PPROF for name in ("block", "goroutines", "heap", "profile", "threadcreate", "trace")},
     "delete": Command(_delete, "delete a container with a task"),
     "exec": Command(
         _exec,
@@ -140,6 +181,7 @@ COMMANDS = {
             Flag("stdout", help="a fifo or URI to write to"),
             Flag("stderr", help="a fifo or URI to write to"),
             Flag("tty t", bool, help="enable tty support"),
+            Flag("attach a", bool, help="stay attached to the process, at streams of its own"),
             Flag("env e", list, help="add environment vars"),
             Flag("cwd", help="current working directory"),
             Flag("spec", help="runtime spec of the process"),

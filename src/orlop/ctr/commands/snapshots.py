@@ -91,7 +91,12 @@ async def _view(client: Client, values: Values) -> None:
 
 async def _mounts(client: Client, values: Values) -> None:
     target, key = values.need("target", "key")
-    print(_commands(await _snapshots(client, values).mounts(key), target), end="")
+    mounts = await _snapshots(client, values).mounts(key)
+    if values["temp"]:
+        # The daemon makes them, and keeps them until somebody deactivates them or it ends.
+        info = await client.mounts.activate(f"ctr-{key}", mounts, temporary=True)
+        mounts = list(info.system)
+    print(_commands(mounts, target), end="")
 
 
 def _print_mounts(mounts: list[Mount], values: Values) -> None:
@@ -142,7 +147,7 @@ async def _diff(client: Client, values: Values) -> None:
             lower, upper = first, values.arguments[1]
         else:
             lower, upper = (await snapshots.stat(first)).parent, first
-        async with _mounts_of(snapshots, lower) as left, _mounts_of(snapshots, upper) as right:
+        async with mounts_of(snapshots, lower) as left, mounts_of(snapshots, upper) as right:
             labels = label_arguments(values["label"])
             if values["keep"]:
                 labels |= _kept()
@@ -157,7 +162,7 @@ async def _diff(client: Client, values: Values) -> None:
 
 
 @asynccontextmanager
-async def _mounts_of(snapshots: Snapshots, key: str) -> AsyncIterator[list[Mount]]:
+async def mounts_of(snapshots: Snapshots, key: str) -> AsyncIterator[list[Mount]]:
     """The mounts of an active snapshot, or of a view of a committed one; none for no snapshot."""
     if not key:
         yield []
@@ -183,7 +188,7 @@ async def _unpack(client: Client, values: Values) -> None:
     print(f"unpacking {digest} ({found[0].target.media_type})...", end="", flush=True)
     try:
         content = await read_image(client, from_proto(found[0].target), host_platform())
-        await unpack(client, content, values["snapshotter"])
+        await unpack(client, content, values["snapshotter"], sync=values["sync-fs"])
     except BaseException:
         print()
         raise
@@ -193,6 +198,13 @@ async def _unpack(client: Client, values: Values) -> None:
 _MOUNT_FLAGS = (
     Flag("target t", help="mount target path, will print mount, if provided"),
     Flag("mounts", bool, help="print out snapshot mounts as JSON"),
+)
+
+_MOUNTS = Command(
+    _mounts,
+    "print mount commands for a snapshot",
+    "<target> <key>",
+    (Flag("temp", bool, help="let the daemon mount it, and print the bind mount of that"),),
 )
 
 COMMANDS = {
@@ -207,15 +219,20 @@ COMMANDS = {
             Flag("label", list, help="labels to attach to the image"),
         ),
     ),
-    "unpack": Command(_unpack, "unpack applies layers from a manifest to a snapshot", "[flags] <digest>"),
+    "unpack": Command(
+        _unpack,
+        "unpack applies layers from a manifest to a snapshot",
+        "[flags] <digest>",
+        (Flag("sync-fs", bool, help="synchronize the underlying filesystem when unpacking"),),
+    ),
     "commit": Command(_commit, "commit an active snapshot into the provided name", "<key> <active>"),
     "delete": Command(_delete, "remove snapshots", "<key> [<key>, ...]"),
     "info": Command(_info, "get info about a snapshot", "<key>"),
     "label": Command(_label, "add labels to a snapshot", "<name> [<label>=<value> ...]"),
     "list": Command(_list, "list snapshots"),
-    "mount": Command(_mounts, "print mount commands for a snapshot", "<target> <key>"),
-    "m": Command(_mounts, "print mount commands for a snapshot", "<target> <key>"),
-    "mounts": Command(_mounts, "print mount commands for a snapshot", "<target> <key>"),
+    "mount": _MOUNTS,
+    "m": _MOUNTS,
+    "mounts": _MOUNTS,
     "prepare": Command(_prepare, "prepare a snapshot", "[flags] <key> [<parent>]", _MOUNT_FLAGS),
     "tree": Command(_tree, "display tree view of snapshot branches"),
     "usage": Command(

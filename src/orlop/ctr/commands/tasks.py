@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orlop import codec
+from orlop.api.runc_options_pb2 import Options
 from orlop.api.task_types_pb2 import Status
 from orlop.containerd.client import Client, typeurl
 from orlop.ctr import table
@@ -24,6 +25,7 @@ from orlop.oci.runtime import decode_spec
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from orlop.api.containers_pb2 import Container
     from orlop.oci.runtime import Process as ProcessSpec
 
 
@@ -40,9 +42,20 @@ async def _list(client: Client, values: Values) -> None:
 async def _start(client: Client, values: Values) -> int:
     (id,) = values.need("container id")
     container = await client.containers.get(id)
+    if values["no-pivot"]:
+        _set_no_pivot(container)
     spec = decode_spec(container.spec.value)
     terminal = spec.process is not None and spec.process.terminal
     return await run_task(client, container, _with_tty(values, terminal))
+
+
+def _set_no_pivot(container: Container) -> None:
+    """For this task alone: the record stays. Raises InvalidArgumentError for options of another runtime."""
+    options = Options()
+    if container.runtime.HasField("options"):
+        options = typeurl.unpack(container.runtime.options, Options)
+    options.no_pivot_root = True
+    container.runtime.options.CopyFrom(typeurl.pack(options))
 
 
 def _with_tty(values: Values, terminal: bool) -> Values:
@@ -270,7 +283,11 @@ async def _checkpoint(client: Client, values: Values) -> None:
         print(descriptor.digest)
 
 
-_TASK_STREAMS = (*STREAM_FLAGS, Flag("pid-file", help="file path to write the task's pid"))
+_TASK_STREAMS = (
+    *STREAM_FLAGS,
+    Flag("pid-file", help="file path to write the task's pid"),
+    Flag("no-pivot", bool, help="disable use of pivot-root"),
+)
 
 COMMANDS = {
     "attach": Command(_attach, "attach to the IO of a running container", "CONTAINER"),

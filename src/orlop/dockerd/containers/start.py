@@ -195,8 +195,8 @@ class Start:
     def _add_devices(self, spec: Spec, record: ContainerRecord) -> None:
         """What was asked of drivers: devices that files describe, GPUs. Raises InvalidArgumentError."""
         if record.host_config.device_requests:
-            from orlop.dockerd.spec.cdi import Registry as DeviceRegistry
             from orlop.dockerd.spec.cdi import requested
+            from orlop.oci.cdi import Registry as DeviceRegistry
 
             devices = DeviceRegistry(self._config.cdi_directories)
             devices.inject(spec, requested(record.host_config.device_requests, devices))

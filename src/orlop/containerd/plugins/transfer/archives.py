@@ -40,15 +40,15 @@ async def import_images(
 
     Raises what `import_archive` raises.
     """
-    if archive.force_compress:
-        raise NotImplementedByUsError("compressing the layers of an archive")
     progress.say("Importing")
     async with leased(client) as work:
 
         async def hold(_image: ImportedImage) -> None:
             """Names come when all is here: the lease keeps it till then."""
 
-        images = await import_archive(work, receive_bytes(stream), hold, snapshotter="")
+        images = await import_archive(
+            work, receive_bytes(stream), hold, snapshotter="", compress=archive.force_compress
+        )
         for image in images:
             await _unpack(work, image.target, store, default_snapshotter)
         await _name_index(work, [image.target for image in images], store, progress)

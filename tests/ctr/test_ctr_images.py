@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images by orlop-ctr beyond the plain ones: platforms, conversion, archives, checkpoints, TLS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import images
+from support.containerd import Daemon, Result, run, wait_until
+from support.registry import Registry, registry, running_registry
+
+from orlop.codec import decode
+from orlop.oci.image import DOCKER_MANIFEST, OCI_LAYER, OCI_MANIFEST, Index, Manifest
+
+__all__ = ["registry"]
+
+pytestmark = pytest.mark.root
+
+IMAGE = "docker.io/library/busybox:latest"
+
+
+class Ctr:
+    """orlop-ctr on an orlop-containerd."""
+
+    def __init__(self) -> None:
+        self.daemon = Daemon("orlop").start()
+        self.command = [sys.executable, "-P", "-m", "orlop.ctr.main", "-a", self.daemon.address]
+        self.command += ["-n", self.daemon.namespace]
+
+    def __call__(self, *words: str) -> Result:
+        return run([*self.command, *words], stdin=subprocess.DEVNULL, timeout=120)
+
+    def blobs(self) -> set[str]:
+        return set(self("content", "ls", "-q").ok().split())
+
+    def document(self, name: str) -> dict[str, object]:
+        """The manifest or index of an image."""
+        row = next(line.split() for line in self("images", "ls").ok().splitlines() if line.startswith(f"{name} "))
+        found: dict[str, object] = json.loads(self("content", "get", row[2]).ok())
+        return found
+
+
+@pytest.fixture(scope="module")
+def ctr() -> Iterator[Ctr]:
+    made = Ctr()
+    made("images", "import", images.archive("busybox")).ok()
+    yield made
+    names = made("images", "ls", "-q").ok().split()
+    made("images", "rm", "--sync", *names).ok()
+    assert made.blobs() == set()
+    made.daemon.remove()
+
+
+def test_platforms_of_a_pull(ctr: Ctr, registry: Registry) -> None:
+    image = images.multi_platform()
+    name = registry.push(image, "ctr/multi:1")
+    index = decode(image.blobs[image.target.digest], Index)
+    parts = [decode(image.blobs[each.digest], Manifest) for each in index.manifests]
+    layers = {layer.digest for part in parts for layer in part.layers}
+    configs = {part.config.digest for part in parts}
+    ctr("content", "fetch", "--plain-http", "--metadata-only", name).ok()
+    assert configs <= ctr.blobs() and not (layers - {busybox_layer()}) & ctr.blobs()
+    ctr("images", "pull", "--plain-http", "--skip-metadata", "--platform", "linux/arm64", "--sync-fs", name).ok()
+    assert len(layers & ctr.blobs()) < len(layers)
+    ctr("images", "pull", "--plain-http", "--all-platforms", "--http-dump", name).ok()
+    assert layers <= ctr.blobs()
+    ctr("images", "rm", "--sync", name).ok()
+
+
+def busybox_layer() -> str:
+    image = images.busybox()
+    return decode(image.blobs[image.target.digest], Manifest).layers[0].digest
+
+
+def test_convert(ctr: Ctr, tmp_path: Path) -> None:
+    digest = ctr("images", "convert", "--uncompress", "--oci", IMAGE, "example.com/plain:1").ok().strip()
+    made = decode(ctr("content", "get", digest).ok().encode(), Manifest)
+    assert made.media_type == OCI_MANIFEST
+    assert [layer.media_type for layer in made.layers] == [OCI_LAYER]
+    config = json.loads(ctr("content", "get", made.config.digest).ok())
+    assert [layer.digest for layer in made.layers] == config["rootfs"]["diff_ids"]
+    assert ctr("run", "--rm", "example.com/plain:1", "plain", "echo", "runs").ok() == "runs\n"
+    assert "EROFS" in ctr("images", "convert", "--erofs", "raw", IMAGE, "example.com/e:1").err
+    # Away with the original: what was converted stands by itself.
+    ctr("images", "export", str(tmp_path / "plain.tar"), "example.com/plain:1").ok()
+    with tarfile.open(tmp_path / "plain.tar") as tar:
+        assert f"blobs/{made.layers[0].digest.replace(':', '/')}" in tar.getnames()
+    ctr("images", "rm", "--sync", "example.com/plain:1").ok()
+    assert made.layers[0].digest not in ctr.blobs()
+
+
+def test_names_of_an_archive(ctr: Ctr, tmp_path: Path) -> None:
+    archive, digest = images.archive("busybox"), images.busybox().target.digest
+    words = ["images", "import", "--no-unpack", "--digests", "--base-name", "docker.io/library/busybox"]
+    assert set(ctr(*words, archive).ok().split()) >= {f"{IMAGE}:", f"docker.io/library/busybox@{digest}:"}
+    done = ctr(*words, "--skip-digest-for-named", "--index-name", "example.com/index:1", archive)
+    assert "@" not in done.ok() and "example.com/index:1" in done.out
+    assert ctr.document("example.com/index:1")["manifests"]
+    assert ctr("images", "import", "--base-name", "docker.io/library/busy", archive).ok() == ""
+    assert "incompatible" in ctr("images", "import", "--no-unpack", "--discard-unpacked-layers", archive).err
+    ctr("images", "rm", f"docker.io/library/busybox@{digest}", "example.com/index:1").ok()
+    path = str(tmp_path / "bare.tar")
+    ctr("images", "export", "--skip-manifest-json", path, IMAGE).ok()
+    with tarfile.open(path) as tar:
+        assert "manifest.json" not in tar.getnames()
+
+
+@pytest.mark.long
+def test_compressing_and_discarding(ctr: Ctr, tmp_path: Path) -> None:
+    """An archive of `docker save` with plain layers; afterwards only the snapshots hold them."""
+    plain = ctr("images", "convert", "--uncompress", IMAGE, "example.com/plain:2").ok().strip()
+    path = str(tmp_path / "oci.tar")
+    ctr("images", "export", path, "example.com/plain:2").ok()
+    with tarfile.open(path) as tar, tarfile.open(tmp_path / "docker.tar", "w") as out:
+        for member in tar:
+            if member.name not in ("index.json", "oci-layout"):
+                out.addfile(member, tar.extractfile(member))
+    ctr("images", "rm", "--sync", "example.com/plain:2").ok()
+    ctr("images", "import", "--compress-blobs", str(tmp_path / "docker.tar")).ok()
+    made = ctr.document("example.com/plain:2")
+    assert made["mediaType"] == DOCKER_MANIFEST
+    (layer,) = made["layers"]  # type: ignore[misc]
+    assert layer["mediaType"].endswith("tar.gzip") and layer["digest"] in ctr.blobs()
+    assert plain not in ctr.blobs()
+    ctr("images", "rm", "--sync", "example.com/plain:2").ok()
+    ctr("images", "import", "--compress-blobs", "--discard-unpacked-layers", str(tmp_path / "docker.tar")).ok()
+    ctr("content", "prune", "references", "--dry").ok()
+    ctr("leases", "create", "--id", "collect").ok()
+    ctr("leases", "rm", "--sync", "collect").ok()
+    assert layer["digest"] not in ctr.blobs()
+    assert ctr("run", "--rm", "example.com/plain:2", "gone", "echo", "unpacked").ok() == "unpacked\n"
+    ctr("images", "rm", "--sync", "example.com/plain:2").ok()
+
+
+def test_tag_wants_references(ctr: Ctr) -> None:
+    assert "invalid reference format" in ctr("images", "tag", IMAGE, "No Such/Name").err
+    ctr("images", "tag", "--skip-reference-check", IMAGE, "No_Such/Name").ok()
+    ctr("images", "rm", "No_Such/Name").ok()
+
+
+def test_checkpoint_of_a_container(ctr: Ctr) -> None:
+    """The writable layer, the image and the spec, as an image of their own; CRIU is not asked."""
+    flags = ("--runtime", "io.containerd.orlop.v2", "-d", "--null-io", "--env", "WORD=kept")
+    ctr("run", *flags, IMAGE, "box", "sh", "-c", "echo new > /made; exec sleep 1000").ok()
+    ctr("tasks", "exec", "--exec-id", "w", "box", "sh", "-c", "until test -s /made; do sleep 0.1; done").ok()
+    ctr("containers", "checkpoint", "--rw", "--image", "box", "example.com/box:1").ok()
+    ctr("tasks", "rm", "-f", "box")
+    ctr("containers", "rm", "box").ok()
+    assert "was made without --task" in ctr("containers", "restore", "--live", "box", "example.com/box:1").err
+    assert ctr("containers", "rm", "box").ok() == ""
+    words = ["containers", "restore", "--rw", "box", "example.com/box:1"]
+    restoring = subprocess.Popen([*ctr.command, *words], stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "RUNNING" in ctr("tasks", "ls").ok(), timeout=60)
+        inside = ctr("tasks", "exec", "--exec-id", "r", "box", "sh", "-c", "cat /made; echo $WORD").ok()
+        assert inside == "new\nkept\n"
+        ctr("tasks", "kill", "-s", "KILL", "box").ok()
+        assert restoring.wait(60) == 137
+    finally:
+        restoring.kill()
+        restoring.wait()
+    ctr("containers", "rm", "box").ok()
+    assert "no image" not in ctr("containers", "checkpoint", "none", "example.com/none:1").err
+    ctr("images", "rm", "--sync", "example.com/box:1").ok()
+
+
+def test_install(ctr: Ctr, tmp_path: Path) -> None:
+    done = ctr("install", "--path", str(tmp_path / "opt"), IMAGE)
+    assert done.status in (0, 1)  # busybox has links that lead out of its bin
+    assert (tmp_path / "opt/bin/busybox").stat().st_mode & 0o111
+    again = ctr("install", "--path", str(tmp_path / "opt"), IMAGE)
+    assert again.status == 1 and "use --replace" in again.err
+    assert "give one with --path" in ctr("install", IMAGE).err
+
+
+def test_client_certificates(ctr: Ctr, tmp_path: Path) -> None:
+    """A registry that lets in only who has a certificate."""
+    with running_registry(tls=True, mutual=True) as running:
+        name = running.push(images.busybox(), "tls/box:1")
+        assert running.ca is not None
+        files = {"--tlscacert": "ca.crt", "--tlscert": "client.crt", "--tlskey": "client.key"}
+        flags = [word for flag, file in files.items() for word in (flag, str(running.ca.parent / file))]
+        assert "tls" in ctr("images", "pull", *flags[:2], name).err
+        assert "expected both" in ctr("images", "pull", *flags[:4], name).err
+        done = ctr("images", "pull", "--http-dump", "--http-trace", *flags, name)
+        assert done.ok() == f"{name}: {images.busybox().target.digest}\n"
+        assert "GET /v2/ HTTP/1.1\n" in done.err and "HTTP/1.1 200 OK" in done.err and "connected" in done.err
+        ctr("images", "push", "--skip-verify", *flags[2:], name.replace("box:1", "box:2"), name).ok()
+        ctr("images", "rm", "--sync", name).ok()
