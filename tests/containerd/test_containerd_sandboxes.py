@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import os
 import signal
@@ -229,6 +230,9 @@ async def test_tasks_in_the_shim_of_a_pod(runtime: str, rootfs: str) -> None:
         await finish(client, "pod")
         wait_until(lambda: not list(processes_about(bundles)), timeout=30)
         assert not os.listdir(bundles)
+    if runtime == RUNC_SHIM:  # runc gives up on a control group that stays busy for a third of a second
+        for group in glob.glob(f"/sys/fs/cgroup/*/{daemon.namespace}/*/"):
+            os.rmdir(group)
     daemon.remove()
 
 
