@@ -19,6 +19,8 @@ class Engine(ABC):
 
     ends_input = True
     """Whether the end of a client's input always reaches the container."""
+    missing_program: tuple[int, ...] = (1, 127)
+    """Exit statuses of a run of a program that is not there."""
     tells_oom = True
     """Whether an out-of-memory kill can be told from any other here."""
     keeps_output = True
