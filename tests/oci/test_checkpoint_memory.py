@@ -114,29 +114,29 @@ def test_pages_go_to_a_page_server(runtime: Runtime, bundle: Bundle, tmp_path) -
 
 
 @needs_criu
-def test_memory_is_fetched_when_it_is_used(runtime: Runtime, bundle: Bundle, tmp_path) -> None:
+def test_memory_is_fetched_when_it_is_used(ours: Runtime, bundle: Bundle, tmp_path) -> None:
     """The original stands still and serves its pages, while its copy runs already; then it is deleted."""
     _needs("lazy_pages")
     _needs_large_pipes()
     images, work = str(tmp_path / "images"), str(tmp_path / "work")
     os.mkdir(work)
     with fresh_netns():
-        original = start(runtime, bundle.args(COUNT))
+        original = start(ours, bundle.args(COUNT))
         counting(bundle)
         server = ("--page-server", f"127.0.0.1:{PORT}")
-        checkpoint = [*runtime.command, "--root", runtime.root, "checkpoint", "--lazy-pages"]
+        checkpoint = [*ours.command, "--root", ours.root, "checkpoint", "--lazy-pages"]
         fetching = ("--page-server", *_ADDRESS, "--images-dir", images, "--work-dir", work)
         with (
             _serving(checkpoint, "--image-path", images, *server, original),
             _serving(["criu", "lazy-pages"], *fetching),
         ):
             before = count(bundle)
-            copy = runtime.new_id(bundle)
+            copy = ours.new_id(bundle)
             bundle.write()
-            restore(runtime, bundle, images, copy, "--lazy-pages", "--work-path", work)
+            restore(ours, bundle, images, copy, "--lazy-pages", "--work-path", work)
             counting(bundle, before + 3)
-    assert runtime("state", original).status != 0, "it has been deleted"
-    runtime("delete", "--force", copy).ok()
+    assert ours("state", original).status != 0, "it has been deleted"
+    ours("delete", "--force", copy).ok()
 
 
 def test_a_status_descriptor_that_cannot_be_written(ours: Runtime, bundle: Bundle, tmp_path) -> None:
