@@ -98,14 +98,14 @@ def _setup(engines: list[Engine]) -> None:
 
 
 def _ports(engines: list[Engine]) -> None:
-    """What Docker leaves to the kernel, and localhost, which it does not."""
+    """What the kernel redirects."""
     _through("outside → host:port", engines, lambda engine: (f"{engine.netns}-out", _HOST))
     _through("host → its address:port", engines, lambda engine: (engine.netns, _HOST))
-    _through("host → localhost:port", engines, lambda engine: (engine.netns, "127.0.0.1"))
 
 
 def _proxy(engines: list[Engine]) -> None:
-    """What the kernel cannot redirect: userland proxies."""
+    """What it does not: userland proxies."""
+    _through("host → localhost:port", engines, lambda engine: (engine.netns, "127.0.0.1"))
     _through("host → [::1]:port", engines, lambda engine: (engine.netns, "::1"))
     _through("outside → [host]:port", engines, lambda engine: (f"{engine.netns}-out", _HOST6))
 

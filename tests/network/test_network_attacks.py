@@ -289,7 +289,7 @@ async def test_ports_of_the_loopback_address_are_not_the_lans(
 async def test_loopback_traffic_is_led_back_only_as_long_as_it_is_guarded(netns: None, tmp_path: Path) -> None:
     """CVE-2020-8558: route_localnet without the rule that goes with it opens the host's loopback to containers."""
     ip("link add mine type bridge")
-    host = Host(tmp_path)
+    host = Host(tmp_path, userland_proxy=False)
     await host.service.start()
     try:
         assert _leads_loopback("orlop0")

@@ -172,9 +172,12 @@ def test_firewall_elements() -> None:
     assert rules.publish(published) == (
         "add element ip orlop published { tcp . 80 : 172.17.0.2 . 80 }\n"
         "add element ip orlop published_at { 192.0.2.7 . udp . 53 : 172.17.0.2 . 80 }\n"
+    )
+    assert rules.publish([mapping(81, "127.0.0.1"), mapping(82, "::")]) == ""
+    without_proxy = Firewall("orlop", userland_proxy=False)
+    assert without_proxy.publish([mapping(81, "127.0.0.1"), mapping(81, "::1")]) == (
         "add element ip orlop published_at { 127.0.0.1 . tcp . 81 : 172.17.0.2 . 80 }\n"
     )
-    assert rules.publish([mapping(81, "::1"), mapping(82, "::")]) == ""
     assert Firewall("orlop", userland_proxy=True, redirect=False).publish(published) == ""
     assert "delete element ip orlop published { tcp . 80 }" in rules.unpublish(published)
 

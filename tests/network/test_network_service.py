@@ -105,9 +105,9 @@ async def test_published_port_from_everywhere(host: Host, neighbour: Neighbour) 
     }
     data = b"x" * 300_000
     with serving(server.netns_path, 80):
-        assert echo("::1", 8080, data) == data  # by the proxy
-        assert echo("127.0.0.1", 8080, data) == data  # by the kernel
-        assert echo(HOST_ADDRESS, 8080, data) == data
+        assert echo("127.0.0.1", 8080, data) == data  # by the proxy
+        assert echo("::1", 8080, data) == data
+        assert echo(HOST_ADDRESS, 8080, data) == data  # by the kernel
         assert echo(HOST_ADDRESS, 8080, b"from outside", neighbour.netns) == b"from outside"
         assert echo("172.17.0.1", 8080, b"another container", client.netns_path) == b"another container"
         assert echo(HOST_ADDRESS, 8080, b"another container", client.netns_path) == b"another container"
@@ -305,7 +305,7 @@ async def test_containers_pass_an_iptables_policy_of_drop(neighbour: Neighbour, 
 
 
 async def test_no_proxy(neighbour: Neighbour, tmp_path: Path) -> None:
-    """userland-proxy=false: the kernel redirects hairpins too."""
+    """userland-proxy=false: the kernel redirects loopback traffic and hairpins too."""
     machine = Host(tmp_path, userland_proxy=False)
     await machine.service.start()
     try:

@@ -5,8 +5,8 @@ Everything is in one table of our own for each family, installed once. A bridge 
 published port an element of its maps, so that a container costs at most one small transaction and containers
 without ports none. The table for IPv6 exists as long as there are networks with IPv6.
 
-- `prerouting` and `output` redirect published ports, loopback traffic of IPv4 included. Traffic from containers to
-  the host's own addresses is left to orlop-netd's proxy, and so is ::1, unless there is no proxy.
+- `prerouting` and `output` redirect published ports. Traffic from containers to the host's own addresses is left
+  to orlop-netd's proxy, and so is loopback traffic, unless there is no proxy.
 - `guard` and the bridges' route_localnet belong together: without the one, the other would let containers ask what
   listens on the host's loopback addresses.
 - `forward` lets into a bridge: answers, the bridge's own containers, and redirected connections; the rest is
@@ -178,10 +178,10 @@ class BridgeRules(NamedTuple):
 class Firewall(NamedTuple):
     """What shapes the plans.
 
-    `table` is its name; `userland_proxy`: orlop-netd's proxy carries hairpins; `redirect` off: it carries
-    everything, so that the host's own rules for what comes in judge published ports; `direct`: containers' own
-    addresses are reached at published ports from everywhere; `mark`: an nftables expression for the marks whose
-    packets may enter; `families` that we have tables for.
+    `table` is its name; `userland_proxy`: orlop-netd's proxy carries loopback traffic and hairpins; `redirect`
+    off: it carries everything, so that the host's own rules for what comes in judge published ports; `direct`:
+    containers' own addresses are reached at published ports from everywhere; `mark`: an nftables expression for
+    the marks whose packets may enter; `families` that we have tables for.
     """
 
     table: str
@@ -201,6 +201,11 @@ class Firewall(NamedTuple):
             else:
                 text += self.remove(version)
         return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(mapped)
+
+    @property
+    def leads_loopback(self) -> bool:
+        """Whether loopback traffic to published ports is redirected, which takes `route_localnet`."""
+        return self.redirect and not self.userland_proxy
 
     @property
     def user_table(self) -> str:
@@ -240,12 +245,14 @@ class Firewall(NamedTuple):
 
     def _base(self, version: int) -> str:
         words = {**_WORDS[version], "table": self.table}
+        loopback = "{family} daddr != {loopback} ".format(**words)
         return _TABLE.format(
             **words,
             guard=_GUARD.format() if version == 4 else "",
             from_bridges="iifname != @bridges " if self.userland_proxy else "",
-            not_loopback="" if version == 4 else "ip6 daddr != ::1 ",  # the kernel drops what comes back to it
-            loopback_source=_LOOPBACK_SOURCE if version == 4 else "",
+            # Without the proxy ::1 is nobody's: the kernel drops what comes back to it.
+            not_loopback="" if self.leads_loopback and version == 4 else loopback,
+            loopback_source=_LOOPBACK_SOURCE if self.leads_loopback and version == 4 else "",
             hairpin="" if self.userland_proxy else _HAIRPIN.format(**words),
             mark=f"        meta mark {self.mark} accept\n" if self.mark else "",
             direct=_DIRECT.format(**words) if self.direct else "",
@@ -274,6 +281,8 @@ class Firewall(NamedTuple):
             host = ip_address(port.host_ip)
             if not self.redirect or host.version != target.version or host == _LOOPBACK6:
                 continue  # the proxy's
+            if host.is_loopback and not self.leads_loopback:
+                continue
             value = f" : {port.address} . {port.port}"
             if host.is_unspecified:
                 yield f"{place} published {{ {port.protocol} . {port.host_port}", value

@@ -248,7 +248,7 @@ class Rules:
     def _lead_loopback(self, bridges: Iterable[BridgeRules], *, on: bool) -> None:
         """Let what is redirected from a loopback address find back, as long as our rules guard that way."""
         for bridge in bridges:
-            wanted = on and self._plan.redirect and bridge.four is not None and not bridge.internal
+            wanted = on and self._plan.leads_loopback and bridge.four is not None and not bridge.internal
             try:
                 set_sysctl(f"net/ipv4/conf/{bridge.name}/route_localnet", "1" if wanted else "0")
             except OSError as error:

@@ -13,7 +13,7 @@ class NetworkConfig(msgspec.Struct, kw_only=True, frozen=True):
 
     `bip` is the default bridge's own address with its prefix length ("172.17.0.1/16"; empty: the first of Docker's
     pools that no interface of the host uses). `mtu` in bytes. `userland_proxy` off means that the kernel redirects
-    what containers send to published ports, and that nobody carries what it cannot redirect.
+    loopback traffic and what containers send to published ports, and that nobody carries what it cannot redirect.
     """
 
     bridge: str = "orlop0"
