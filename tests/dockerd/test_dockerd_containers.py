@@ -516,9 +516,10 @@ def test_update(stack: Stack) -> None:
 
 def test_events_of_a_forced_removal(stack: Stack) -> None:
     """It is a kill, not a stop."""
-    run_detached(stack, "forced", "sleep", "100")
+    forced = run_detached(stack, "forced", "sleep", "100")
     stack.docker("rm", "-f", "forced").ok()
     told = ("--since", "1", "--until", str(int(time.time()) + 1), "--filter", "type=container")
+    told = (*told, "--filter", f"container={forced}")
     actions = stack.docker("events", *told, "--format", "{{.Action}}").ok().split()
     assert actions[-3:] == ["kill", "die", "destroy"]
     assert "stop" not in actions
