@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 CHUNK = 1 << 20  # bytes a message when writing
+_LEAVE_SECONDS = 10.0  # for a daemon to let go of an ingestion that failed
 
 
 class Writer:
@@ -145,6 +148,9 @@ class Content(Service):
             request = pb.WriteContentRequest(action=pb.STAT, ref=ref, total=size, expected=expected)
             await writer._round(request)
             yield writer
+        except Exception:
+            await _let_go(call)
+            raise
         finally:
             call.cancel()
 
@@ -163,3 +169,12 @@ class Content(Service):
             if labels:
                 paths = [f"labels.{key}" for key in labels]
                 await self.update(pb.Info(digest=expected, labels=labels), *paths)
+
+
+async def _let_go(call: grpc.aio.StreamStreamCall[pb.WriteContentRequest, pb.WriteContentResponse]) -> None:
+    """End a write in good order: then the daemon holds the ingestion no longer, and it can be aborted."""
+    with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError):
+        async with asyncio.timeout(_LEAVE_SECONDS):
+            await call.done_writing()
+            while await call.read() is not grpc.aio.EOF:
+                pass
