@@ -229,7 +229,7 @@ async def test_tasks_in_the_shim_of_a_pod(runtime: str, rootfs: str) -> None:
         assert [task.id for task in await client.tasks.list()] == ["pod"]
         await finish(client, "pod")
         wait_until(lambda: not list(processes_about(bundles)), timeout=30)
-        assert not os.listdir(bundles)
+        wait_until(lambda: not os.listdir(bundles), timeout=30)
     if runtime == RUNC_SHIM:  # runc gives up on a control group that stays busy for a third of a second
         for group in glob.glob(f"/sys/fs/cgroup/*/{daemon.namespace}/*/"):
             os.rmdir(group)
