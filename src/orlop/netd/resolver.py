@@ -101,6 +101,7 @@ class Resolver:
             known = self._known(query)
             if known:
                 self._send(query[:2] + known, asker)
+                self._poller.expecting = True  # most who ask wait for one answer before they ask again
             else:
                 self._serve_datagram(query, asker)
         self._batch = min(2 * self._batch, _BATCH)
