@@ -15,6 +15,7 @@ import os
 import pathlib
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from conformance import scenario_containers, scenario_others, steps
@@ -91,8 +92,8 @@ def differences(version: str, theirs: Daemon, mine: Daemon) -> list[Difference]:
     """Run the scenario over both daemons: where they differ."""
     major, minor = version.split(".")
     asked = (int(major), int(minor))
-    expected = steps.run(theirs.socket, SCENARIO, asked)
-    found = steps.run(mine.socket, SCENARIO, asked)
+    with ThreadPoolExecutor() as threads:
+        expected, found = threads.map(lambda daemon: steps.run(daemon.socket, SCENARIO, asked), (theirs, mine))
     return list(compared(expected, found, {**theirs.places, **mine.places}))
 
 

@@ -8,6 +8,7 @@ import socket
 from typing import NamedTuple
 
 TIMEOUT = 20.0  # seconds without a byte
+ENDLESS = 3.0  # the same where an answer has begun that is not to end
 NO_END = b"<no end>"
 """Stands at the end of a body that did not end."""
 
@@ -65,8 +66,13 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     return data
 
 
-def hijack(path: str, target: str, body: bytes, headers: dict[str, str], stdin: bytes) -> Answer:
-    """POST something that turns into a raw stream, send standard input, and read until the daemon closes."""
+def hijack(
+    path: str, target: str, body: bytes, headers: dict[str, str], stdin: bytes, *, endless: bool = False
+) -> Answer:
+    """POST something that turns into a raw stream, send standard input, and read until the daemon closes.
+
+    Of a stream that is `endless` no end is awaited for long.
+    """
     lines = [f"POST {target} HTTP/1.1", "Host: docker", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     with connect(path) as connection:
@@ -76,6 +82,8 @@ def hijack(path: str, target: str, body: bytes, headers: dict[str, str], stdin: 
         try:
             while part := connection.recv(65536):
                 data += part
+                if endless and b"\r\n\r\n" in data:
+                    connection.settimeout(ENDLESS)
         except TimeoutError:
             data += NO_END
     head, _, rest = data.partition(b"\r\n\r\n")

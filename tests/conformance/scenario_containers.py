@@ -24,8 +24,10 @@ TAR = {"Content-Type": "application/x-tar"}
 SLEEP: dict[str, Any] = {"Image": "busybox", "Cmd": ["sleep", "1000"], "StopTimeout": 0}
 
 
-def _refused(name: str, **host_config: Any) -> Step:
-    return Step(f"create/{name}", "POST", "/containers/create?name=refused", {**SLEEP, "HostConfig": host_config})
+def _refused(name: str, *, apart: bool = False, **host_config: Any) -> Step:
+    taken = f"apart-{name}" if apart else "refused"
+    body = {**SLEEP, "HostConfig": host_config}
+    return Step(f"create/{name}", "POST", f"/containers/create?name={taken}", body, apart=apart)
 
 
 def _swept(steps: list[Step]) -> list[Step]:
@@ -112,7 +114,7 @@ CREATED = [
     _refused("userns-mode", UsernsMode="odd"),
     _refused("cgroupns-mode", CgroupnsMode="odd"),
     _refused("runtime", Runtime="nosuch"),
-    _refused("log-driver", LogConfig={"Type": "nosuch"}),
+    _refused("log-driver", apart=True, LogConfig={"Type": "nosuch"}),
     _refused("log-option", LogConfig={"Type": "json-file", "Config": {"odd": "1"}}),
     _refused("log-size", LogConfig={"Type": "json-file", "Config": {"max-size": "x"}}),
     _refused("capability", CapAdd=["NOSUCH"]),
@@ -135,7 +137,7 @@ CREATED = [
     _refused("isolation", Isolation="hyperv"),
     _refused("storage-opt", StorageOpt={"odd": "1"}),
     _refused("device-request", DeviceRequests=[{"Driver": "nosuch", "Capabilities": [["x"]]}]),
-    _refused("volume-driver", VolumeDriver="nosuch", Binds=["named:/x"]),
+    _refused("volume-driver", apart=True, VolumeDriver="nosuch", Binds=["named:/x"]),
     Step(
         "create/two-networks", "POST", "/containers/create",
         {**SLEEP, "NetworkingConfig": {"EndpointsConfig": {"bridge": {}, "host": {}}}}, until=(1, 43),
@@ -301,7 +303,7 @@ STREAMS = [
     Step("logs/until-past", "GET", "/containers/speak/logs?stdout=1&until=1"),
     Step("logs/neither", "GET", "/containers/speak/logs"),
     Step("logs/absent", "GET", "/containers/nosuch/logs?stdout=1"),
-    Step("attach/stopped", "POST", "/containers/speak/attach?stdout=1&stream=1", stdin=b""),
+    Step("attach/stopped", "POST", "/containers/speak/attach?stdout=1&stream=1", stdin=b"", endless=True),
     Step("attach/logs", "POST", "/containers/speak/attach?stdout=1&stderr=1&logs=1", headers=UPGRADE, stdin=b""),
     Step("attach/absent", "POST", "/containers/nosuch/attach?stdout=1&stream=1", headers=UPGRADE, stdin=b""),
     Step("attach/bad-keys", "POST", "/containers/speak/attach?stream=1&detachKeys=ctrl-odd", headers=UPGRADE, stdin=b""),

@@ -119,7 +119,7 @@ VOLUMES = [
     Step("volume/short-name", "POST", "/volumes/create", {"Name": "a"}),
     Step("volume/bad-option", "POST", "/volumes/create", {"Name": "three", "DriverOpts": {"odd": "x"}}),
     Step("volume/missing-option", "POST", "/volumes/create", {"Name": "three", "DriverOpts": {"type": "tmpfs"}}),
-    Step("volume/bad-driver", "POST", "/volumes/create", {"Name": "three", "Driver": "nosuch"}),
+    Step("volume/bad-driver", "POST", "/volumes/create", {"Name": "three", "Driver": "nosuch"}, apart=True),
     Step("volume", "GET", "/volumes/one"),
     Step("volume/two", "GET", "/volumes/two"),
     Step("volume/absent", "GET", "/volumes/nosuch"),
@@ -168,7 +168,7 @@ NETWORKS = [
     Step("network/predefined", "POST", "/networks/create", {"Name": "host", "CheckDuplicate": True}),
     Step("network/no-name", "POST", "/networks/create", {}),
     Step("network/no-body", "POST", "/networks/create"),
-    Step("network/bad-driver", "POST", "/networks/create", {"Name": "odd", "Driver": "nosuch"}),
+    Step("network/bad-driver", "POST", "/networks/create", {"Name": "odd-plugin", "Driver": "nosuch"}, apart=True),
     Step("network/host-driver", "POST", "/networks/create", {"Name": "odd", "Driver": "host"}),
     Step("network/bad-subnet", "POST", "/networks/create", {"Name": "odd", "IPAM": {"Config": [{"Subnet": "x"}]}}),
     Step("network/host-bits", "POST", "/networks/create", {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conformance import exchange
@@ -23,7 +24,8 @@ class Step(NamedTuple):
     (sent as they are) or a `Path` (a file's content). `keep` names parts of the answer for later steps by
     their dotted path. `stdin`, if not None, asks for a hijacked stream and is what is sent along it. `since` and
     `until` bound the API versions (inclusive) with which the step makes sense. `tar` compares the body as an
-    archive. `quiet`: it only prepares others, and is not compared.
+    archive. `quiet`: it only prepares others, and is not compared. `apart`: it is made beside the others, since
+    the original looks for a plugin again and again, for a quarter of a minute. `endless`: the stream does not end.
     """
 
     name: str
@@ -36,20 +38,27 @@ class Step(NamedTuple):
     since: Version = (1, 24)
     until: Version = (1, 99)
     quiet: bool = False
+    apart: bool = False
+    endless: bool = False
 
 
 def run(socket_path: str, steps: Iterable[Step], version: Version) -> dict[str, exchange.Answer]:
     """Put the steps to a daemon in order: the answers by the steps' names."""
     kept: dict[str, str] = {}
     answers: dict[str, exchange.Answer] = {}
-    for step in steps:
-        if not step.since <= version <= step.until:
-            continue
-        answer = _ask(socket_path, step, version, kept)
-        for name, where in step.keep.items():
-            kept[name] = _dig(answer, where)
-        answers[step.name] = answer
-    return answers
+    waiting: dict[str, Future[exchange.Answer]] = {}
+    with ThreadPoolExecutor() as threads:
+        for step in steps:
+            if not step.since <= version <= step.until:
+                continue
+            if step.apart:
+                waiting[step.name] = threads.submit(_ask, socket_path, step, version, dict(kept))
+                continue
+            answer = _ask(socket_path, step, version, kept)
+            for name, where in step.keep.items():
+                kept[name] = _dig(answer, where)
+            answers[step.name] = answer
+        return answers | {name: answer.result() for name, answer in waiting.items()}
 
 
 def _ask(socket_path: str, step: Step, version: Version, kept: Mapping[str, str]) -> exchange.Answer:
@@ -70,7 +79,7 @@ def _ask(socket_path: str, step: Step, version: Version, kept: Mapping[str, str]
         body = text.encode()
         headers.setdefault("Content-Type", "application/json")
     if step.stdin is not None:
-        return exchange.hijack(socket_path, target, body or b"", headers, step.stdin)
+        return exchange.hijack(socket_path, target, body or b"", headers, step.stdin, endless=step.endless)
     return exchange.ask(socket_path, step.method, target, body, headers)
 
 

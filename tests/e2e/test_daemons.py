@@ -117,7 +117,7 @@ def test_no_line_is_lost_when_dockerd_and_containerd_are_killed(stack: Stack) ->
     with contextlib.ExitStack() as cleanup:
         names = [
             cleanup.enter_context(running(stack, "--log-opt", "max-size=-1", "busybox", "sh", "-c", _PRINT_FAST))
-            for _ in range(20)
+            for _ in range(8)
         ]
         for _ in range(3):
             stack.kill("dockerd", "containerd")
@@ -126,7 +126,7 @@ def test_no_line_is_lost_when_dockerd_and_containerd_are_killed(stack: Stack) ->
         eventually(lambda: all(len(_log(stack, name)) >= len(wanted) for name in names), seconds=90)
         for name in names:
             assert _log(stack, name) == wanted
-        assert len(stack.docker("ps", "-q").stdout.split()) == 20
+        assert len(stack.docker("ps", "-q").stdout.split()) == 8
 
 
 def test_clean_leaves_nothing_on_the_host() -> None:

@@ -258,12 +258,13 @@ def test_published_port(engine: Engine) -> None:
         pid = {name: engine("inspect", "-f", "{{.State.Pid}}", name) for name in ("web", "z1", "f1", "d1", "i1")}
         places = {name: f"/proc/{number}/ns/net" for name, number in pid.items()}
         places |= {"host": "/proc/thread-self/ns/net", "outside": engine.neighbour}
-        found = {
-            (place, target)
-            for place, netns in places.items()
-            for target, port in (("127.0.0.1", 8080), (HOST_ADDRESS, 8080), (address, 80))
-            if b"served" in echo(target, port, b"GET / HTTP/1.0\r\n\r\n", netns)
-        }
+        targets = {"127.0.0.1": 8080, HOST_ADDRESS: 8080, address: 80}
+        asked = [(place, target) for place in places for target in targets]
+        with ThreadPoolExecutor(len(asked)) as threads:
+            answers = threads.map(
+                lambda pair: echo(pair[1], targets[pair[1]], b"GET / HTTP/1.0\r\n\r\n", places[pair[0]]), asked
+            )
+            found = {pair for pair, answer in zip(asked, answers, strict=True) if b"served" in answer}
     finally:
         engine("rm", "-f", "web")
     if not engine.ours:

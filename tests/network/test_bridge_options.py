@@ -2,7 +2,7 @@
 """What the options of bridges do: gateway modes, families, names, addresses; the default bridge's settings."""
 
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -70,11 +70,12 @@ def reached(source: str, address: str, port: int) -> bool:
     return echo(address, port, b"x", source) == b"x"
 
 
-def all_reached(source: str, targets: dict[str, tuple[str, int]]) -> set[str]:
-    """Which of the targets answer, all asked at once."""
-    with ThreadPoolExecutor(len(targets)) as threads:
-        answers = threads.map(lambda target: reached(source, *target), targets.values())
-        return {name for name, answer in zip(targets, answers, strict=True) if answer}
+def all_reached(sources: Sequence[str], targets: dict[str, tuple[str, int]]) -> list[set[str]]:
+    """Which of the targets answer to each of the sources, all asked at once."""
+    pairs = [(source, *target) for source in sources for target in targets.values()]
+    with ThreadPoolExecutor(len(pairs)) as threads:
+        answers = threads.map(lambda pair: reached(*pair), pairs)
+        return [{name for name in targets if next(answers)} for _ in sources]
 
 
 async def test_gateway_modes(host: Host, six: Neighbour) -> None:
@@ -95,9 +96,8 @@ async def test_gateway_modes(host: Host, six: Neighbour) -> None:
                 "host": (HOST_ADDRESS, 8080), "host6": ("2001:db8:f::1", 8080), "80": (four, 80), "80v6": (v6, 80),
                 "81": (four, 81), "81v6": (v6, 81),
             }  # fmt: skip
-            table[mode] = all_reached(six.netns, targets)
-            table[f"{mode} from other"] = all_reached(other.netns_path, targets) - {"host", "host6"}
-            table[f"{mode} from host"] = all_reached(HERE, targets)
+            outside, beside, here = all_reached((six.netns, other.netns_path, HERE), targets)
+            table |= {mode: outside, f"{mode} from other": beside - {"host", "host6"}, f"{mode} from host": here}
             assert pings(six.netns, four) == (mode != "nat") and pings(box.netns_path, NEIGHBOUR_ADDRESS)
             shown = [(port.host_ip, port.host_port) for port in box.ports["80/tcp"] or []]
             assert shown == (
