@@ -44,7 +44,7 @@ _SPECIAL = {CHAR: stat.S_IFCHR, BLOCKDEV: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
 
 def extract_all(
-    chunks: Iterator[bytes], extractor: "Extractor", cancelled: Callable[[], bool] = lambda: False
+    chunks: Iterator[bytes | memoryview], extractor: "Extractor", cancelled: Callable[[], bool] = lambda: False
 ) -> None:
     """Feed a tar stream without compression to an extractor, close it, and read the stream to its end.
 

@@ -62,9 +62,12 @@ class Entry:
 
 
 class Stream:
-    """Bytes in chunks, read in the pieces that a parser needs, without copying file data."""
+    """Bytes in chunks, read in the pieces that a parser needs, without copying file data.
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    Pieces are valid until the next one is asked for, as the chunks may be.
+    """
+
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
         self._chunk = memoryview(b"")
 

@@ -222,8 +222,11 @@ async def decompressed(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, No
         raise InvalidArgumentError(f"invalid archive: {error}") from None
 
 
-def decompress(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """As `decompressed`, for a thread; everything happens in this process and no program is called."""
+def decompress(chunks: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """As `decompressed`, for a thread; everything happens in this process and no program is called.
+
+    A chunk that is not compressed is passed on as it is: valid for as long as it was.
+    """
     head = b""
     for chunk in chunks:
         head += chunk
@@ -232,8 +235,10 @@ def decompress(chunks: Iterator[bytes]) -> Iterator[bytes]:
     expand = _expander(head)
     try:
         yield from expand(head)
+        if expand is _as_it_is:
+            yield from chunks
         for chunk in chunks:
-            yield from expand(chunk)
+            yield from expand(bytes(chunk))
     except _BROKEN as error:
         raise InvalidArgumentError(f"invalid archive: {error}") from None
 
@@ -251,7 +256,11 @@ def _expander(head: bytes) -> Expand:
         return partial(_stepwise, lzma.LZMADecompressor())
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         return partial(_zstd, zstandard.ZstdDecompressor().decompressobj(read_across_frames=True))
-    return lambda data: iter((data,))
+    return _as_it_is
+
+
+def _as_it_is(data: bytes) -> Iterator[bytes]:
+    yield data
 
 
 class _Gzip:

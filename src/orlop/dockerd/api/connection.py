@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One client connection: HTTP by aiohttp until a handler takes the raw bytes over (hijack).
 
-Three things that aiohttp's handler does not do are added here:
+Four things that aiohttp's handler does not do are added here:
 
 - *hold*: bytes that follow a request which may be hijacked (attach, exec start) are standard input, not another
   request; they are kept until the handler decides;
 - *half-close*: the end of the client's sending direction is the end of its input, and output still flows;
-- *gone*: a future by which streaming handlers learn that nobody listens any more.
+- *gone*: a future by which streaming handlers learn that nobody listens any more;
+- *upload*: a large body is left in the socket for a thread to read (`upload`).
 """
 
 import asyncio
@@ -18,6 +19,10 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+from orlop.dockerd.api import upload
+from orlop.dockerd.api.upload import Upload
+from orlop.errdefs import OrlopError
 
 _MAY_HIJACK = re.compile(
     rb"POST /(?:v[0-9.]+/)?(?:containers/[^/ ]+/attach|exec/[^/ ]+/start|session|grpc)(?:\?[^ ]*)?"
@@ -134,6 +139,7 @@ class Connection(RequestHandler):
         self._partial = b""  # headers of a request that may be hijacked, not complete yet
         self._body_left = 0  # bytes of that request's body still to come
         self._held: list[bytes] | None = None  # what followed that request
+        self._upload: Upload | None = None
         self._eof = False
         self._answered = 0
         self.peer: Peer | None = None
@@ -152,6 +158,8 @@ class Connection(RequestHandler):
             self._feed_http2(data)
         elif self._partial or (data[:6] == b"POST /" and self._idle() and _MAY_HIJACK.match(data)):
             self._feed_candidate(data)
+        elif data[:5] == b"PUT /" and self._idle():
+            self._feed_put(data)
         else:
             super().data_received(data)
 
@@ -199,6 +207,9 @@ class Connection(RequestHandler):
     def release(self) -> None:
         """A request is answered; if it was not hijacked, what followed it is the next request after all."""
         self._answered += 1
+        if self._upload is not None:
+            self._upload.close()
+            self._upload = None
         held, self._held = self._held, None
         if self._hijacked is not None or not held:
             if self._eof and self._hijacked is None:
@@ -206,6 +217,27 @@ class Connection(RequestHandler):
             return
         for data in held:
             self.data_received(data)
+
+    @property
+    def upload(self) -> Upload | None:
+        """The body of the request, where it is to be read by a thread."""
+        return self._upload
+
+    async def end_upload(self) -> None:
+        """To be called when a request is about to be answered: what nobody has read of its body is passed over."""
+        body = self._upload
+        if body is None:
+            return
+        try:
+            if not body.ended:
+                await asyncio.to_thread(body.drain)
+        except OrlopError:
+            self.close()  # after the answer
+        else:
+            super().data_received(upload.END)
+            if rest := body.rest:
+                self.data_received(rest)
+        self.resume_input()
 
     async def drain(self) -> None:
         """Wait until the transport's buffer has room. Raises ConnectionResetError."""
@@ -245,6 +277,18 @@ class Connection(RequestHandler):
             stream = self.hijack()
             stream.feed(self._partial)
             self._tunnel = asyncio.ensure_future(self._http2(stream))
+
+    # -- uploads
+
+    def _feed_put(self, data: bytes) -> None:
+        end = data.find(_HEADERS_END) + 4
+        found = upload.framing(data[:end], len(data) - end) if end >= 4 else None
+        if found is None or self.socket is None:
+            super().data_received(data)
+            return
+        self._upload = Upload(self.socket, data[end:], found.length)
+        self.pause_input()
+        super().data_received(found.headers)
 
     # -- the hold
 

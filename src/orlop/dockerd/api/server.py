@@ -132,7 +132,9 @@ class ApiServer:
         connection.check_body(http)
         self._in_progress += 1
         try:
-            return await self._answer(http, connection)
+            response = await self._answer(http, connection)
+            await connection.end_upload()
+            return response
         finally:
             connection.release()
             self._in_progress -= 1

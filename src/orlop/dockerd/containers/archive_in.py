@@ -3,7 +3,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from orlop.archive.extract import IN_ROOT, OPEN_DIRECTORY, clean, extract_all
@@ -12,7 +11,7 @@ from orlop.archive.tar import ArchiveError
 from orlop.containerd.client.tarstream import decompress
 from orlop.dockerd import rootfs
 from orlop.dockerd.containers.archive_out import explained
-from orlop.dockerd.containers.bridge import Inlet
+from orlop.dockerd.containers.bridge import Incoming
 from orlop.dockerd.containers.path_stat import absolute
 from orlop.dockerd.containers.registry import Registry
 from orlop.dockerd.containers.remapping import Remapping
@@ -41,7 +40,7 @@ class ArchiveIn:
         self._views = views
         self._remapping = remapping
 
-    async def __call__(self, reference: str, wanted: Wanted, chunks: AsyncIterator[bytes]) -> None:
+    async def __call__(self, reference: str, wanted: Wanted, incoming: Incoming) -> None:
         """Extract a tar stream, which may be compressed, in a directory of a container.
 
         Raises NotFoundError (container, directory), ConflictError, InvalidArgumentError (no directory, read-only,
@@ -50,7 +49,6 @@ class ArchiveIn:
         container = self._registry.get(reference)
         user = container.record.config.user if wanted.container_owner else ""
         outside = self._remapping.outside(container.record.host_config)
-        incoming = Inlet()
 
         def extract(view: int) -> None:
             with explained(wanted.path, reference):
@@ -71,15 +69,13 @@ class ArchiveIn:
 
         async with self._views.writing(container) as view:
             work = asyncio.ensure_future(asyncio.to_thread(extract, view))
-            feeding = asyncio.ensure_future(incoming.feed(chunks))
             try:
-                await asyncio.wait({work, feeding}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.shield(work)  # a thread cannot be cancelled
             finally:
-                feeding.cancel()  # where it has not ended: after an error, more is of no use
-                await asyncio.wait({work, feeding})
-                if not feeding.cancelled():
-                    feeding.exception()  # the thread has raised it
-            work.result()
+                if not work.done():
+                    incoming.stop()
+                    await asyncio.wait({work})
+                    work.exception()
         self._registry.publish(container, "extract-to-dir")
 
 

@@ -4,6 +4,8 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Protocol
 
 from orlop.errdefs import CanceledError
 
@@ -41,6 +43,16 @@ def _end(pieces: Iterator[bytes], close: Callable[[], None]) -> None:
             stop()
     finally:
         close()
+
+
+class Incoming(Protocol):
+    """A stream of bytes for one thread. A piece is valid until the next one is asked for."""
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+    def stop(self) -> None:
+        """End it, from another thread: the one that waits for a piece gets a CanceledError."""
+        ...
 
 
 class Inlet:
@@ -89,6 +101,10 @@ class Inlet:
             else:
                 return
 
+    def stop(self) -> None:
+        """As `Incoming` has it."""
+        self._end(asyncio.CancelledError())
+
     def _put(self, chunk: bytes) -> None:
         with self._changed:
             self._pieces.append(chunk)
@@ -101,3 +117,17 @@ class Inlet:
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify()
+
+
+@asynccontextmanager
+async def fed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Inlet, None]:
+    """An inlet that is fed until the end of the block. What the iterator raises, the thread has raised."""
+    incoming = Inlet()
+    feeding = asyncio.ensure_future(incoming.feed(chunks))
+    try:
+        yield incoming
+    finally:
+        feeding.cancel()  # where it has not ended: what follows the archive, or after an error
+        await asyncio.wait({feeding})
+        if not feeding.cancelled():
+            feeding.exception()

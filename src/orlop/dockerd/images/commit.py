@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes an image of a container: `docker commit`."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from orlop.containerd.client import Client
 from orlop.containerd.client.leases import leased
 from orlop.containerd.client.tarstream import decompressed
 from orlop.containerd.client.unpack import LABEL_UNCOMPRESSED, from_proto, unpack
-from orlop.dockerd.containers.bridge import Inlet, from_thread
+from orlop.dockerd.containers.bridge import fed, from_thread
 from orlop.dockerd.images.changes import apply_changes
 from orlop.dockerd.images.import_ import store_layer, write_image
 from orlop.dockerd.images.names import dangling_name, set_name
@@ -89,17 +88,13 @@ class CommitContainer:
 
 async def _reowned(client: Client, digest: str, owner: Owner) -> tuple[Descriptor, str]:
     """A layer with its members given to other owners, and its diff ID; what it is made of goes by itself."""
-    incoming = Inlet()
-    feeding = asyncio.ensure_future(incoming.feed(decompressed(client.content.read(digest))))
-    members = from_thread(buffered(with_owners(iter(incoming), owner)), lambda: None)
-    try:
-        return await store_layer(client, members)
-    finally:
-        feeding.cancel()  # where it has not ended: what follows the archive, or after an error
-        await asyncio.wait({feeding})
-        await members.aclose()
-        if not feeding.cancelled():
-            feeding.exception()  # the thread has raised it
+    async with fed(decompressed(client.content.read(digest))) as incoming:
+        members = from_thread(buffered(with_owners(iter(incoming), owner)), lambda: None)
+        try:
+            return await store_layer(client, members)
+        finally:
+            incoming.stop()
+            await members.aclose()
 
 
 def _image(

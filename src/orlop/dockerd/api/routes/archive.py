@@ -13,6 +13,7 @@ from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import empty_response, json_response, pump, start_stream
 from orlop.dockerd.containers.archive_in import ArchiveIn, Wanted
 from orlop.dockerd.containers.archive_out import ArchiveOut
+from orlop.dockerd.containers.bridge import fed
 from orlop.dockerd.containers.changes import Changes
 from orlop.dockerd.containers.export import Export
 from orlop.errdefs import InvalidArgumentError
@@ -65,8 +66,11 @@ class ArchiveRoutes:
             container_owner=request.flag("copyUIDGID"),
             keep_kinds=request.flag("noOverwriteDirNonDir"),
         )
-        chunks = request.http.content.iter_chunked(_CHUNK)
-        await self._use.into(request.params["id"], wanted, aiter(chunks))
+        if (upload := request.connection.upload) is not None:
+            await self._use.into(request.params["id"], wanted, upload)
+            return empty_response(200)
+        async with fed(aiter(request.http.content.iter_chunked(_CHUNK))) as incoming:
+            await self._use.into(request.params["id"], wanted, incoming)
         return empty_response(200)
 
     async def export(self, request: ApiRequest) -> web.StreamResponse:
