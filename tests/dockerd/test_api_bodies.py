@@ -59,12 +59,54 @@ def test_defaults_of_older_versions(version: tuple[int, int], ipc: str, cgroupns
             {"HostConfig": {"Mounts": [{"Type": "bind", "BindOptions": {"ReadOnlyNonRecursive": True}}]}},
             "needs API v1.44 or newer",
         ),
+        (
+            (1, 42),
+            {"HostConfig": {"Mounts": [{"Type": "bind", "VolumeOptions": {}}]}},
+            'VolumeOptions must not be specified on mount type "bind"',
+        ),
+        (
+            (1, 48),
+            {"HostConfig": {"Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}}},
+            "\"net.ipv4.conf.eth0.forwarding\" must be supplied using driver option '.*endpoint.sysctls'",
+        ),
+        (
+            (1, 47),
+            {"HostConfig": {"Sysctls": {"net.ipv4.conf.eth1.forwarding": "1"}}},
+            "unable to determine network endpoint for sysctl net.ipv4.conf.eth1.forwarding",
+        ),
+        (
+            (1, 47),
+            {
+                "HostConfig": {"NetworkMode": "a", "Sysctls": {"net.ipv4.conf.eth0.forwarding": "1"}},
+                "NetworkingConfig": {"EndpointsConfig": {"b": {}}},
+            },
+            "must match the identity of a network",
+        ),
         ((1, 52), {"MacAddress": "02:00:00:00:00:01"}, "container-wide MAC address no longer supported"),
     ],
 )
 def test_what_a_version_refuses(version: tuple[int, int], body: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         _create(body, version)
+
+
+def test_sysctls_of_an_interface_move_to_its_endpoint() -> None:
+    option = "com.docker.network.endpoint.sysctls"
+    sysctls = {"net.ipv4.conf.eth0.forwarding": "1", "net.core.somaxconn": "5"}
+    request = codec.convert({"HostConfig": {"Sysctls": dict(sysctls)}}, CreateRequest)
+    moved = "net.ipv4.conf.IFNAME.forwarding=1"
+    assert legacy.create_request(request, (1, 47)) == [
+        f'Migrated sysctl "net.ipv4.conf.eth0.forwarding" to DriverOpts{{"{option}":"{moved}"}}.'
+    ]
+    assert request.host_config.sysctls == {"net.core.somaxconn": "5"}
+    assert request.networking_config.endpoints_config["bridge"].driver_opts == {option: moved}
+    said = "net.ipv4.conf.IFNAME.forwarding=0"
+    endpoints = {"EndpointsConfig": {"net": {"DriverOpts": {option: said}}}}
+    body = {"HostConfig": {"NetworkMode": "net", "Sysctls": dict(sysctls)}, "NetworkingConfig": endpoints}
+    settings = _create(body, (1, 44)).networking_config.endpoints_config["net"]
+    assert settings.driver_opts == {option: f"{moved},{said}"}
+    body = {"HostConfig": {"NetworkMode": "host", "Sysctls": dict(sysctls)}}
+    assert _create(body, (1, 50)).host_config.sysctls == sysctls
 
 
 def test_what_a_version_ignores() -> None:

@@ -570,14 +570,8 @@ def test_an_interactive_shell_that_is_resized(stack: Stack) -> None:
         terminal.expect("/ # ")
         terminal.type("stty size\n")
         terminal.expect("30 100")
-
-        def resized() -> bool:
-            # The command shows the first size before it listens for the next: tell it again.
-            terminal.resize(39, 120)
-            terminal.resize(40, 120)
-            return "40 120" in stack.docker("exec", "shell", "stty", "-F", "/dev/console", "size").out
-
-        wait_until(resized, 30)
+        size = ("exec", "shell", "stty", "-F", "/dev/console", "size")
+        terminal.resize_until(40, 120, lambda: "40 120" in stack.docker(*size).out)
         terminal.type("exit 5\n")
         assert terminal.wait() == 5
 

@@ -403,4 +403,7 @@ def test_older_versions_of_answers(stack: Stack) -> None:
     assert "ImageManifestDescriptor" not in old
     assert "Health" not in ask(stack, "GET", "/v1.44/containers/json?all=1").json()[0]
     assert "Containerd" not in ask(stack, "GET", "/v1.44/info").json()
+    status = ask(stack, "GET", "/v1.44/info").json()["Runtimes"]["orlop"]["status"]
+    assert "hooks" in json.loads(status["org.opencontainers.runtime-spec.features"])
+    assert "status" not in ask(stack, "GET", "/v1.43/info").json()["Runtimes"]["orlop"]
     remove(stack, container)

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from conformance import exchange
 from support.containerd import wait_until
 from support.stack import Stack
+
+from orlop.dockerd import timestamps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +133,39 @@ def test_json_file_compressed_with_attributes_while_it_is_followed(stack: Stack)
     assert json.loads(gzip.decompress(packed.read_bytes()).splitlines()[0])["attrs"] == {"A": "b"}
     assert stack.docker("logs", "packed").out == expected
     stack.docker("rm", "-f", "packed").ok()
+
+
+def test_logs_as_objects(stack: Stack) -> None:
+    script = r"printf 'out\377\n'; sleep 0.1; echo err >&2; printf half"
+    flags = ["-d", "--name", "objects", "--label", "who=me", "--log-opt", "labels=who"]
+    stack.docker("run", *flags, "busybox", "sh", "-c", script).ok()
+
+    def ask(version: str, query: str, accept: str | None = None) -> tuple[int, str, bytes]:
+        headers = {} if accept is None else {"Accept": accept}
+        target = f"/{version}/containers/objects/logs?stdout=1&{query}"
+        answer = exchange.ask(stack.socket, "GET", target, None, headers)
+        return answer.status, answer.header("Content-Type"), answer.body
+
+    status, kind, body = ask("v1.54", "stderr=1&format=json&details=1&follow=1")
+    assert (status, kind) == (200, "application/x-ndjson")
+    entries = [json.loads(line) for line in body.splitlines()]
+    assert sorted(timestamps.parse(entry.pop("Timestamp"), name="time") > 0 for entry in entries) == [True] * 3
+    attributes = [{"Key": "who", "Value": "me"}]
+    by_line = {entry["Line"]: entry for entry in entries}
+    assert by_line == {
+        "out\ufffd\n": {"Line": "out\ufffd\n", "Source": "stdout", "Attrs": attributes},
+        "err\n": {"Line": "err\n", "Source": "stderr", "Attrs": attributes},
+        "half": {"Line": "half", "Source": "stdout", "Attrs": attributes},
+    }
+    status, kind, body = ask("v1.54", "tail=1", "application/json-seq, */*")
+    assert (status, kind, body[:1]) == (200, "application/json-seq", b"\x1e")
+    assert "Attrs" not in json.loads(body[1:])
+    assert ask("v1.54", "format=json", "*/*")[1] == "application/jsonl"
+    assert ask("v1.54", "", "*/*")[1] == "application/vnd.docker.multiplexed-stream"
+    assert ask("v1.53", "format=json")[1] == "application/vnd.docker.multiplexed-stream"
+    status, _, body = ask("v1.54", "format=yaml")
+    assert (status, json.loads(body)["message"]) == (400, "unsupported log format 'yaml': expected json")
+    stack.docker("rm", "-f", "objects").ok()
 
 
 def test_none_and_errors(stack: Stack) -> None:

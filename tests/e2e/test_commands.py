@@ -141,15 +141,13 @@ def test_options_seen_from_inside(cli: Cli, options: list[str], command: str, ou
 
 
 def test_a_terminal_that_resizes(cli: Cli) -> None:
-    with cli.terminal("run", "-it", "--rm", "busybox", "sh", rows=30, columns=100) as terminal:
+    name = "resized"
+    with cli.terminal("run", "-it", "--rm", "--name", name, "busybox", "sh", rows=30, columns=100) as terminal:
         terminal.expect(r"/ # ")
         terminal.type("stty size\n")
         terminal.expect(r"30 100")
-        terminal.resize(40, 120)
-        terminal.type(
-            "trap 'echo resized' WINCH; while ! stty size | grep -q '40 120'; do sleep 0.05; done; echo o''k\n"
-        )
-        terminal.expect(r"ok\r")
+        size = ("exec", name, "stty", "-F", "/dev/console", "size")
+        terminal.resize_until(40, 120, lambda: "40 120" in cli(*size).stdout)
         terminal.type("exit 4\n")
         assert terminal.wait() == 4
 

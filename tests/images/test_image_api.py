@@ -177,6 +177,8 @@ async def test_credentials_in_the_header(engine: Engine) -> None:
         status, body = await engine.request("POST", "/auth", json={**login, "password": "wrong"})
         assert status == 401
         assert "incorrect username or password" in body["message"]
+        status, body = await engine.request("POST", "/auth", json={**login, "serveraddress": "[\\x"})
+        assert (status, "invalid serveraddress" in body["message"]) == (400, True)
 
 
 async def test_load_list_inspect_history(engine: Engine) -> None:

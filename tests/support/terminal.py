@@ -10,7 +10,10 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from support.containerd import wait_until
+from support.pace import PACE
 
 
 class Terminal:
@@ -45,18 +48,28 @@ class Terminal:
         if notify:
             os.killpg(self._process.pid, signal.SIGWINCH)
 
-    def expect(self, pattern: str, timeout: float = 15) -> re.Match[str]:
+    def resize_until(self, rows: int, columns: int, arrived: Callable[[], bool]) -> None:
+        """Resize until `arrived()`: a command tells a container the first size before it listens for the next."""
+
+        def once() -> bool:
+            self.resize(rows - 1, columns)
+            self.resize(rows, columns)
+            return arrived()
+
+        wait_until(once, 30 * PACE)
+
+    def expect(self, pattern: str, timeout: float = 30) -> re.Match[str]:
         """Read until `pattern` has appeared; what comes up to its end is taken. Fails with what was there."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PACE
         while not (match := re.search(pattern, self.text)):
             if not self._read(deadline - time.monotonic()):
                 raise AssertionError(f"{pattern!r} did not appear in {self.text!r}")
         self.text = self.text[match.end() :]
         return match
 
-    def wait(self, timeout: float = 15) -> int:
+    def wait(self, timeout: float = 30) -> int:
         """The program's exit status; its last output is in `text`."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PACE
         while self._read(deadline - time.monotonic()):
             pass
         return self._process.wait(max(0.1, deadline - time.monotonic()))

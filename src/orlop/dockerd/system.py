@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon tells of itself: GET /version and GET /info."""
 
+import asyncio
 import os
 import platform
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from orlop.dockerd import timestamps
 from orlop.dockerd.api import version as api_version
 from orlop.dockerd.config import Config
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.runtime_features import RuntimeFeatures
 from orlop.dockerd.containers.runtimes import Runtimes
 from orlop.dockerd.events import Events
 from orlop.dockerd.listeners import open_tcp_warnings
@@ -54,6 +56,7 @@ class System:
         self._events = events
         self._client = client
         self._runtimes = runtimes
+        self._features = RuntimeFeatures()
         self._config = config
         self._identity = identity
         self._count_images = count_images
@@ -144,7 +147,7 @@ class System:
             "Labels": self._config.labels,
             "ExperimentalBuild": self._config.experimental,
             "ServerVersion": __version__,
-            "Runtimes": self._runtimes.names(),
+            "Runtimes": await self._runtimes_with_status(),
             "DefaultRuntime": self._runtimes.default,
             "Swarm": _NO_SWARM,
             "LiveRestoreEnabled": True,
@@ -164,6 +167,12 @@ class System:
             "Warnings": open_tcp_warnings(self._config) or None,
             **self._address_pools(),
         }
+
+    async def _runtimes_with_status(self) -> View:
+        programs = self._runtimes.programs()
+        found = await asyncio.gather(*map(self._features.status, programs.values()))
+        status = {name: {"status": each} for name, each in zip(programs, found, strict=True) if each}
+        return {name: {**entry, **status.get(name, {})} for name, entry in self._runtimes.names().items()}
 
     def _address_pools(self) -> View:
         pools = [{"Base": pool.base, "Size": pool.size} for pool in self._config.default_address_pools]

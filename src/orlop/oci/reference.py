@@ -22,6 +22,7 @@ _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 
+_WHOLE_DOMAIN = re.compile(rf"{_DOMAIN}\Z", re.ASCII)
 _REFERENCE = re.compile(rf"({_DOMAIN})/({_PATH})(?::({_TAG}))?(?:@({_DIGEST}))?\Z", re.ASCII)
 _TAG_ONLY = re.compile(rf"{_TAG}\Z", re.ASCII)
 _ID = re.compile(r"[a-f0-9]{64}\Z")
@@ -77,6 +78,11 @@ class Reference(NamedTuple):
     def canonical(self) -> "Reference":
         """As Docker looks it up: tagged, or with its digest only where both are given."""
         return self._replace(tag="") if self.digest else self.tagged()
+
+
+def is_domain(text: str) -> bool:
+    """Whether it is a registry's `host[:port]`."""
+    return _WHOLE_DOMAIN.match(text) is not None
 
 
 def parse(text: str) -> Reference:

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What older API versions saw differently: pure functions from the latest form of an answer to theirs."""
 
+import re
 from typing import Any
 
 from orlop.dockerd.api.version import Version
+from orlop.dockerd.network.options import SYSCTLS
 from orlop.engine.types import CreateRequest, EndpointSettings, Mount, PortBinding
 from orlop.errdefs import InvalidArgumentError
 
 View = dict[str, Any]
 
+_INTERFACE_SYSCTL = re.compile(r"net\.(?P<family>[^.]+)\.(?P<kind>[^.]+)\.(?P<interface>eth[^.]*)\.(?P<rest>.+)")
+
 
 def info(view: View, version: Version) -> View:
     """GET /info."""
+    if version < (1, 44):
+        for runtime in view["Runtimes"].values():
+            runtime.pop("status", None)
     if version < (1, 46):
         view.pop("Containerd", None)
     if version < (1, 47):
@@ -103,10 +110,10 @@ def disk_usage(view: View, version: Version, *, verbose: bool) -> View:
     return view
 
 
-def create_request(body: CreateRequest, version: Version) -> None:
+def create_request(body: CreateRequest, version: Version) -> list[str]:
     """POST /containers/create: what the client's API version did not know is ignored or refused, as by Docker.
 
-    Raises InvalidArgumentError.
+    Returns warnings. Raises InvalidArgumentError.
     """
     host_config = body.host_config
     if version < (1, 40) and not host_config.ipc_mode:
@@ -128,6 +135,55 @@ def create_request(body: CreateRequest, version: Version) -> None:
     if version < (1, 53):
         for port, bindings in host_config.port_bindings.items():
             host_config.port_bindings[port] = bindings or [PortBinding()]
+    return _interface_sysctls(body, version)
+
+
+def _interface_sysctls(body: CreateRequest, version: Version) -> list[str]:
+    """`net.ipv4.conf.eth0.forwarding` is of an endpoint: from API 1.48 on it has to be said there, before it is
+    moved there for the main network's eth0, with a warning."""
+    sysctls = body.host_config.sysctls
+    found = {name: match for name in sysctls if (match := _INTERFACE_SYSCTL.fullmatch(name))}
+    mode = body.host_config.network_mode
+    if not found or mode in ("host", "none") or mode.startswith("container:"):
+        return []
+    if version > (1, 47):
+        raise InvalidArgumentError(
+            f'interface specific sysctl setting "{next(iter(found))}" must be supplied using driver option '
+            f"'{SYSCTLS}'"
+        )
+    settings = _main_endpoint(body, version)
+    for name, match in found.items():
+        if match["interface"] != "eth0":
+            raise InvalidArgumentError(
+                f"unable to determine network endpoint for sysctl {name}, use driver option '{SYSCTLS}' "
+                "to set per-interface sysctls"
+            )
+    moved = ",".join(
+        f"net.{match['family']}.{match['kind']}.IFNAME.{match['rest']}={sysctls.pop(name)}"
+        for name, match in found.items()
+    )
+    # What the endpoint itself says comes last and wins.
+    options = settings.driver_opts or {}
+    said = options.get(SYSCTLS)
+    settings.driver_opts = options | {SYSCTLS: f"{moved},{said}" if said else moved}
+    names = ",".join(found)
+    return [f'Migrated sysctl "{names}" to DriverOpts{{"{SYSCTLS}":"{moved}"}}.']
+
+
+def _main_endpoint(body: CreateRequest, version: Version) -> EndpointSettings:
+    """The settings of the network that `NetworkMode` names. Raises InvalidArgumentError where others are given."""
+    endpoints, mode = body.networking_config.endpoints_config, body.host_config.network_mode
+    if not endpoints:
+        return endpoints.setdefault(mode if mode not in ("", "default") else "bridge", EndpointSettings())
+    if version < (1, 44):
+        return next(iter(endpoints.values()))
+    for name in (mode, "bridge", "default") if mode in ("", "default", "bridge") else (mode,):
+        if name in endpoints:
+            return endpoints[name]
+    raise InvalidArgumentError(
+        "unable to find a network for the sysctls of an interface: HostConfig.NetworkMode must match the identity "
+        "of a network in NetworkSettings.Networks"
+    )
 
 
 def _mac_addresses(body: CreateRequest, version: Version) -> None:
@@ -146,6 +202,14 @@ def _mac_addresses(body: CreateRequest, version: Version) -> None:
 
 
 def _mount(mount: Mount, version: Version) -> None:
+    if version >= (1, 42):
+        for name, options in (
+            ("VolumeOptions", mount.volume_options),
+            ("BindOptions", mount.bind_options),
+            ("TmpfsOptions", mount.tmpfs_options),
+        ):
+            if options is not None and f"{mount.type.capitalize()}Options" != name:
+                raise InvalidArgumentError(f'{name} must not be specified on mount type "{mount.type}"')
     bind = mount.bind_options
     if bind is not None:
         bind.non_recursive = bind.non_recursive and version >= (1, 40)

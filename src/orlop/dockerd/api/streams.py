@@ -15,6 +15,20 @@ T = TypeVar("T")
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+JSON_LINES = "application/jsonl"
+NDJSON = "application/x-ndjson"
+_JSON_SEQUENCE = "application/json-seq"
+
+
+def accepted_json_stream(request: ApiRequest) -> str:
+    """The first content type for a stream of JSON objects that the client names, not by a wildcard; or empty."""
+    accepted = (part.partition(";")[0].strip() for part in request.header("Accept").split(","))
+    return next((kind for kind in accepted if kind in (JSON_LINES, NDJSON, _JSON_SEQUENCE)), "")
+
+
+def framed(value: Any, content_type: str) -> bytes:
+    """An object of such a stream (a sequence of RFC 7464 has a record separator before each)."""
+    return (b"\x1e" if content_type == _JSON_SEQUENCE else b"") + codec.encode(value) + b"\n"
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

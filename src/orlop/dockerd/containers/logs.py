@@ -3,9 +3,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus
 
 from orlop.dockerd import timestamps
@@ -25,6 +25,8 @@ from orlop.rpc import stdcopy
 
 _CHUNK = 64 * 1024
 _STREAMS = {"stdout": stdcopy.STDOUT, "stderr": stdcopy.STDERR}
+
+Encode = Callable[[Any], bytes]
 
 
 class LogsRequest(NamedTuple):
@@ -64,10 +66,13 @@ class Logs:
             raise ConflictError("can not get logs from container which is dead or marked for removal")
         return record.config.tty
 
-    async def __call__(self, reference: str, request: LogsRequest) -> AsyncIterator[bytes]:
-        """The bytes to send: stdcopy frames, or plain text where the container has a terminal."""
+    async def __call__(
+        self, reference: str, request: LogsRequest, encode: Encode | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes to send: stdcopy frames, or plain text where the container has a terminal; with `encode`
+        each entry as the object that Docker makes of it, encoded."""
         record, directory, container, request = self._source(reference, request)
-        form = _Form(record, request)
+        form = _Form(record, request) if encode is None else _ObjectForm(record, request, encode)
         log = place(record, directory)
         if log is None:
             return
@@ -143,7 +148,9 @@ class _Form:
     def __init__(self, record: ContainerRecord, request: LogsRequest) -> None:
         self._request = request
         self._tty = record.config.tty
-        self._prefix = _details(record) if request.details else ""
+        # What the log options name, labels and variables of the container and the tag: `a=1,b=2`.
+        self._attributes = sorted(attributes_and_tag(record).items()) if request.details else []
+        self._prefix = ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in self._attributes)
         self._wanted = {name for name in _STREAMS if getattr(request, name)}
         self.past_until = False
 
@@ -163,6 +170,10 @@ class _Form:
             return b""
         if entry.stream not in self._wanted or entry.time < request.since:
             return b""
+        return self._bytes(entry)
+
+    def _bytes(self, entry: Entry) -> bytes:
+        request = self._request
         text = entry.log
         if request.details:
             text = f"{self._prefix} {text}"
@@ -172,7 +183,17 @@ class _Form:
         return payload if self._tty else stdcopy.encode(_STREAMS[entry.stream], payload)
 
 
-def _details(record: ContainerRecord) -> str:
-    """What the log options name, labels and variables of the container and the tag: `a=1,b=2`."""
-    found = attributes_and_tag(record)
-    return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(found.items()))
+class _ObjectForm(_Form):
+    """An object each, of the members of moby's json_logstream.go."""
+
+    def __init__(self, record: ContainerRecord, request: LogsRequest, encode: Encode) -> None:
+        super().__init__(record, request)
+        self._encode = encode
+
+    def _bytes(self, entry: Entry) -> bytes:
+        line = entry.log.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        found: dict[str, Any] = {"Line": line} if line else {}
+        found |= {"Source": entry.stream, "Timestamp": timestamps.rfc3339(entry.time)}
+        if self._attributes:
+            found["Attrs"] = [{"Key": key, "Value": value} for key, value in self._attributes]
+        return self._encode(found)

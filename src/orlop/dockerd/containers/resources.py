@@ -20,7 +20,7 @@ from orlop.dockerd.network.requests import is_derived
 from orlop.dockerd.network.types import Sandbox, SandboxRequest
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.engine.types import EndpointSettings
-from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
+from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError, OrlopError
 
 
 class Namespaces(NamedTuple):
@@ -127,7 +127,10 @@ class Resources:
     async def _network(self, record: ContainerRecord, netns_origin: str) -> Sandbox:
         request = self.sandbox_request(record)
         request.netns_origin = netns_origin
-        return await self._networks.connect(request)
+        try:
+            return await self._networks.connect(request)
+        except OrlopError as error:
+            raise type(error)(f"failed to set up container networking: {error}") from error
 
     def sandbox_request(self, record: ContainerRecord) -> SandboxRequest:
         """What a container wants of the network. Raises ConflictError for others that it needs and do not run."""

@@ -19,6 +19,7 @@ ORLOP = "io.containerd.orlop.v2"
 RUNC = "io.containerd.runc.v2"
 SHIMS = {"orlop": ORLOP, "runc": RUNC, ORLOP: ORLOP, RUNC: RUNC}
 """Runtimes that need no entry in daemon.json."""
+_PROGRAMS = {ORLOP: "orlop-runc", RUNC: "runc"}
 _OPTION_FIELDS = {
     "".join(part.capitalize() for part in field.name.split("_")): field.name for field in Options.DESCRIPTOR.fields
 }
@@ -91,6 +92,18 @@ class Runtimes:
             if entry.options:
                 known[name]["options"] = entry.options
         return known
+
+    def programs(self) -> dict[str, str]:
+        """The program that can tell what a runtime does, by the runtime's name."""
+        found = {name: _PROGRAMS[shim] for name, shim in SHIMS.items()}
+        for name, entry in self._configured.items():
+            shim = SHIMS.get(entry.runtime_type, "")
+            program = (
+                self._wrappers.get(name, entry.path) or entry.options.get("BinaryName") or _PROGRAMS.get(shim)
+            )
+            if program:
+                found[name] = str(program)
+        return found
 
     def resolve(self, name: str) -> Runtime:
         """The runtime of that name; empty: the default. Raises InvalidArgumentError for an unknown one."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from orlop.errdefs import InvalidArgumentError
 from orlop.oci import reference
 from orlop.oci.distribution import AuthConfig
 from orlop.oci.image import Manifest, Platform, parse_document, parse_image
@@ -43,11 +44,13 @@ class Login:
         self._registries = registries
 
     async def __call__(self, auth: AuthConfig) -> dict[str, str]:
-        """The Engine API's answer. Raises UnauthorizedError, UnavailableError."""
+        """The Engine API's answer. Raises InvalidArgumentError, UnauthorizedError, UnavailableError."""
         address = auth.serveraddress
         domain = reference.DEFAULT_DOMAIN
         if address not in HUB_ALIASES:
             domain = address.removeprefix("https://").removeprefix("http://").partition("/")[0]
+            if not reference.is_domain(domain):
+                raise InvalidArgumentError(f"invalid serveraddress {address!r}: expected HOST[:PORT] or its URL")
         async with RegistryClient(self._registries, auth) as registry:
             await registry.login(domain)
         return {"Status": "Login Succeeded", "IdentityToken": ""}

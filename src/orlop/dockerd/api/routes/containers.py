@@ -2,6 +2,7 @@
 """Containers: every endpoint translates HTTP to one use case."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
@@ -14,9 +15,13 @@ from orlop.dockerd.api.hijack import HijackedResponse, content_type, hijack, ref
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import Route
 from orlop.dockerd.api.streams import (
+    JSON_LINES,
     MULTIPLEXED_STREAM,
+    NDJSON,
     RAW_STREAM,
+    accepted_json_stream,
     empty_response,
+    framed,
     json_response,
     or_gone,
     pump,
@@ -120,12 +125,12 @@ class ContainerRoutes:
     async def create(self, request: ApiRequest) -> web.StreamResponse:
         """POST /containers/create."""
         body = await _create_request(request)
-        legacy.create_request(body, request.version)
+        warnings = legacy.create_request(body, request.version)
         body.labels = request.claim(body.labels)
         body.host_config.runtime = body.host_config.runtime or body.runtime
         platform = request.platform(since=(1, 41))
         created = await self._use.create(request.query("name"), body, platform)
-        return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
+        return json_response({"Id": created.id, "Warnings": warnings + created.warnings}, 201)
 
     async def inspect(self, request: ApiRequest) -> web.StreamResponse:
         """GET /containers/{id}/json."""
@@ -255,10 +260,12 @@ class ContainerRoutes:
             tail=_tail(request),
             previous=request.flag("previous"),
         )
+        json_type = _json_logs(request)
         tty = self._use.logs.check(request.params["id"], wanted)
-        kind = RAW_STREAM if tty or request.version < (1, 42) else MULTIPLEXED_STREAM
-        response = await start_stream(request, kind)
-        await pump(request, response, self._use.logs(request.params["id"], wanted))
+        raw_type = RAW_STREAM if tty or request.version < (1, 42) else MULTIPLEXED_STREAM
+        response = await start_stream(request, json_type or raw_type)
+        encode = partial(framed, content_type=json_type) if json_type else None
+        await pump(request, response, self._use.logs(request.params["id"], wanted, encode))
         return response
 
     async def stats(self, request: ApiRequest) -> web.StreamResponse:
@@ -324,6 +331,17 @@ def _signal(request: ApiRequest) -> str:
 def _moment(request: ApiRequest, name: str) -> int:
     text = request.query(name)
     return timestamps.parse(text, name=name) if text else 0
+
+
+def _json_logs(request: ApiRequest) -> str:
+    """The content type of a log as JSON objects (since 1.54, experimental in Docker); empty: as bytes."""
+    if request.version < (1, 54):
+        return ""
+    form = request.query("format")
+    if form not in ("", "json"):
+        raise InvalidArgumentError(f"unsupported log format {form!r}: expected json")
+    accepted = accepted_json_stream(request)
+    return accepted or ((JSON_LINES if request.header("Accept") else NDJSON) if form else "")
 
 
 def _tail(request: ApiRequest) -> int:

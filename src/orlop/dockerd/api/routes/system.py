@@ -6,18 +6,22 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from orlop import codec
 from orlop.dockerd import timestamps
 from orlop.dockerd.api import legacy
 from orlop.dockerd.api.request import ApiRequest
 from orlop.dockerd.api.router import ANY, Route
-from orlop.dockerd.api.streams import empty_response, json_response, pump, start_stream
+from orlop.dockerd.api.streams import (
+    JSON_LINES,
+    accepted_json_stream,
+    empty_response,
+    framed,
+    json_response,
+    pump,
+    start_stream,
+)
 from orlop.dockerd.events import Subscription
 from orlop.dockerd.filters import Filters
 from orlop.errdefs import InvalidArgumentError
-
-_JSONL = "application/jsonl"
-_STREAM_TYPES = (_JSONL, "application/x-ndjson", "application/json-seq")
 
 
 class System(Protocol):
@@ -92,15 +96,15 @@ class SystemRoutes:
         if since is not None and until is not None and since > until:
             raise InvalidArgumentError(f"`since` time ({first}) cannot be after `until` time ({last})")
         filters = request.filters()
-        before, after, content_type = _framing(request)
         show_legacy = request.version < (1, 52)
+        content_type = "application/json" if show_legacy else accepted_json_stream(request) or JSON_LINES
         subscription = self._events.subscribe(since, until, filters)
 
         async def lines() -> AsyncIterator[bytes]:
             async for event in subscription:
                 if request.version < (1, 46) and event.type == "image" and event.action == "create":
                     continue
-                yield before + codec.encode(event.message(legacy=show_legacy)) + after
+                yield framed(event.message(legacy=show_legacy), content_type)
 
         try:
             response = await start_stream(request, content_type)
@@ -120,12 +124,3 @@ class SystemRoutes:
             kinds = everything
         usage = await self._disk_usage(kinds)
         return json_response(legacy.disk_usage(usage, request.version, verbose=request.flag("verbose")))
-
-
-def _framing(request: ApiRequest) -> tuple[bytes, bytes, str]:
-    """What stands before and after each object, and the content type that says so."""
-    if request.version < (1, 52):
-        return b"", b"\n", "application/json"
-    accepted = [part.partition(";")[0].strip() for part in request.header("Accept").split(",")]
-    content_type = next((kind for kind in accepted if kind in _STREAM_TYPES), _JSONL)
-    return (b"\x1e" if content_type == "application/json-seq" else b""), b"\n", content_type
