@@ -25,7 +25,7 @@ from orlop.api.images_pb2 import Image
 from orlop.api.types_pb2 import Platform
 from orlop.codec import decode, encode
 from orlop.containerd.client import Client, typeurl
-from orlop.containerd.client.streams import receive_bytes, send_bytes
+from orlop.containerd.client.streams import Stream, receive_bytes, send_bytes
 from orlop.containerd.plugins.transfer.names import Name, names_of_member, names_of_target
 from orlop.errdefs import (
     AlreadyExistsError,
@@ -272,6 +272,10 @@ async def test_tag(client: Client, registry: Registry) -> None:
 
 async def _exported(client: Client, *names: str, **options: object) -> bytes:
     store = pb.ImageStore(extra_references=[pb.ImageReference(name=name) for name in names])
+    return await _collected(client, store, **options)
+
+
+async def _collected(client: Client, store: pb.ImageStore, **options: object) -> bytes:
     async with client.transfer.stream() as stream:
         archive = pb.ImageExportStream(stream=stream.id, **options)
         work = asyncio.ensure_future(client.transfer.transfer(store, archive))
@@ -415,14 +419,42 @@ async def test_what_is_no_transfer(client: Client) -> None:
     ):
         with pytest.raises(NotImplementedByUsError, match="method Transfer not implemented for"):
             await client.transfer.transfer(source, destination)
-    with pytest.raises(NotImplementedByUsError, match="prefix lookup on export"):
-        await _exported_prefix(client)
 
 
-async def _exported_prefix(client: Client) -> None:
-    store = pb.ImageStore(extra_references=[pb.ImageReference(name="x", is_prefix=True)])
+async def test_export_by_prefix(client: Client, registry: Registry) -> None:
+    image = images.multi_platform()
+    name = registry.push(image, "transfer/multi:1")
+    await _pulled(client, name, platforms=[], unpacks=[])
+    for other in ("reg.io/a/b:1", "reg.io/a:2", "reg.io/ab:3"):
+        await client.transfer.transfer(pb.ImageStore(name=name), pb.ImageStore(name=other))
+    prefix = [pb.ImageReference(name="reg.io/a", is_prefix=True)]
+    archive = await _collected(client, pb.ImageStore(extra_references=prefix), all_platforms=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile("index.json")
+        assert file is not None
+        index = decode(file.read(), Index)
+    assert [each.annotations[NAMED] for each in index.manifests] == ["reg.io/a/b:1", "reg.io/a:2"]
+    nothing = pb.ImageStore(extra_references=[pb.ImageReference(name="reg.io/c", is_prefix=True)])
     async with client.transfer.stream() as stream:
-        await client.transfer.transfer(store, pb.ImageExportStream(stream=stream.id))
+        with pytest.raises(NotFoundError, match=r"no image has a name that begins with reg\.io/c"):
+            await client.transfer.transfer(nothing, pb.ImageExportStream(stream=stream.id))
+
+
+async def test_requests_of_a_transfer(client: Client, registry: Registry) -> None:
+    """`http_debug`: a client is shown what is said to the registry, without its credentials."""
+    name = registry.push(images.multi_platform(), "transfer/multi:1")
+    for mode, shown in ((pb.DEBUG, "GET /v2/"), (pb.TRACE, "connected"), (pb.BOTH, "GET /v2/")):
+        async with client.transfer.stream() as stream:
+            reading = asyncio.create_task(_all_of(stream))
+            source = _remote(name, http_debug=mode, logs_stream=stream.id)
+            await client.transfer.transfer(source, pb.ImageStore(name=name, platforms=[AMD64]))
+            assert shown in (await reading).decode()
+    # Without a stream they go to the daemon's log.
+    await client.transfer.transfer(_remote(name, http_debug=pb.DEBUG), pb.ImageStore(name=name, platforms=[AMD64]))
+
+
+async def _all_of(stream: Stream) -> bytes:
+    return b"".join([data async for data in receive_bytes(stream)])
 
 
 @pytest.mark.parametrize("point", ["content.commit.after_rename", "snapshot.commit.after_update"])

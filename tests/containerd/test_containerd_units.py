@@ -345,7 +345,7 @@ def test_config_file(tmp_path: Path) -> None:
     )
     path.write_text(config_file.dump(made))
     again = config.load(str(path), {})
-    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir)
+    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir, opt=made.opt_dir)
 
 
 @pytest.mark.parametrize(

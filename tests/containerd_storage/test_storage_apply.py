@@ -2,7 +2,6 @@
 """Applying layers: what they may hold, what they may not reach."""
 
 import gzip
-import io
 import os
 import stat
 import tarfile
@@ -12,51 +11,17 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from support.layers import Layer
 
 from orlop.archive.extract import clean
 from orlop.archive.remove import remove_tree
 from orlop.archive.tar import BLOCK, Stream, TarReader
-from orlop.containerd.archive.apply import apply_layer
+from orlop.containerd.archive.apply import OVERLAY_OPAQUE, USER_OVERLAY_OPAQUE, apply_layer
 from orlop.containerd.archive.compression import LayerSource
 from orlop.errdefs import InvalidArgumentError, OrlopError, ResourceExhaustedError
 from orlop.unix import mount
 
 pytestmark = pytest.mark.root
-
-
-class Layer:
-    """A tar being made."""
-
-    def __init__(self, format: int = tarfile.PAX_FORMAT) -> None:
-        self._buffer = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=format)  # noqa: SIM115
-        self.encoding = "utf-8"
-
-    def add(self, name: str, type: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> "Layer":
-        """Add a member; returns itself."""
-        info = tarfile.TarInfo(name)
-        info.type, info.size, info.mode = type, len(data), 0o644
-        for field, value in fields.items():
-            setattr(info, field, value)
-        self._tar.addfile(info, io.BytesIO(data))
-        return self
-
-    def directory(self, name: str, mode: int = 0o755, **fields: object) -> "Layer":
-        """Add a directory."""
-        return self.add(name, tarfile.DIRTYPE, mode=mode, **fields)
-
-    def link(self, name: str, target: str) -> "Layer":
-        """Add a symbolic link."""
-        return self.add(name, tarfile.SYMTYPE, linkname=target)
-
-    def hardlink(self, name: str, target: str, **fields: object) -> "Layer":
-        """Add a hard link."""
-        return self.add(name, tarfile.LNKTYPE, linkname=target, **fields)
-
-    def bytes(self) -> bytes:
-        """The tar."""
-        self._tar.close()
-        return self._buffer.getvalue()
 
 
 class Target:
@@ -72,13 +37,13 @@ class Target:
         self.secret.chmod(0o600)
         self._before = self._outside()
 
-    def apply(self, layer: "Layer | bytes", overlay: bool = False, lower: tuple[Path, ...] = ()) -> None:
+    def apply(self, layer: Layer | bytes, opaque: str = "", lower: tuple[Path, ...] = ()) -> None:
         """Apply a layer."""
         data = layer if isinstance(layer, bytes) else layer.bytes()
         fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (self.root, *lower)]
         try:
             chunks = (data[start : start + 1000] for start in range(0, len(data), 1000))
-            apply_layer(chunks, fds[0], overlay=overlay, lower=fds[1:])
+            apply_layer(chunks, fds[0], opaque=opaque, lower=fds[1:])
         finally:
             for fd in fds:
                 os.close(fd)
@@ -193,7 +158,7 @@ class TestEscapes:
 
     def test_marks_of_overlayfs_are_not_taken(self, target: Target) -> None:
         headers = {f"SCHILY.xattr.{name}": "/etc" for name in ("trusted.overlay.redirect", "user.overlay.opaque")}
-        target.apply(Layer().directory("d", pax_headers=headers), overlay=True)
+        target.apply(Layer().directory("d", pax_headers=headers), opaque=OVERLAY_OPAQUE)
         assert os.listxattr(target.root / "d") == []
 
     def test_a_file_is_no_parent(self, target: Target) -> None:
@@ -293,7 +258,7 @@ class TestMembers:
         os.chown(lower / "a/b", 7, 8)
         os.setxattr(lower / "a/b", "user.note", b"x")
         os.utime(lower / "a/b", ns=(5, 7))
-        target.apply(Layer().add("a/b/c"), overlay=True, lower=(lower,))
+        target.apply(Layer().add("a/b/c"), opaque=OVERLAY_OPAQUE, lower=(lower,))
         status = (target.root / "a/b").stat()
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1770, 7, 8)
         assert status.st_mtime_ns == 7
@@ -358,12 +323,14 @@ class TestDeletions:
         assert (target.root / "d/a").read_text() == "new"
         assert target.names() == ["d", "d/a", "d/b", "d/e", "d/e/n", "g"]
 
-    def test_an_overlay_gets_marks(self, target: Target) -> None:
+    @pytest.mark.parametrize("mark", [OVERLAY_OPAQUE, USER_OVERLAY_OPAQUE])
+    def test_an_overlay_gets_marks(self, target: Target, mark: str) -> None:
         layer = Layer().directory("d").add("d/.wh.a", uid=3).directory("o").add("o/.wh..wh..opq").add("o/new")
-        target.apply(layer.add("kept", data=b"x").add(".wh.kept"), overlay=True)
-        mark = (target.root / "d/a").lstat()
-        assert (stat.S_IFMT(mark.st_mode), mark.st_rdev, mark.st_uid) == (stat.S_IFCHR, 0, 3)
-        assert os.getxattr(target.root / "o", "trusted.overlay.opaque") == b"y"
+        target.apply(layer.add("kept", data=b"x").add(".wh.kept"), opaque=mark)
+        deleted = (target.root / "d/a").lstat()
+        assert (stat.S_IFMT(deleted.st_mode), deleted.st_rdev, deleted.st_uid) == (stat.S_IFCHR, 0, 3)
+        assert os.listxattr(target.root / "o") == [mark]
+        assert os.getxattr(target.root / "o", mark) == b"y"
         assert (target.root / "kept").read_text() == "x"
 
     @pytest.mark.parametrize("first", [True, False])
@@ -379,7 +346,7 @@ class TestDeletions:
         layer.directory("d").add("d/new")
         if not first:
             layer.add(".wh.d")
-        target.apply(layer, overlay=True, lower=(lower,))
+        target.apply(layer, opaque=OVERLAY_OPAQUE, lower=(lower,))
         options = (f"lowerdir={target.root}:{lower}",)
         fd = mount.detached_mount("overlay", "overlay", options)
         try:

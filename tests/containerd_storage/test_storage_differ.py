@@ -3,14 +3,10 @@
 
 import asyncio
 import contextlib
-import gzip
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -18,23 +14,19 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-import zstandard
 from support import images
 from support.containerd import Daemon
+from support.layers import RemoteLayers, Tree, change, plain_of, tree_of
 from support.snapshotter_suite import ROOT
 from support.storage import (
     LocalStorage,
-    RemoteContent,
-    RemoteSnapshotter,
     digest_of,
-    metadata_of,
     opened,
     put,
     read,
 )
 
-from orlop.api import diff_pb2, diff_pb2_grpc, types_pb2
-from orlop.codec import decode
+from orlop.api import types_pb2
 from orlop.containerd.core.diff import Descriptor
 from orlop.containerd.core.mount import Mount, from_proto, to_proto
 from orlop.containerd.core.namespaces import Scope
@@ -47,99 +39,22 @@ from orlop.errdefs import (
     NotImplementedByUsError,
     ResourceExhaustedError,
 )
-from orlop.oci.image import Manifest
 from orlop.unix import mount as unix_mount
 
 pytestmark = pytest.mark.root
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 PACKAGES = "/usr/lib/python3/dist-packages"  # some thousand files
-Tree = dict[str, tuple[object, ...]]
-
-
-def tree_of(root: str) -> Tree:
-    """Everything below a directory: modes, owners, times, xattrs, contents, and which names are one file."""
-    found: Tree = {}
-    first: dict[int, str] = {}
-    for directory, directories, files in os.walk(root):
-        for name in (*directories, *files):
-            path = f"{directory}/{name}"
-            status = os.lstat(path)
-            relative = path.removeprefix(root)
-            xattrs = [
-                (key, os.getxattr(path, key, follow_symlinks=False))
-                for key in sorted(os.listxattr(path, follow_symlinks=False))
-            ]
-            content: object = None
-            if stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as file:
-                    content = hashlib.sha256(file.read()).hexdigest()
-            elif stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path)
-            linked = first.setdefault(status.st_ino, relative) if not stat.S_ISDIR(status.st_mode) else ""
-            found[relative] = (
-                *(status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_rdev),
-                *(linked, xattrs, content),
-            )
-    return found
-
-
-class Remote:
-    """The Diff service of a daemon, with a scope of its own."""
-
-    def __init__(self, channel: grpc.Channel, scope: Scope) -> None:
-        self.content = RemoteContent(channel, scope)
-        self.snapshots = RemoteSnapshotter(channel, scope, "overlayfs")
-        self._stub = diff_pb2_grpc.DiffStub(channel)
-        self._metadata = metadata_of(scope)
-
-    def apply(self, layer: Descriptor, mounts: list[Mount]) -> Descriptor:
-        """Apply a layer."""
-        message = types_pb2.Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size)
-        request = diff_pb2.ApplyRequest(diff=message, mounts=to_proto(mounts))
-        applied = self._stub.Apply(request, metadata=self._metadata, timeout=30).applied
-        return Descriptor(applied.media_type, applied.digest, applied.size)
-
-    def compare(self, left: list[Mount], right: list[Mount], media_type: str = "") -> Descriptor:
-        """Make a layer."""
-        request = diff_pb2.DiffRequest(
-            left=to_proto(left), right=to_proto(right), media_type=media_type, ref="diff", labels=ROOT
-        )
-        made = self._stub.Diff(request, metadata=self._metadata, timeout=30).diff
-        return Descriptor(made.media_type, made.digest, made.size)
-
-    def unpack(self, image: images.BuiltImage) -> str:
-        """Unpack all layers of an image; the name of the topmost snapshot."""
-        parent = ""
-        for number, layer in enumerate(decode(image.blobs[image.target.digest], Manifest).layers):
-            data = image.blobs[layer.digest]
-            put(self.content, data, ROOT)
-            mounts = self.snapshots.prepare("unpacking", parent, ROOT)
-            applied = self.apply(Descriptor(layer.media_type, layer.digest, layer.size), mounts)
-            plain = plain_of(data)
-            assert (applied.digest, applied.size) == (digest_of(plain), len(plain))
-            parent = f"layer-{number}"
-            self.snapshots.commit(parent, "unpacking", ROOT)
-        return parent
-
-
-def plain_of(data: bytes) -> bytes:
-    """A layer, uncompressed."""
-    if data.startswith(b"\x1f\x8b"):
-        return gzip.decompress(data)
-    if data.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    return data
 
 
 @pytest.fixture
-def remote(channel: grpc.Channel, scope: Scope) -> Remote:
+def remote(channel: grpc.Channel, scope: Scope) -> RemoteLayers:
     """The Diff service of each daemon."""
-    return Remote(channel, scope)
+    return RemoteLayers(channel, scope)
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[dict[str, Remote]]:
+def pair() -> Iterator[dict[str, RemoteLayers]]:
     """Both daemons at once."""
     with contextlib.ExitStack() as stack:
         found = {}
@@ -147,19 +62,19 @@ def pair() -> Iterator[dict[str, Remote]]:
             daemon = Daemon(kind).start()
             stack.callback(daemon.remove)
             channel = stack.enter_context(grpc.insecure_channel(f"unix:{daemon.address}"))
-            found[kind] = Remote(channel, Scope("pair"))
+            found[kind] = RemoteLayers(channel, Scope("pair"))
         yield found
 
 
 @pytest.mark.original
 @pytest.mark.parametrize("make", [images.layers, images.busybox, lambda: images.with_zstd(images.layers())])
 def test_both_daemons_make_the_same_tree(
-    pair: dict[str, Remote], make: Callable[[], images.BuiltImage], scope: Scope
+    pair: dict[str, RemoteLayers], make: Callable[[], images.BuiltImage], scope: Scope
 ) -> None:
     trees: dict[str, Tree] = {}
     start = time.time_ns()
     for kind, remote in pair.items():
-        own = Remote(remote.content._channel, scope)
+        own = RemoteLayers(remote.content._channel, scope)
         with opened(own.snapshots.view("view", own.unpack(make()), ROOT)) as root:
             trees[kind] = tree_of(root)
     for name, entry in trees["original"].items():
@@ -170,35 +85,8 @@ def test_both_daemons_make_the_same_tree(
     assert len(trees["orlop"]) > 5
 
 
-def change(root: str) -> None:
-    """Change a busybox tree in every way that a layer can show."""
-    os.mkdir(f"{root}/new")
-    os.mkdir(f"{root}/new/deep", 0o700)
-    for name in ("file", "deep/file", "ümläut", "n" * 200):
-        with open(f"{root}/new/{name}", "w", encoding="utf-8") as file:
-            file.write(name)
-    os.chmod(f"{root}/new/file", 0o4755)
-    os.chown(f"{root}/new/file", 3_000_000, 5)
-    os.chmod(f"{root}/new/file", 0o4755)
-    os.setxattr(f"{root}/new/deep/file", "security.capability", images.CAPABILITY)
-    os.link(f"{root}/new/file", f"{root}/new/zz-link")
-    os.symlink("../target", f"{root}/new/soft")
-    os.mknod(f"{root}/new/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mkfifo(f"{root}/new/fifo")
-    os.utime(f"{root}/new/file", ns=(1, 1_234_567_890_123_456_789))
-    os.chmod(f"{root}/etc", 0o750)
-    os.unlink(f"{root}/etc/passwd")
-    with open(f"{root}/etc/group", "a", encoding="utf-8") as file:
-        file.write("more\n")
-    for name in ("home", "root"):
-        shutil.rmtree(f"{root}/{name}")
-    os.mkdir(f"{root}/root")
-    with open(f"{root}/root/only", "w", encoding="utf-8") as file:
-        file.write("x")
-
-
 @pytest.mark.parametrize("media_type", ["", TAR, f"{TAR}+gzip"])
-def test_a_difference_applied_gives_the_same_tree(daemon: Daemon, remote: Remote, media_type: str) -> None:
+def test_a_difference_applied_gives_the_same_tree(daemon: Daemon, remote: RemoteLayers, media_type: str) -> None:
     base = remote.unpack(images.busybox())
     box = remote.snapshots.prepare("box", base, ROOT)
     with opened(box) as root:
@@ -226,7 +114,7 @@ def _in_seconds(tree: Tree) -> Tree:
     return {name: (*entry[:3], entry[3] // 10**9, *entry[4:]) for name, entry in tree.items()}  # type: ignore[operator]
 
 
-def test_a_difference_from_nothing(remote: Remote) -> None:
+def test_a_difference_from_nothing(remote: RemoteLayers) -> None:
     box = remote.snapshots.prepare("box", "", ROOT)
     with opened(box) as root:
         os.mkdir(f"{root}/etc")
@@ -398,7 +286,7 @@ def test_a_worker_ends_with_its_daemon(differ: InProcess) -> None:
         command = [sys.executable, "-P", "-m", "orlop.containerd.plugins.layer_worker", str(theirs.fileno())]
         process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
         theirs.close()
-        job = {"digest": layer.digest, "overlay": False, "sync": False}
+        job = {"digest": layer.digest, "opaque": "", "sync": False}
         socket.send_fds(ours, [json.dumps(job).encode()], [reader.fileno(), root])
         while not os.listdir(root):
             time.sleep(0.001)

@@ -45,7 +45,9 @@ class Worker:
             file.write(blob)
             file.flush()
             root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-            job = json.dumps({"digest": digest_of(blob), "overlay": True, "sync": False}).encode()
+            job = json.dumps(
+                {"digest": digest_of(blob), "opaque": "trusted.overlay.opaque", "sync": False}
+            ).encode()
             try:
                 socket.send_fds(self._socket, [job], [file.fileno(), root])
             finally:

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import images
@@ -16,7 +19,16 @@ from support.containerd import Daemon, Result, run, wait_until
 from support.registry import Registry, registry, running_registry
 
 from orlop.codec import decode
-from orlop.oci.image import DOCKER_MANIFEST, OCI_LAYER, OCI_MANIFEST, Index, Manifest
+from orlop.oci import apparmor
+from orlop.oci.image import (
+    DOCKER_MANIFEST,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Index,
+    Manifest,
+)
 
 __all__ = ["registry"]
 
@@ -93,6 +105,27 @@ def test_convert(ctr: Ctr, tmp_path: Path) -> None:
         assert f"blobs/{made.layers[0].digest.replace(':', '/')}" in tar.getnames()
     ctr("images", "rm", "--sync", "example.com/plain:1").ok()
     assert made.layers[0].digest not in ctr.blobs()
+
+
+def test_convert_to_zstd_and_back(ctr: Ctr) -> None:
+    def layer(name: str) -> dict[str, Any]:
+        (found,) = ctr.document(name)["layers"]  # type: ignore[misc]
+        return found  # type: ignore[no-any-return]
+
+    before = layer(IMAGE)
+    ctr("images", "convert", "--zstd", "--oci", IMAGE, "example.com/zstd:1").ok()
+    made = layer("example.com/zstd:1")
+    assert made["mediaType"] == OCI_LAYER_ZSTD and made["digest"] in ctr.blobs()
+    assert ctr("run", "--rm", "example.com/zstd:1", "zstd", "echo", "runs").ok() == "runs\n"
+    ctr("images", "convert", "--gzip", "example.com/zstd:1", "example.com/gzip:1").ok()
+    again = layer("example.com/gzip:1")
+    assert again["mediaType"] == OCI_LAYER_GZIP
+    ctr("images", "convert", "--uncompress", "--oci", IMAGE, "example.com/plain:1").ok()
+    ctr("images", "convert", "--uncompress", "example.com/gzip:1", "example.com/plain:2").ok()
+    assert layer("example.com/plain:1") == layer("example.com/plain:2") != before
+    assert "exclude each other" in ctr("images", "convert", "--zstd", "--gzip", IMAGE, "example.com/x:1").err
+    names = ("zstd:1", "gzip:1", "plain:1", "plain:2")
+    ctr("images", "rm", "--sync", *(f"example.com/{name}" for name in names)).ok()
 
 
 def test_names_of_an_archive(ctr: Ctr, tmp_path: Path) -> None:
@@ -176,7 +209,11 @@ def test_install(ctr: Ctr, tmp_path: Path) -> None:
     assert (tmp_path / "opt/bin/busybox").stat().st_mode & 0o111
     again = ctr("install", "--path", str(tmp_path / "opt"), IMAGE)
     assert again.status == 1 and "use --replace" in again.err
-    assert "give one with --path" in ctr("install", IMAGE).err
+    # Without --path it is the daemon's own directory, from which it takes runtimes and shims.
+    listed = ctr("plugins", "ls", "-d", "id==opt").ok()
+    (exported,) = re.findall(r"path +(\S+)", listed)
+    ctr("install", IMAGE)
+    assert os.access(f"{exported}/bin/busybox", os.X_OK)
 
 
 def test_client_certificates(ctr: Ctr, tmp_path: Path) -> None:
@@ -193,3 +230,11 @@ def test_client_certificates(ctr: Ctr, tmp_path: Path) -> None:
         assert "GET /v2/ HTTP/1.1\n" in done.err and "HTTP/1.1 200 OK" in done.err and "connected" in done.err
         ctr("images", "push", "--skip-verify", *flags[2:], name.replace("box:1", "box:2"), name).ok()
         ctr("images", "rm", "--sync", name).ok()
+
+
+@pytest.mark.skipif(os.path.exists(apparmor.PROFILES), reason="the kernel runs AppArmor")
+def test_a_profile_where_there_is_no_apparmor(ctr: Ctr) -> None:
+    done = ctr("run", "--rm", "--apparmor-default-profile", "mine", IMAGE, "confined", "true")
+    assert done.status == 1 and "mine cannot be loaded: the kernel does not run AppArmor" in done.err
+    assert "confined" not in ctr("containers", "ls", "-q").ok()
+    assert "confined" not in ctr("snapshots", "ls").ok()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.bundles import Bundle, Runtime
 
-from orlop.dockerd.spec.apparmor import profile_text
+from orlop.oci.apparmor import profile_text
 
 ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 pytestmark = [

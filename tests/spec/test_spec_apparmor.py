@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orlop.dockerd.spec import apparmor
+from orlop.dockerd.spec.apparmor import provide_default_profile
+from orlop.errdefs import FailedPreconditionError
+from orlop.oci import apparmor
 
 _PARSER = """#!/bin/sh
 [ "$*" = -Kr ] && cat >{loaded}
@@ -36,7 +38,7 @@ def test_it_is_loaded_where_it_is_missing(kernel: Path) -> None:
     _parser(kernel)
     assert not apparmor.is_loaded("docker-default")
     assert apparmor.is_loaded("/usr/bin/man")
-    apparmor.provide_default_profile()
+    provide_default_profile()
     text = (kernel / "loaded").read_text()
     assert "profile docker-default flags=" in text
     assert "peer=docker-default," in text
@@ -46,22 +48,33 @@ def test_it_is_loaded_where_it_is_missing(kernel: Path) -> None:
 def test_one_that_is_there_is_left_alone(kernel: Path) -> None:
     _parser(kernel)
     (kernel / "profiles").write_text("docker-default (enforce)\n")
-    apparmor.provide_default_profile()
+    provide_default_profile()
     assert not (kernel / "loaded").exists()
 
 
 def test_nothing_is_done_without_apparmor(kernel: Path) -> None:
     _parser(kernel)
     (kernel / "profiles").unlink()
-    apparmor.provide_default_profile()
+    provide_default_profile()
     assert not (kernel / "loaded").exists()
+
+
+def test_a_profile_of_another_name(kernel: Path) -> None:
+    """`ctr run --apparmor-default-profile NAME`."""
+    _parser(kernel)
+    apparmor.load_profile("mine")
+    text = (kernel / "loaded").read_text()
+    assert "profile mine flags=" in text and "peer=mine," in text and "docker-default" not in text
+    (kernel / "profiles").unlink()
+    with pytest.raises(FailedPreconditionError, match="mine cannot be loaded: the kernel does not run AppArmor"):
+        apparmor.load_profile("mine")
 
 
 def test_what_fails_is_logged(kernel: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="orlop.dockerd"):
-        apparmor.provide_default_profile()
+        provide_default_profile()
         _parser(kernel, "echo 'syntax error' >&2; exit 1")
-        apparmor.provide_default_profile()
+        provide_default_profile()
     missing, broken = (record.getMessage() for record in caplog.records)
     if not any(os.path.exists(f"{place}/apparmor_parser") for place in ("/usr/bin", "/bin")):
         assert missing.startswith("AppArmor: docker-default cannot be loaded: apparmor_parser is not installed")

@@ -54,8 +54,8 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = f"{self.base}/log"
 
-    def start(self, *flags: str, environment: dict[str, str] | None = None) -> Daemon:
-        """Start it, and wait until it says that it is ready."""
+    def start(self, *flags: str, environment: dict[str, str] | None = None, by: tuple[str, ...] = ()) -> Daemon:
+        """Start it (`by` a command that executes another), and wait until it says that it is ready."""
         if self.kind == "orlop":
             command = [sys.executable, "-P", "-m", "orlop.containerd.main"]
             command += ["--root", self.root, "--state", self.state, "-a", self.address, "-l", "debug", *flags]
@@ -71,7 +71,7 @@ class Daemon:
             ready.settimeout(30)
             variables = dict(os.environ, NOTIFY_SOCKET=path, **(environment or {}))
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
+                [*by, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
             )
             ended = os.pidfd_open(self.process.pid)
             try:

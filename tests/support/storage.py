@@ -21,7 +21,7 @@ from orlop.containerd.core import content, snapshots
 from orlop.containerd.core.mount import Mount, from_proto
 from orlop.containerd.core.namespaces import Scope
 from orlop.containerd.services.times import from_timestamp
-from orlop.containerd.storage import Storage, open_storage
+from orlop.containerd.storage import Settings, Storage, open_storage
 from orlop.errdefs import AlreadyExistsError
 from orlop.rpc.grpc import from_rpc_error
 from orlop.unix import mount as unix_mount
@@ -45,13 +45,14 @@ class Events:
 class LocalStorage:
     """A storage in a directory of its own; `reopen` is what a restart of the daemon does."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         self.base = tempfile.mkdtemp(prefix="orlop-storage-", dir="/var/tmp")
         self.events = Events()
+        self.settings = settings
         self.storage = self._open()
 
     def _open(self) -> Storage:
-        return open_storage(f"{self.base}/root", f"{self.base}/state", self.events)
+        return open_storage(f"{self.base}/root", f"{self.base}/state", self.events, self.settings)
 
     def reopen(self) -> Storage:
         """Close it and open it again."""

@@ -14,18 +14,6 @@ from orlop.oci.runtime import Resources
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 
-_EVERY_ID = ["0", "0", "4294967295"]
-
-
-def in_user_namespace() -> bool:
-    """Whether this process lives in a user namespace other than the first."""
-    try:
-        with open("/proc/self/uid_map", encoding="utf-8") as file:
-            return file.read().split() != _EVERY_ID
-    except FileNotFoundError:
-        return False  # a kernel without user namespaces
-
-
 def rootless_paths(container_id: str) -> dict[str, str]:
     """The groups to try for a container whose spec names none: in this process's own group, where one delegated
     to the user would be. On version 2 beside it, since a group with processes cannot hand controllers on.
@@ -103,4 +91,4 @@ def _common_group(path: str) -> str:
     return os.path.commonpath([own, path])
 
 
-__all__ = ["apply_rootless", "in_user_namespace", "may_enter", "permitted", "rootless_paths"]
+__all__ = ["apply_rootless", "may_enter", "permitted", "rootless_paths"]

@@ -12,7 +12,7 @@ import msgspec
 
 from orlop.cgroups.hierarchies import Mount, container_paths, mode, mounts
 from orlop.cgroups.manager import Manager
-from orlop.cgroups.rootless import in_user_namespace, may_enter
+from orlop.cgroups.rootless import may_enter
 from orlop.cgroups.unit_properties import (
     Property,
     annotated_properties,
@@ -63,7 +63,7 @@ def _manager(paths: dict[str, str], unit: "Unit") -> Manager:
 
 def of_user() -> bool:
     """Whether it is the systemd of this user that makes the groups, not the machine's."""
-    return os.geteuid() != 0 or in_user_namespace()
+    return os.geteuid() != 0 or proc.in_user_namespace()
 
 
 def parse_path(cgroups_path: str, default: str = _DEFAULT_SLICE) -> tuple[str, str]:

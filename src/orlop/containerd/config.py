@@ -57,7 +57,10 @@ class Config(NamedTuple):
     grpc_histogram: bool = False  # metrics.grpc_histogram
     oom_score: int = 0  # oom_score; 0: leave as it is
     snapshotter: str = "overlayfs"  # for requests that name none
+    overlay_options: Sequence[str] = ()  # plugins."io.containerd.snapshotter.v1.overlayfs".mount_options
+    overlay_upper_label: bool = False  # ….upperdir_label
     differs: Sequence[str] = ("walking",)  # plugins."io.containerd.service.v1.diff-service".default, in order
+    opt: str = ""  # plugins."io.containerd.internal.v1.opt".path, programs of `ctr install`; empty: <root>/opt
     shim_socket_dir: str = ""  # plugins."io.containerd.shim.v1.manager".socket_dir; empty: <state>/s
     shim_env: Sequence[str] = ()  # plugins."io.containerd.shim.v1.manager".env
     gc_pause_threshold: float = 0.02  # plugins."io.containerd.gc.v1.scheduler".pause_threshold, share of time
@@ -84,6 +87,11 @@ class Config(NamedTuple):
         return self.ttrpc_address or self.address + ".ttrpc"
 
     @property
+    def opt_dir(self) -> str:
+        """The directory of the programs that `ctr install` brings, in `bin`, and their libraries, in `lib`."""
+        return self.opt or os.path.join(self.root, "opt")
+
+    @property
     def socket_dir(self) -> str:
         """The directory of the shims' sockets."""
         return self.shim_socket_dir or os.path.join(self.state, "s")
@@ -105,7 +113,7 @@ def load(path: str | None, flags: Mapping[str, str]) -> Config:
 
 
 def _validate(config: Config) -> None:
-    for name in ("root", "state", "address", "ttrpc", "socket_dir", "debug_address"):
+    for name in ("root", "state", "address", "ttrpc", "socket_dir", "opt_dir", "debug_address"):
         value = getattr(config, name)
         if not os.path.isabs(value) and (value or name != "debug_address"):
             raise InvalidArgumentError(f"{name}: expected an absolute path, got {value!r}")

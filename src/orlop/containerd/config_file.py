@@ -32,6 +32,7 @@ class Key(NamedTuple):
 
 
 _SERVER = "io.containerd.server.v1."
+_OVERLAYFS = "io.containerd.snapshotter.v1.overlayfs"
 
 
 def _plugin(name: str, key: str) -> Path:
@@ -78,6 +79,8 @@ KEYS = (
         bool,
         [("metrics", "grpc_histogram"), _plugin("io.containerd.metrics.v1.grpc-prometheus", "grpc_histogram")],
     ),
+    Key("overlay_options", list, [_plugin(_OVERLAYFS, "mount_options")]),
+    Key("overlay_upper_label", bool, [_plugin(_OVERLAYFS, "upperdir_label")]),
     Key("differs", list, [_plugin("io.containerd.service.v1.diff-service", "default")]),
     _gc("gc_mutation_threshold", int, "mutation_threshold"),
     _gc("gc_pause_threshold", float, "pause_threshold"),
@@ -85,6 +88,7 @@ KEYS = (
     _gc("gc_startup_delay", float, "startup_delay"),
     Key("shim_env", list, [_plugin("io.containerd.shim.v1.manager", "env")]),
     Key("shim_socket_dir", str, [_plugin("io.containerd.shim.v1.manager", "socket_dir")]),
+    Key("opt", str, [_plugin("io.containerd.internal.v1.opt", "path")]),
     Key("downloads", int, [_plugin("io.containerd.transfer.v1.local", "max_concurrent_downloads")]),
     _timeout("cleanup_timeout", "shim.cleanup"),
     _timeout("load_timeout", "shim.load"),
@@ -221,7 +225,11 @@ def parse_duration(text: str, where: str) -> float:
 def dump(config: Config) -> str:
     """The configuration as a containerd.toml that gives it again."""
     document: dict[str, Any] = {"version": VERSION}
-    values = config._asdict() | {"ttrpc_address": config.ttrpc, "shim_socket_dir": config.socket_dir}
+    values = config._asdict() | {
+        "ttrpc_address": config.ttrpc,
+        "shim_socket_dir": config.socket_dir,
+        "opt": config.opt_dir,
+    }
     for key in KEYS:
         table = document
         *tables, last = key.places[0]

@@ -112,6 +112,7 @@ def _serve(options: argparse.Namespace) -> int:
     from orlop.containerd.plugins.runtime.zygote import spawn
 
     lock = _prepare(config)
+    _add_programs(config.opt_dir)
     end_former_zygote(config.state)
     zygote = spawn()  # it imports what it needs while this process does the same
     try:
@@ -134,6 +135,15 @@ def _prepare(config: Config) -> int:
     _set_up_logging(config.level, config.format)
     _set_oom_score(config.oom_score)
     return prepare_directories(config)
+
+
+def _add_programs(directory: str) -> None:
+    """Let shims and runtimes be found that `ctr install` has brought, before any other; by what we start, too."""
+    for name, place in (("PATH", "bin"), ("LD_LIBRARY_PATH", "lib")):
+        before = os.environ.get(name)
+        path = os.path.join(directory, place)
+        os.makedirs(path, 0o711, exist_ok=True)
+        os.environ[name] = f"{path}:{before}" if before else path
 
 
 _LINE = 'time="%(asctime)sZ" level=%(levelname)s module=%(name)s msg="%(message)s"'

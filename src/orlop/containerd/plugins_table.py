@@ -50,6 +50,7 @@ EVENT = "io.containerd.event.v1"
 GC = "io.containerd.gc.v1"
 GRPC = "io.containerd.grpc.v1"
 LEASE = "io.containerd.lease.v1"
+INTERNAL = "io.containerd.internal.v1"
 METADATA = "io.containerd.metadata.v1"
 MOUNT_MANAGER = "io.containerd.mount-manager.v1"
 RUNTIME = "io.containerd.runtime.v2"
@@ -114,8 +115,8 @@ def _snapshotter(root: str, name: str) -> Plugin:
     )
 
 
-def table(root: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin] = ()) -> list[Plugin]:
-    """All parts of a daemon whose kept state is below `root`."""
+def table(root: str, opt: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin] = ()) -> list[Plugin]:
+    """All parts of a daemon whose kept state is below `root`, and whose programs are below `opt`."""
     remote = {plugin.name for plugin in proxies if plugin.type == "snapshot"}
     made = [_snapshotter(root, name) for name in snapshotters if name not in remote]
     made += [
@@ -128,4 +129,4 @@ def table(root: str, snapshotters: Iterable[str], proxies: Sequence[ProxyPlugin]
         for each in proxies
     ]
     ours = [each for each in _FIXED if each.type != CONTENT or not any(one.type == "content" for one in proxies)]
-    return [*made, *ours]
+    return [*made, Plugin(INTERNAL, "opt", exports={"path": opt}), *ours]

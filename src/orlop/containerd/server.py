@@ -175,7 +175,7 @@ class Daemon:
     ) -> Services:
         config = self._config
         streams = StreamManager()
-        plugins = table(config.root, storage.snapshotters, config.proxy_plugins)
+        plugins = table(config.root, config.opt_dir, storage.snapshotters, config.proxy_plugins)
         present = {f"{plugin.type}.{plugin.id}" for plugin in plugins}
         for name in config.required_plugins:
             if name not in present:
@@ -229,6 +229,8 @@ def storage_settings(config: Config) -> Settings:
         config.proxy_plugins,
         config.disabled_plugins,
         config.stream_processors,
+        config.overlay_options,
+        overlay_upper_label=config.overlay_upper_label,
     )
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from orlop.containerd.config import ProxyPlugin, StreamProcessor
     from orlop.containerd.core.diff import Differ
     from orlop.containerd.core.events import EventPublisher
+    from orlop.containerd.core.snapshots import SnapshotDriver
 
 CONTENT_DIRECTORY = "io.containerd.content.v1.content"
 SNAPSHOTTER_DIRECTORY = "io.containerd.snapshotter.v1.{name}"
@@ -64,6 +65,7 @@ class Settings(NamedTuple):
     `startup_delay`: seconds from the services' start to the first collection. `differs`: names, in the order in
     which they are asked. `proxies`: snapshotters and differs of other processes. `disabled`: snapshotters that are
     not wanted, as `io.containerd.snapshotter.v1.native`. `processors`: programs for other media types.
+    `overlay_options`: for every overlay; `overlay_upper_label`: snapshots show their upper directory.
     """
 
     snapshotter: str = "overlayfs"
@@ -73,6 +75,8 @@ class Settings(NamedTuple):
     proxies: Sequence[ProxyPlugin] = ()
     disabled: Sequence[str] = ()
     processors: Sequence[StreamProcessor] = ()
+    overlay_options: Sequence[str] = ()
+    overlay_upper_label: bool = False
 
 
 class Storage:
@@ -181,13 +185,24 @@ def _local_snapshotters(
     workers: ThreadPoolExecutor,
 ) -> dict[str, MetadataSnapshots]:
     """Those that keep their snapshots on our disk, without the ones that are not wanted."""
-    drivers = [
-        driver(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=driver.name)))
-        for driver in (OverlayDriver, NativeDriver)
-        if f"io.containerd.snapshotter.v1.{driver.name}" not in settings.disabled
-    ]
+    made: dict[str, Callable[[str], SnapshotDriver]] = {
+        OverlayDriver.name: partial(
+            OverlayDriver, options=settings.overlay_options, label_upper=settings.overlay_upper_label
+        ),
+        NativeDriver.name: NativeDriver,
+    }
     return {
-        driver.name: MetadataSnapshots(db, driver, namespaces, leases, gc, events, workers) for driver in drivers
+        name: MetadataSnapshots(
+            db,
+            make(os.path.join(root, SNAPSHOTTER_DIRECTORY.format(name=name))),
+            namespaces,
+            leases,
+            gc,
+            events,
+            workers,
+        )
+        for name, make in made.items()
+        if f"io.containerd.snapshotter.v1.{name}" not in settings.disabled
     }
 
 

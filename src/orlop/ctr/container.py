@@ -67,7 +67,10 @@ CONTAINER_FLAGS = (
     Flag("seccomp", bool, help="enable the default seccomp profile"),
     Flag("seccomp-profile", help="file path to custom seccomp profile"),
     Flag("apparmor-profile", help="enable AppArmor with an existing custom profile"),
-    Flag("apparmor-default-profile", help="enable AppArmor with the default profile, which must be loaded"),
+    Flag(
+        "apparmor-default-profile",
+        help="enable AppArmor with the default profile under this name, loaded if it is not",
+    ),
     Flag("blockio-config-file", help="file of block I/O classes (not supported)"),
     Flag("blockio-class", help="block I/O class of the container (not supported)"),
     Flag("hostname", help="set the container's host name"),

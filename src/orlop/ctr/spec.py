@@ -97,9 +97,11 @@ def _apply_process(process: oci.Process, values: Values) -> None:
         process.cwd = values["cwd"]
     if values["allow-new-privs"]:
         process.no_new_privileges = False
-    for flag in ("apparmor-default-profile", "apparmor-profile"):
-        if values[flag]:
-            process.apparmor_profile = values[flag]
+    if name := values["apparmor-default-profile"]:
+        from orlop.oci.apparmor import load_profile
+
+        load_profile(name)
+    process.apparmor_profile = values["apparmor-profile"] or name or process.apparmor_profile
     if values["rlimit-nofile"]:
         soft, _, hard = values["rlimit-nofile"].partition(":")
         try:

@@ -5,12 +5,13 @@ import grp
 import pwd
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from orlop.errdefs import InternalError, InvalidArgumentError
 from orlop.oci.runtime import IDMapping
+from orlop.unix import idmap
 
 DEFAULT_USER = "dockremap"
 _CANNOT_MAKE = f"userns-remap: cannot make user {DEFAULT_USER}"
@@ -43,24 +44,16 @@ class Remap(NamedTuple):
 
 @contextmanager
 def namespace(remap: Remap, *more: str) -> Iterator[int]:
-    """The id of a process that is in a user namespace with these mappings, until the end of the block.
-
-    `more` are options of unshare(1), for other new namespaces that belong to it. It is another program, since a
-    process with threads can neither enter a user namespace nor fork without care. Raises InternalError.
-    """
-    command = ["unshare", "--user", *more, "--", "sh", "-c", "echo; read -r _"]
-    try:
-        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    except OSError as error:
-        raise InternalError(f"userns-remap: unshare: {error.strerror}") from None
-    with helper:
-        assert helper.stdin is not None and helper.stdout is not None and helper.stderr is not None
-        if not helper.stdout.readline():
-            raise InternalError(f"userns-remap: {helper.stderr.read().decode(errors='replace').strip()}")
-        for file, mappings in (("uid_map", remap.uids), ("gid_map", remap.gids)):
-            rows = (f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
-            Path(f"/proc/{helper.pid}/{file}").write_text("".join(rows))
-        yield helper.pid  # the end of its input ends it, also if this process is killed
+    """As `idmap.namespace_aside`, whose process has these mappings. Raises InternalError."""
+    uids, gids = (
+        [(one.container_id, one.host_id, one.size) for one in mappings] for mappings in (remap.uids, remap.gids)
+    )
+    with ExitStack() as stack:
+        try:
+            pid = stack.enter_context(idmap.namespace_aside(uids, gids, *more))
+        except OSError as error:
+            raise InternalError(f"userns-remap: {error.strerror}") from None
+        yield pid
 
 
 def resolve(setting: str) -> Remap | None:

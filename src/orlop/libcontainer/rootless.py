@@ -3,10 +3,10 @@
 
 import os
 
-from orlop.cgroups.rootless import in_user_namespace
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
 from orlop.libcontainer.errors import explain
 from orlop.oci.runtime import IDMapping, Linux, Spec
+from orlop.unix.process import in_user_namespace
 
 
 def unprivileged() -> bool:

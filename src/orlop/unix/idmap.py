@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounts whose ids are shown as others (mount_setattr(2), MOUNT_ATTR_IDMAP), and overlays of them."""
 
+import errno
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
@@ -25,14 +26,31 @@ def user_namespace(uids: Sequence[Range], gids: Sequence[Range]) -> int:
         finally:
             os._exit(0)
     try:
-        for file, ranges in (("uid_map", uids), ("gid_map", gids)):
-            with open(f"/proc/{pid}/{file}", "w", encoding="ascii") as out:
-                out.write("".join(f"{inside} {outside} {size}\n" for inside, outside, size in ranges))
+        _write_maps(pid, uids, gids)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)
+
+
+@contextmanager
+def namespace_aside(uids: Sequence[Range], gids: Sequence[Range], *more: str) -> Iterator[int]:
+    """The id of a process that is in a user namespace with these mappings, until the end of the block.
+
+    `more` are options of unshare(1), for other new namespaces that belong to it. It is another program, since a
+    process with threads can neither enter a user namespace nor fork without care. Raises OSError.
+    """
+    import subprocess
+
+    command = ["unshare", "--user", *more, "--", "sh", "-c", "echo; read -r _"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as helper:
+        assert helper.stdin is not None and helper.stdout is not None and helper.stderr is not None
+        if not helper.stdout.readline():
+            raise OSError(errno.EPERM, helper.stderr.read().decode(errors="replace").strip())
+        _write_maps(helper.pid, uids, gids)
+        yield helper.pid  # the end of its input ends it, also if this process is killed
 
 
 def overlay(options: Sequence[str], uids: Sequence[Range], gids: Sequence[Range]) -> int:
@@ -54,15 +72,13 @@ def overlay_in(namespace: int, options: Sequence[str], root: tuple[int, int]) ->
         context = mnt.fsopen("overlay")
         stack.callback(os.close, context)
         for option in options:
-            key, separator, value = option.partition("=")
+            key, _, value = option.partition("=")
             if key == "lowerdir":
                 for path in mnt.lower_layers(value):
-                    layer = _mapped(path, namespace)
+                    layer = mapped_tree(path, namespace)
                     stack.callback(os.close, layer)
                     mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
-            elif separator:
-                mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
-        mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+        _configure(context, [option for option in options if not option.startswith("lowerdir=")])
         made = mnt.fsmount(context)
     try:
         _give_root(made, *root)
@@ -70,6 +86,25 @@ def overlay_in(namespace: int, options: Sequence[str], root: tuple[int, int]) ->
         os.close(made)
         raise
     return made
+
+
+def overlay_above(namespace: int, top: str, lower: Sequence[str], options: Sequence[str]) -> int:
+    """A detached, read-only overlay: the directory `top`, idmapped, over directories that are as they are.
+
+    Raises OSError.
+    """
+    with ExitStack() as stack:
+        layers = [mapped_tree(top, namespace)]
+        stack.callback(os.close, layers[0])
+        for path in lower:
+            layers.append(mnt.open_tree(mnt.AT_FDCWD, path))
+            stack.callback(os.close, layers[-1])
+        context = mnt.fsopen("overlay")
+        stack.callback(os.close, context)
+        for layer in layers:
+            mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
+        _configure(context, options)
+        return mnt.fsmount(context)
 
 
 def map_mount(fd: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
@@ -81,7 +116,8 @@ def map_mount(fd: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
         os.close(namespace)
 
 
-def _mapped(path: str, namespace: int) -> int:
+def mapped_tree(path: str, namespace: int) -> int:
+    """A detached mount of the tree at `path`, its ids shown as those inside of the namespace. Raises OSError."""
     fd = mnt.open_tree(mnt.AT_FDCWD, path)
     try:
         mnt.mount_setattr(fd, b"", mnt.AT_EMPTY_PATH, attr_set=mnt.MOUNT_ATTR_IDMAP, userns_fd=namespace)
@@ -89,6 +125,22 @@ def _mapped(path: str, namespace: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _configure(context: int, options: Sequence[str]) -> None:
+    for option in options:
+        key, separator, value = option.partition("=")
+        if separator:
+            mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
+        else:
+            mnt.fsconfig(context, mnt.FSCONFIG_SET_FLAG, key)
+    mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+
+
+def _write_maps(pid: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:
+    for file, ranges in (("uid_map", uids), ("gid_map", gids)):
+        with open(f"/proc/{pid}/{file}", "w", encoding="ascii") as out:
+            out.write("".join(f"{inside} {outside} {size}\n" for inside, outside, size in ranges))
 
 
 def _give_root(made: int, uid: int, gid: int) -> None:

@@ -47,6 +47,7 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _KEYCTL_SETPERM = 5
 _KEYCTL_DESCRIBE = 6
+_EVERY_ID = ["0", "0", "4294967295"]
 RLIM_INFINITY = 2**64 - 1
 
 # Fork bookkeeping of the interpreter; PyDLL keeps the interpreter lock held across the call, as os.fork does.
@@ -146,6 +147,15 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """prctl(2) with integer arguments."""
     return syscall(NR["prctl"], option, arg2, arg3, arg4, arg5, about="prctl")
+
+
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace other than the first."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != _EVERY_ID
+    except FileNotFoundError:
+        return False  # a kernel without user namespaces
 
 
 def set_name(name: str) -> None:

@@ -2,8 +2,8 @@
 """Apply a layer to a directory: an archive in which some names stand for deletions.
 
 In the upper directory of an overlay deletions become what overlayfs knows (a character device 0/0, the xattr
-trusted.overlay.opaque); elsewhere the names are removed. Names that the same layer brought are never deleted by
-it.
+trusted.overlay.opaque, or user.overlay.opaque for one mounted with `userxattr`); elsewhere the names are removed.
+Names that the same layer brought are never deleted by it.
 """
 
 import os
@@ -11,32 +11,37 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from orlop.archive.extract import OPEN_DIRECTORY, Extractor, extract_all, show
-from orlop.archive.tar import ArchiveError, Entry, TarReader
+from orlop.archive.tar import BLOCKDEV, CHAR, ArchiveError, Entry, TarReader
 from orlop.errdefs import InvalidArgumentError
 from orlop.unix import fs
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 OVERLAY_OPAQUE = "trusted.overlay.opaque"
+USER_OVERLAY_OPAQUE = "user.overlay.opaque"
+"""What overlayfs reads when mounted with `userxattr`, as in a user namespace, where nobody may write the other."""
+OVERLAY_MARKS = ("trusted.overlay.", "user.overlay.")
 
 
 def apply_layer(
     chunks: Iterator[bytes],
     root: int,
     *,
-    overlay: bool = False,
+    opaque: str = "",
     lower: Sequence[int] = (),
+    devices: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> None:
     """Apply the uncompressed tar stream `chunks` to the directory open at `root`, and read it to its end.
 
-    `overlay`: the directory is an upper directory. `lower` are its lower directories, open, nearest first: a
-    parent that the layer does not bring gets the attributes that it has there. `cancelled` is asked before each
-    member. Raises InvalidArgumentError for a malformed layer, ResourceExhaustedError when the disk is full,
+    `opaque`: the directory is an upper directory of an overlay with this mark. `lower` are its lower directories,
+    open, nearest first: a parent that the layer does not bring gets the attributes that it has there. Not
+    `devices`: those are left out, as in a user namespace, where nobody may make them. `cancelled` is asked before
+    each member. Raises InvalidArgumentError for a malformed layer, ResourceExhaustedError when the disk is full,
     InternalError for a member that cannot be made; what was made by then stays.
     """
     try:
-        extract_all(chunks, _LayerExtractor(root, overlay, lower), cancelled)
+        extract_all(chunks, _LayerExtractor(root, opaque, lower, devices), cancelled)
     except ArchiveError as error:
         raise InvalidArgumentError(f"invalid layer: {error}") from None
 
@@ -44,15 +49,18 @@ def apply_layer(
 class _LayerExtractor(Extractor):
     """The state of one layer being applied."""
 
-    def __init__(self, root: int, overlay: bool, lower: Sequence[int]) -> None:
+    def __init__(self, root: int, opaque: str, lower: Sequence[int], devices: bool) -> None:
         super().__init__(root)
-        self._overlay = overlay
+        self._opaque = opaque
         self._lower = lower
+        self._left_out = () if devices else (CHAR, BLOCKDEV)
         self._made: set[bytes] = set()  # what this layer brought
 
     def make(self, path: bytes, name: bytes, parent: int, entry: Entry, reader: TarReader) -> None:
         if name.startswith(WHITEOUT):
             self._delete(path, parent, entry)
+            return
+        if entry.type in self._left_out:
             return
         super().make(path, name, parent, entry, reader)
         self._made.add(path)
@@ -71,7 +79,7 @@ class _LayerExtractor(Extractor):
                 status = os.fstat(model)
                 os.fchown(fd, status.st_uid, status.st_gid)
                 for name in os.listxattr(model):
-                    if not name.startswith("trusted.overlay."):
+                    if not name.startswith(OVERLAY_MARKS):
                         os.setxattr(fd, name, os.getxattr(model, name))
                 os.fchmod(fd, stat.S_IMODE(status.st_mode))
                 self._directory_times[path] = (status.st_atime_ns, status.st_mtime_ns)
@@ -81,12 +89,12 @@ class _LayerExtractor(Extractor):
 
     def replaces(self, name: bytes, parent: int, status: os.stat_result) -> bool:
         """A deletion, then a new directory: nothing of the lower one may show."""
-        return self._overlay and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+        return bool(self._opaque) and stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
     def hide(self, path: bytes, fd: int) -> None:
         """Let nothing of the layers below show in the directory."""
-        if self._overlay:
-            os.setxattr(fd, OVERLAY_OPAQUE, b"y")
+        if self._opaque:
+            os.setxattr(fd, self._opaque, b"y")
             return
         prefix = path + b"/" if path else b""
         kept: set[bytes] = set()
@@ -110,7 +118,7 @@ class _LayerExtractor(Extractor):
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 self.hide(hidden, self.parent(hidden))
             return
-        if not self._overlay:
+        if not self._opaque:
             self.remove(hidden, parent, missing_ok=True)
             return
         try:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 from orlop.archive import write
 from orlop.archive.tar import DIRECTORY, HARDLINK, REGULAR, SYMLINK, Entry
-from orlop.containerd.archive.apply import OVERLAY_OPAQUE, WHITEOUT
+from orlop.containerd.archive.apply import OVERLAY_MARKS, WHITEOUT
 from orlop.errdefs import InvalidArgumentError
 
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Marks of a directory in an upper directory whose contents are not simply merged with the lower one of that name.
-_OVERLAY_MARKS = {OVERLAY_OPAQUE, "trusted.overlay.redirect"}
+_PRUNING_MARKS = {prefix + mark for prefix in OVERLAY_MARKS for mark in ("opaque", "redirect")}
 
 
 def write_changes(
@@ -174,7 +174,7 @@ def _pruned(name: bytes, overlay: int | None) -> int | None:
     if overlay is None:
         return None
     fd = os.open(name, _DIRECTORY, dir_fd=overlay)
-    if _OVERLAY_MARKS.isdisjoint(os.listxattr(fd)):
+    if _PRUNING_MARKS.isdisjoint(os.listxattr(fd)):
         return fd
     os.close(fd)
     return None
@@ -185,7 +185,7 @@ def _xattrs(fd: int) -> dict[bytes, bytes]:
     return {
         os.fsencode(name): os.getxattr(fd, name)
         for name in os.listxattr(fd)
-        if name == "security.capability" or name.startswith("user.")
+        if name == "security.capability" or (name.startswith("user.") and not name.startswith(OVERLAY_MARKS))
     }
 
 

@@ -264,9 +264,9 @@ class _Archive:
         layer = Descriptor(media_type=media_type, digest=stored.digest, size=stored.size)
         if not self._compress:
             return layer
-        from orlop.containerd.client.recompress import gzipped
+        from orlop.containerd.client.recompress import Compression, recompressed
 
-        return await gzipped(self._client, layer, diff_id)
+        return await recompressed(self._client, layer, diff_id, Compression.GZIP)
 
     def _find(self, path: str) -> _Stored:
         path = posixpath.normpath(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of the content store in another form: layers without compression, media types of OCI, fewer platforms."""
+"""Images of the content store in another form: other compression, media types of OCI, fewer platforms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orlop.containerd.client.fetch import children_labels, store_small
 from orlop.containerd.client.pull_platforms import Wanted, choose
-from orlop.containerd.client.recompress import uncompressed
+from orlop.containerd.client.recompress import Compression, recompressed
 from orlop.containerd.client.unpack import INDEX_DEPTH_MAX, check_layers
 from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.oci.image import (
@@ -17,6 +17,7 @@ from orlop.oci.image import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
     DOCKER_LIST,
     DOCKER_MANIFEST,
     INDEX_TYPES,
@@ -26,6 +27,7 @@ from orlop.oci.image import (
     OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
     OCI_MANIFEST,
     Descriptor,
     Index,
@@ -43,6 +45,7 @@ _OCI_TYPES = {
     DOCKER_CONFIG: OCI_CONFIG,
     DOCKER_LAYER: OCI_LAYER,
     DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD: OCI_LAYER_ZSTD,
     DOCKER_LIST: OCI_INDEX,
     DOCKER_MANIFEST: OCI_MANIFEST,
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": (
@@ -54,11 +57,12 @@ _OCI_TYPES = {
 class Conversion(NamedTuple):
     """What becomes of an image.
 
-    `platforms`: none for all. `uncompress`: layers become plain tars. `oci`: Docker's media types become OCI's.
+    `platforms`: none for all. `compression`: of all layers; None leaves them. `oci`: Docker's media types become
+    OCI's.
     """
 
     platforms: Sequence[Platform] = ()
-    uncompress: bool = False
+    compression: Compression | None = None
     oci: bool = False
 
 
@@ -93,11 +97,11 @@ async def _children(
 
 async def _convert_image(client: Client, manifest: Manifest, fields: dict[str, Any], wanted: Conversion) -> None:
     """Change the fields of a manifest. An artifact's layers, which are none of a file system, stay as they are."""
-    if wanted.uncompress and manifest.config.media_type in CONFIG_TYPES:
+    if wanted.compression and manifest.config.media_type in CONFIG_TYPES:
         image = parse_image(await client.content.read_blob(manifest.config.digest, MANIFEST_SIZE_MAX))
         check_layers(manifest, image)
         pairs = zip(manifest.layers, image.rootfs.diff_ids, strict=True)
-        made = [await uncompressed(client, layer, diff_id) for layer, diff_id in pairs]
+        made = [await recompressed(client, layer, diff_id, wanted.compression) for layer, diff_id in pairs]
         fields["layers"] = [_described(entry, new) for entry, new in zip(fields["layers"], made, strict=True)]
     if wanted.oci:
         for entry in (fields["config"], *fields["layers"]):

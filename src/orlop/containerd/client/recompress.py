@@ -4,47 +4,72 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import secrets
 import tempfile
 from typing import TYPE_CHECKING
 
 from orlop.api import content_pb2
-from orlop.containerd.archive.compression import GzipCompressor, LayerSource, PlainCompressor
+from orlop.containerd.archive.compression import (
+    Compressor,
+    GzipCompressor,
+    LayerSource,
+    PlainCompressor,
+    ZstdCompressor,
+)
 from orlop.containerd.client.fetch import ingestion
 from orlop.containerd.client.unpack import LABEL_UNCOMPRESSED
 from orlop.errdefs import AlreadyExistsError, DataLossError
-from orlop.oci.image import DOCKER_LAYER, DOCKER_LAYER_GZIP, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Descriptor
+from orlop.oci.image import (
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    Descriptor,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orlop.containerd.archive.compression import Compressor
     from orlop.containerd.client.client import Client
 
-_PLAIN = {OCI_LAYER_GZIP: OCI_LAYER, OCI_LAYER_ZSTD: OCI_LAYER, DOCKER_LAYER_GZIP: DOCKER_LAYER}
-_GZIPPED = {OCI_LAYER: OCI_LAYER_GZIP, DOCKER_LAYER: DOCKER_LAYER_GZIP}
+
+class Compression(enum.Enum):
+    """How the bytes of a layer are compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
 
 
-async def uncompressed(client: Client, layer: Descriptor, diff_id: str) -> Descriptor:
-    """The layer as a plain tar, which is put into the content store; one that is plain is answered as it is.
+_TYPES: dict[Compression, tuple[str, str]] = {
+    Compression.NONE: (OCI_LAYER, DOCKER_LAYER),
+    Compression.GZIP: (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP),
+    Compression.ZSTD: (OCI_LAYER_ZSTD, DOCKER_LAYER_ZSTD),
+}
+"""The media types of layers, OCI's and Docker's."""
+_COMPRESSORS: dict[Compression, type[Compressor]] = {
+    Compression.NONE: PlainCompressor,
+    Compression.GZIP: GzipCompressor,
+    Compression.ZSTD: ZstdCompressor,
+}
 
-    Raises DataLossError for one that is not what `diff_id` says, InvalidArgumentError for a damaged one.
+
+async def recompressed(client: Client, layer: Descriptor, diff_id: str, wanted: Compression) -> Descriptor:
+    """The layer in a compression, which is put into the content store.
+
+    One that has it, and what is no layer of these types, is answered as it is. Raises DataLossError for one that
+    is not what `diff_id` says, InvalidArgumentError for a damaged one.
     """
-    if layer.media_type not in _PLAIN:
+    family = next(
+        (place for types in _TYPES.values() for place in (0, 1) if types[place] == layer.media_type), None
+    )
+    if family is None or layer.media_type == _TYPES[wanted][family]:
         return layer
-    digest, size = await _rewrite(client, layer, PlainCompressor(), diff_id)
-    return Descriptor(media_type=_PLAIN[layer.media_type], digest=digest, size=size)
-
-
-async def gzipped(client: Client, layer: Descriptor, diff_id: str) -> Descriptor:
-    """The plain layer as gzip, which is put into the content store; a compressed one is answered as it is.
-
-    Raises DataLossError for one that is not what `diff_id` says.
-    """
-    if layer.media_type not in _GZIPPED:
-        return layer
-    digest, size = await _rewrite(client, layer, GzipCompressor(), diff_id)
-    return Descriptor(media_type=_GZIPPED[layer.media_type], digest=digest, size=size)
+    digest, size = await _rewrite(client, layer, _COMPRESSORS[wanted](), diff_id)
+    return Descriptor(media_type=_TYPES[wanted][family], digest=digest, size=size)
 
 
 async def _rewrite(client: Client, layer: Descriptor, compressor: Compressor, diff_id: str) -> tuple[str, int]:

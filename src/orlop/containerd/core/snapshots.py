@@ -151,6 +151,10 @@ class SnapshotDriver(Protocol):
         """What to mount. Touches no file."""
         ...
 
+    def labels(self, number: int) -> Mapping[str, str]:
+        """Labels that are shown with a snapshot's own, and not kept."""
+        ...
+
     def upper(self, number: int) -> str:
         """The directory that holds what is the snapshot's own."""
         ...

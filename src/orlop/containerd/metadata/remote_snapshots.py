@@ -58,6 +58,10 @@ class _NoDirectories:
         """Only the other process knows."""
         raise NotImplementedError
 
+    def labels(self, number: int) -> Mapping[str, str]:
+        """None: the other process's are kept with ours."""
+        return {}
+
     def upper(self, number: int) -> str:
         """Only the other process knows."""
         raise NotImplementedError

@@ -149,7 +149,7 @@ class BoundSnapshots:
 
     def stat(self, key: str) -> Info:
         """One snapshot; raises NotFoundError."""
-        return _info(self.row(key))
+        return self._shown(self.row(key))
 
     def update(self, name: str, labels: Mapping[str, str], paths: Sequence[str]) -> Info:
         """Change labels; raises NotFoundError, InvalidArgumentError."""
@@ -164,7 +164,7 @@ class BoundSnapshots:
                 (pack(merged), updated, row["number"]),
             )
         self._owner.gc.mutated()
-        return _info(row)._replace(labels=merged, updated=updated)
+        return self._shown(row, merged)._replace(updated=updated)
 
     def usage(self, key: str) -> Usage:
         """What it takes; walks the tree of an active snapshot. Raises NotFoundError."""
@@ -323,7 +323,7 @@ class BoundSnapshots:
             _WITH_PARENT + "WHERE s.namespace = ? AND s.snapshotter = ? ORDER BY s.key",
             (self._namespace, self._owner.name),
         )
-        return (info for info in map(_info, rows) if matches(_adapt(info)))
+        return (info for info in map(self._shown, rows) if matches(_adapt(info)))
 
     def cleanup(self) -> None:
         """Delete what belongs to no snapshot, and wait for it; blocks."""
@@ -340,6 +340,18 @@ class BoundSnapshots:
         if row is None:
             raise NotFoundError(f"snapshot {key} does not exist: not found")
         return row
+
+    def _shown(self, row: Row, labels: Mapping[str, str] | None = None) -> Info:
+        labels = unpack(row["labels"]) if labels is None else labels
+        extra = self._driver.labels(row["number"])
+        return Info(
+            row["key"],
+            row["parent_key"] or "",
+            Kind(row["kind"]),
+            row["created"],
+            row["updated"],
+            {**labels, **extra} if extra else labels,
+        )
 
     def _refuse_taken(self, target: str, key: str) -> None:
         """Raise AlreadyExistsError for a key, or a target, that is there;
@@ -363,17 +375,6 @@ class BoundSnapshots:
         if row["kind"] != Kind.COMMITTED:
             raise FailedPreconditionError(f'parent "{parent}" is not committed snapshot: failed precondition')
         return int(row["number"])
-
-
-def _info(row: Row) -> Info:
-    return Info(
-        row["key"],
-        row["parent_key"] or "",
-        Kind(row["kind"]),
-        row["created"],
-        row["updated"],
-        unpack(row["labels"]),
-    )
 
 
 def _adapt(info: Info) -> filter_language.Adaptor:

@@ -91,7 +91,8 @@ class LayerDiffer:
             raise NotImplementedByUsError(f'media type "{layer.media_type}" is no layer that can be applied')
         reader = self._content.bind(scope).reader(layer.digest)
         try:
-            with open_target(mounts) as target:
+            with contextlib.ExitStack() as stack:
+                target = await in_thread(self._workers, lambda: stack.enter_context(open_target(mounts)))
                 # Of another process's content store a copy is made first.
                 file = await in_thread(self._workers, reader.fileno) if reader.slow else reader.fileno()
                 if not steps:
@@ -106,7 +107,7 @@ class LayerDiffer:
 
     async def _unpack(self, digest: str, blob: int, target: LayerTarget, sync: bool) -> tuple[str, int]:
         return await self._processes.apply(
-            digest, blob, target.root, target.lower, overlay=target.overlay, sync=sync
+            digest, blob, target.root, target.lower, opaque=target.opaque, sync=sync
         )
 
     def close(self) -> None:

@@ -4,7 +4,7 @@
 Unpacking is bound by the interpreter, and its input comes from strangers: in a process of its own it neither holds
 up the event loop nor can it take the daemon down. One job is one packet each way on a SOCK_SEQPACKET pair:
 
-    daemon -> worker   {"digest", "overlay", "sync"} and descriptors: the blob, the root, lower directories
+    daemon -> worker   {"digest", "opaque", "sync"} and descriptors: the blob, the root, lower directories
                        (a digest that is empty is not compared: the blob is what a program makes, in a pipe)
     worker -> daemon   {"digest", "size"} of the uncompressed layer, or {"code", "message"} of an error
 
@@ -26,6 +26,7 @@ from orlop.containerd.archive.compression import LayerSource
 from orlop.errdefs import DataLossError, ResourceExhaustedError
 from orlop.rpc import status
 from orlop.unix import fs
+from orlop.unix.process import in_user_namespace
 
 MAX_PACKET = 1 << 16
 MEMORY_MAX = 2 << 30  # bytes of data; each member of a layer takes about 200, so some ten million members
@@ -62,9 +63,12 @@ def main(descriptor: int) -> None:
 
 def _serve(job: dict[str, object], descriptors: list[int], abandoned: Callable[[], bool]) -> dict[str, object]:
     blob, root, *lower = descriptors
+    devices = not in_user_namespace()
     try:
         with LayerSource(blob) as source:
-            apply_layer(iter(source), root, overlay=bool(job["overlay"]), lower=lower, cancelled=abandoned)
+            apply_layer(
+                iter(source), root, opaque=str(job["opaque"]), lower=lower, devices=devices, cancelled=abandoned
+            )
             if job["digest"] and source.compressed_digest != job["digest"]:
                 raise DataLossError(
                     f"content {job['digest']} is damaged: its digest is {source.compressed_digest}"

@@ -31,17 +31,18 @@ class LayerWorkers:
         self._timer: asyncio.TimerHandle | None = None
 
     async def apply(
-        self, digest: str, blob: int, root: int, lower: Sequence[int], *, overlay: bool, sync: bool
+        self, digest: str, blob: int, root: int, lower: Sequence[int], *, opaque: str, sync: bool
     ) -> tuple[str, int]:
         """Apply the layer `blob` of that digest (empty: unknown); digest and size of the uncompressed layer.
 
+        `opaque` is the mark of the overlay that `root` is the upper directory of, empty for none.
         The descriptors stay the caller's. When the caller is cancelled, nothing is written any more by the time
         the cancellation goes on. Raises what `orlop.containerd.archive.apply.apply_layer` does, DataLossError for
         damaged content, InternalError when the worker dies.
         """
         if len(lower) + 2 > MAX_DESCRIPTORS:
             raise FailedPreconditionError(f"{len(lower)} lower directories are too many to apply a layer onto")
-        job = json.dumps({"digest": digest, "overlay": overlay, "sync": sync}).encode()
+        job = json.dumps({"digest": digest, "opaque": opaque, "sync": sync}).encode()
         async with self._slots:
             worker = self._take()
             try:

@@ -50,6 +50,10 @@ class NativeDriver:
             return [Mount("bind", self._directories.path(parents[0] if parents else number), ("rbind", "ro"))]
         return [Mount("bind", self._directories.path(number), ("rbind", "rw"))]
 
+    def labels(self, number: int) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def upper(self, number: int) -> str:
         """The copy."""
         return self._directories.path(number)

@@ -6,10 +6,13 @@
 
 A snapshot without a parent is a bind mount of its `fs`, a view of a single layer a read-only bind mount of that
 layer: overlayfs needs a lower directory. `index=off`, because an upper directory may be mounted again while a
-lazily unmounted overlay still holds it. A snapshot that may only take so much is a project with a quota.
+lazily unmounted overlay still holds it; `userxattr` (Linux 5.11) in a user namespace, where nobody may write
+attributes `trusted.`. A snapshot that may only take so much is a project with a quota.
 """
 
+import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from orlop.containerd.core.mount import Mount
@@ -17,8 +20,12 @@ from orlop.containerd.core.snapshots import Kind, Usage, size_limit
 from orlop.containerd.failpoints import failpoint
 from orlop.containerd.plugins.directories import NumberedDirectories, disk_usage, remove_tree
 from orlop.errdefs import NotImplementedByUsError
-from orlop.unix import quota
+from orlop.unix import mount, quota
+from orlop.unix.process import in_user_namespace
 
+log = logging.getLogger("containerd.snapshots")
+
+UPPER_LABEL = "containerd.io/snapshot/overlay.upperdir"
 _FIRST_PROJECT = 2_000_000_000
 """A limited snapshot is the project of this number plus its own: far from those that administrators give."""
 
@@ -30,9 +37,12 @@ class OverlayDriver:
     slow_create = False
     maps_ids = True
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, options: Sequence[str] = (), *, label_upper: bool = False) -> None:
+        """`options` are given to every overlay. `label_upper`: snapshots show `UPPER_LABEL`."""
         self._directories = NumberedDirectories(root)
         self.root = root
+        self._label_upper = label_upper
+        self._options = _mount_options(root, options)
 
     def create(self, number: int, kind: Kind, parents: Sequence[int], labels: Mapping[str, str]) -> None:
         """Make `fs` and `work`; `fs` belongs to whom the parent's does."""
@@ -71,7 +81,11 @@ class OverlayDriver:
         if kind == Kind.ACTIVE:
             options += [f"workdir={self._directories.path(number)}/work", f"upperdir={self.upper(number)}"]
         lower = ":".join(self.upper(parent) for parent in parents)
-        return [Mount("overlay", "overlay", (*options, f"lowerdir={lower}", "index=off"))]
+        return [Mount("overlay", "overlay", (*options, f"lowerdir={lower}", *self._options))]
+
+    def labels(self, number: int) -> Mapping[str, str]:
+        """Where the upper directory is, if that is wanted."""
+        return {UPPER_LABEL: self.upper(number)} if self._label_upper else {}
 
     def upper(self, number: int) -> str:
         """The upper directory."""
@@ -99,3 +113,31 @@ class OverlayDriver:
         project = _FIRST_PROJECT + number
         if quota.project_of(directory) == project:
             quota.drop_limit(self.root, project)
+
+
+def _mount_options(root: str, configured: Sequence[str]) -> tuple[str, ...]:
+    """The options of overlays: those that are configured, and what is needed besides."""
+    names = {option.partition("=")[0] for option in configured}
+    options = tuple(configured)
+    if "userxattr" not in names and in_user_namespace() and _takes_userxattr(root):
+        options += ("userxattr",)
+    return options if "index" in names else (*options, "index=off")
+
+
+def _takes_userxattr(root: str) -> bool:
+    """Whether the kernel mounts overlays of directories below `root` with `userxattr`: tried."""
+    place = tempfile.mkdtemp(prefix="userxattr-", dir=root)
+    try:
+        layers = [f"{place}/1", f"{place}/2"]
+        for layer in layers:
+            os.mkdir(layer)
+        try:
+            os.close(
+                mount.detached_mount("overlay", "overlay", ("ro", f"lowerdir={':'.join(layers)}", "userxattr"))
+            )
+        except OSError as error:
+            log.warning("overlays cannot be mounted with userxattr here: %s", error)
+            return False
+        return True
+    finally:
+        remove_tree(place)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from orlop.containerd.client.archive import ImportedImage
+    from orlop.containerd.client.recompress import Compression
     from orlop.oci.image import Descriptor
 
 
@@ -162,11 +163,21 @@ async def _convert(client: Client, values: Values) -> None:
     if values["erofs"]:
         raise NotImplementedByUsError("erofs: layers as EROFS images")
     image = await client.images.get(source)
-    wanted = Conversion(platforms_of(values), values["uncompress"], values["oci"])
+    wanted = Conversion(platforms_of(values), _compression(values), values["oci"])
     async with leased(client) as work:
         target = await convert(work, from_proto(image.target), wanted)
         await set_image(work, Image(name=name, target=to_proto(target), labels=image.labels))
     print(target.digest)
+
+
+def _compression(values: Values) -> Compression | None:
+    from orlop.containerd.client.recompress import Compression
+
+    flags = {"uncompress": Compression.NONE, "gzip": Compression.GZIP, "zstd": Compression.ZSTD}
+    asked = [name for name in flags if values[name]]
+    if len(asked) > 1:
+        raise InvalidArgumentError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other")
+    return flags[asked[0]] if asked else None
 
 
 async def _build_erofs_cache(_client: Client, _values: Values) -> None:
@@ -183,6 +194,8 @@ COMMANDS = {
         "[flags] <source_ref> <target_ref>",
         (
             Flag("uncompress", bool, help="convert compressed layers to uncompressed tar layers"),
+            Flag("gzip", bool, help="compress layers with gzip"),
+            Flag("zstd", bool, help="compress layers with zstd"),
             Flag("oci", bool, help="convert Docker media types to OCI media types"),
             Flag("erofs", help="convert layers to EROFS format (not supported)"),
             PLATFORMS,

@@ -19,7 +19,7 @@ from orlop.errdefs import ConflictError
 MODIFIED, ADDED, DELETED = 0, 1, 2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MARKS = {"trusted.overlay.opaque", "trusted.overlay.redirect"}
+_MARKS = {f"{by}.overlay.{mark}" for by in ("trusted", "user") for mark in ("opaque", "redirect")}
 # What a start makes for its mounts, which Docker has in a layer that it does not show.
 _MOUNT_POINTS = frozenset(
     (

@@ -5,7 +5,7 @@ import os
 
 import msgspec
 
-from orlop.dockerd.spec import apparmor
+from orlop.oci import apparmor
 from orlop.oci.defaults import ALL_CAPABILITIES
 from orlop.unix.tables import rows
 

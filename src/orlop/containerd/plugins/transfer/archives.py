@@ -14,8 +14,8 @@ from orlop.containerd.client.leases import leased
 from orlop.containerd.client.streams import receive_bytes, send_bytes
 from orlop.containerd.client.unpack import from_proto, read_image, unpack
 from orlop.containerd.plugins.transfer.images import platforms_of, store_names
-from orlop.containerd.plugins.transfer.names import names_of_member, names_of_target
-from orlop.errdefs import InvalidArgumentError, NotFoundError, NotImplementedByUsError
+from orlop.containerd.plugins.transfer.names import has_prefix, names_of_member, names_of_target
+from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.oci import reference as references
 from orlop.oci.image import OCI_INDEX, Descriptor, Index, digest_of
 from orlop.oci.platforms import host_platform, platform_rank
@@ -109,14 +109,20 @@ async def export_images(
 
 
 async def _looked_up(client: Client, store: ImageStore) -> Mapping[str, Descriptor]:
+    """The images by their names, and those whose names begin with a prefix, in the order of the names."""
     names = [store.name] if store.name else []
-    for reference in store.extra_references:
-        if reference.is_prefix:
-            raise NotImplementedByUsError("prefix lookup on export")
-        names.append(reference.name)
-    if not names:
+    names += [reference.name for reference in store.extra_references if not reference.is_prefix]
+    prefixes = [reference.name for reference in store.extra_references if reference.is_prefix]
+    if not names and not prefixes:
         raise InvalidArgumentError("an export needs the name of an image")
-    return {name: from_proto((await client.images.get(name)).target) for name in names}
+    found = {name: from_proto((await client.images.get(name)).target) for name in names}
+    known = await client.images.list() if prefixes else []
+    for prefix in prefixes:
+        below = {each.name: from_proto(each.target) for each in known if has_prefix(each.name, prefix)}
+        if not below:
+            raise NotFoundError(f"no image has a name that begins with {prefix}")
+        found |= below
+    return found
 
 
 async def echo(source: Stream, destination: Stream) -> None:

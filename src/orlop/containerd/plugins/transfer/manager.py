@@ -60,12 +60,12 @@ class Transfers:
         streams, namespace = self._streams, scope.namespace
         match _unpacked(source), _unpacked(destination):
             case pb.OCIRegistry() as remote, pb.ImageStore() as store:
-                endpoint = await registry_endpoint(remote, streams, namespace)
                 shared = self._shared_in(namespace)
-                await registries.pull_image(client, endpoint, store, progress, shared, self._snapshotter)
+                async with registry_endpoint(remote, streams, namespace) as endpoint:
+                    await registries.pull_image(client, endpoint, store, progress, shared, self._snapshotter)
             case pb.ImageStore() as store, pb.OCIRegistry() as remote:
-                endpoint = await registry_endpoint(remote, streams, namespace)
-                await registries.push_image(client, store, endpoint, progress)
+                async with registry_endpoint(remote, streams, namespace) as endpoint:
+                    await registries.push_image(client, store, endpoint, progress)
             case pb.ImageStore() as store, pb.ImageStore() as other:
                 await registries.tag_image(client, store, other)
             case pb.ImageStore() as store, pb.ImageExportStream() as archive:

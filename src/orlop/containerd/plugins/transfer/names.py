@@ -74,8 +74,9 @@ def _translated(reference: ImageReference, name: str) -> str:
         return ""
     if not any(mark in name for mark in "/:@"):
         return f"{reference.name}:{name}"  # a tag alone
-    return name if reference.allow_overwrite or _has_prefix(name, reference.name) else ""
+    return name if reference.allow_overwrite or has_prefix(name, reference.name) else ""
 
 
-def _has_prefix(name: str, prefix: str) -> bool:
+def has_prefix(name: str, prefix: str) -> bool:
+    """Whether a name begins with a prefix, at whole words: `reg.io/a` has `reg.io/a:1`, not `reg.io/ab`."""
     return name.startswith(prefix) and name[len(prefix) : len(prefix) + 1] in ("", "/", ":", "@")

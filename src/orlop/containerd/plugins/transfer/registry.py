@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.api import transfer_types_pb2 as pb
 from orlop.containerd.client import typeurl
+from orlop.containerd.plugins.transfer.request_log import RequestLog
 from orlop.errdefs import DeadlineExceededError, InvalidArgumentError, NotImplementedByUsError, UnavailableError
 from orlop.oci import reference as references
 from orlop.oci.distribution import AuthConfig
 from orlop.registry import HOSTS_DIRS, RegistryConfig
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from orlop.containerd.client.streams import Stream
     from orlop.containerd.core.streams import StreamGetter
     from orlop.oci.reference import Reference
@@ -32,16 +36,17 @@ class RegistryEndpoint(NamedTuple):
         return f"OCI Registry ({self.reference})"
 
 
-async def registry_endpoint(message: pb.OCIRegistry, streams: StreamGetter, namespace: str) -> RegistryEndpoint:
-    """What a client's message asks for.
+@asynccontextmanager
+async def registry_endpoint(
+    message: pb.OCIRegistry, streams: StreamGetter, namespace: str
+) -> AsyncIterator[RegistryEndpoint]:
+    """What a client's message asks for; at the end of the block all that it wants to be told is sent.
 
     Raises InvalidArgumentError for a malformed reference, NotFoundError for a stream that is not open,
     NotImplementedByUsError for what we cannot do, and what `_ask` raises.
     """
     reference = references.parse(message.reference).canonical()
     resolver = message.resolver
-    if resolver.http_debug:
-        raise NotImplementedByUsError("resolver.http_debug of a registry")
     if resolver.default_scheme not in ("", "http", "https"):
         raise InvalidArgumentError(
             f"resolver.default_scheme: expected http or https, got {resolver.default_scheme}"
@@ -55,7 +60,18 @@ async def registry_endpoint(message: pb.OCIRegistry, streams: StreamGetter, name
         hosts_dirs=[resolver.host_dir] if resolver.host_dir else HOSTS_DIRS,
         headers=list(resolver.headers.items()),
     )
-    return RegistryEndpoint(reference, config, auth)
+    if not resolver.http_debug:
+        yield RegistryEndpoint(reference, config, auth)
+        return
+    log = RequestLog(streams.get(namespace, resolver.logs_stream) if resolver.logs_stream else None)
+    if resolver.http_debug in (pb.DEBUG, pb.BOTH):
+        config.dump = log.say
+    if resolver.http_debug in (pb.TRACE, pb.BOTH):
+        config.trace = log.say
+    try:
+        yield RegistryEndpoint(reference, config, auth)
+    finally:
+        await log.finish()
 
 
 async def _ask(stream: Stream, reference: str, domain: str) -> AuthConfig | None:
