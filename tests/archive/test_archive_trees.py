@@ -167,7 +167,7 @@ class TestRelocation:
     def test_the_top_stays(self, tree: Path, tmp_path: Path) -> None:
         target = tmp_path / "there"
         target.mkdir(mode=0o700)
-        unpack(archived(tree, "."), tmp_path, Relocation(lead=b"there", keep_top=True))
+        unpack(archived(tree, "."), tmp_path, Relocation(lead=b"there"))
         assert stat.S_IMODE(target.stat().st_mode) == 0o700
         assert (target / "sub" / "hard").read_bytes() == b"content"
 

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.root
 
 RUNTIME = "io.containerd.orlop.v2"
 AT_ONCE = 8  # containers that are created at a time
-RESTARTS = 5
 
 
 def spec(namespace: str, id: str, rootfs: str, *arguments: str) -> bytes:
@@ -117,7 +116,7 @@ async def restart(daemon: Daemon, times: int) -> None:
         await asyncio.to_thread(daemon.start)
 
 
-async def run_fleet(daemon: Daemon, rootfs: str, count: int) -> None:
+async def run_fleet(daemon: Daemon, rootfs: str, count: int, restarts: int) -> None:
     async with Client(daemon.address, daemon.namespace, patience=30) as client:
         fleet = Fleet(client, rootfs)
         stay = [f"stay{number}" for number in range(count // 2)]
@@ -132,7 +131,7 @@ async def run_fleet(daemon: Daemon, rootfs: str, count: int) -> None:
             await fleet.start(id, "sh", "-c", f"sleep 0.{number % 10}; exit {code}")
             return code, await fleet.end(id)
 
-        restarting = asyncio.ensure_future(restart(daemon, RESTARTS))
+        restarting = asyncio.ensure_future(restart(daemon, restarts))
         rounds = 0
         while rounds < 2 or not restarting.done():
             numbers = range(rounds * count, rounds * count + count - len(stay))
@@ -176,13 +175,13 @@ def is_alive(pid: int) -> bool:
 
 
 async def test_sixty_containers(orlop: Daemon, rootfs: str) -> None:
-    await run_fleet(orlop, rootfs, 64)
+    await run_fleet(orlop, rootfs, 64, restarts=5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_two_hundred_containers(orlop: Daemon, rootfs: str) -> None:
-    await run_fleet(orlop, rootfs, 200)
+    await run_fleet(orlop, rootfs, 200, restarts=10)
 
 
 async def test_killed_shims(orlop: Daemon, rootfs: str) -> None:

@@ -98,6 +98,18 @@ def test_a_config_that_is_a_directory_or_never_ends(ours: Runtime, bundle: Bundl
     assert not os.path.exists(f"{ours.root}/x")
 
 
+def test_a_bundle_that_is_missing(runtime: Runtime) -> None:
+    for command in ("create", "run"):
+        _fails(runtime, 1, command, "--bundle", "/no/such/bundle", "x", words="/no/such/bundle")
+    assert not os.path.exists(f"{runtime.root}/x")
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "one", ""])
+def test_an_unknown_version(ours: Runtime, bundle: Bundle, version: str) -> None:
+    bundle.spec["ociVersion"] = version
+    _refused(ours, bundle.args("true", ""), "ociVersion")
+
+
 # -- states ---------------------------------------------------------------------------------------
 
 
@@ -148,6 +160,28 @@ def test_wrong_states(runtime: Runtime, bundle: Bundle) -> None:
 def test_programs_that_cannot_run(runtime: Runtime, bundle: Bundle, args: list[str], words: str) -> None:
     bundle.process["args"] = args
     _refused(runtime, bundle, words)
+
+
+def test_an_exec_of_what_cannot_run(runtime: Runtime, bundle: Bundle) -> None:
+    container = runtime.start(bundle.args("sleep", "100"))
+    for program, words in (("/no/such", "no such file or directory"), ("/etc/passwd", "permission denied")):
+        if runtime.name == "crun":  # 255, or 1 from other versions
+            assert runtime("exec", container, program).status in (1, 255)
+        else:
+            _fails(runtime, 255, "exec", container, program, words=words)
+    assert runtime("exec", container, "echo", "alive").ok() == "alive\n"
+
+
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer"])
+def test_a_hook_that_fails(ours: Runtime, bundle: Bundle, kind: str) -> None:
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"]}
+    bundle.spec["hooks"] = {kind: [hook]}
+    _refused(ours, bundle.args("true", ""), f"error running {kind} hook #0: exit status 3, output: because")
+
+
+def test_a_hook_that_is_missing(ours: Runtime, bundle: Bundle) -> None:
+    bundle.spec["hooks"] = {"createRuntime": [{"path": "/no/such/hook"}]}
+    _refused(ours, bundle.args("true", ""), "/no/such/hook: no such file or directory")
 
 
 def test_a_hook_that_hangs_is_ended_with_all_the_rest(runtime: Runtime, bundle: Bundle) -> None:

@@ -92,6 +92,19 @@ def test_two_hundred_lives_leave_nothing(ours: Runtime, bundle: Bundle) -> None:
     assert os.listdir(ours.root) == []
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_hundred_creates_and_deletes_of_the_command_leave_nothing(ours: Runtime, bundle: Bundle) -> None:
+    container = ours.new_id(bundle.args("true", ""))
+    bundle.write()
+    nothing = _remains(ours, container)
+    for _ in range(200):
+        ours("create", "--bundle", bundle.path, container).ok()
+        ours("delete", "--force", container).ok()
+    eventually(lambda: _remains(ours, container) == nothing, f"not {nothing}")
+    assert os.listdir(ours.root) == []
+
+
 def test_streams_of_the_caller(ours: Runtime, bundle: Bundle) -> None:
     reader, writer = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)

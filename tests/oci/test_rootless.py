@@ -230,6 +230,31 @@ def test_what_a_user_cannot_have_is_refused_by_name(ours: UserRuntime, change, w
     assert words in result.message
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"oomScoreAdj": -500}, "process.oomScoreAdj -500 is below what the runtime may set"),
+        (
+            {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1 << 29, "hard": 1 << 29}]},
+            "RLIMIT_NOFILE 536870912:536870912 is above what the runtime may set",
+        ),
+    ],
+    ids=["oom-score", "rlimit"],
+)
+def test_a_limit_that_the_user_may_not_set_is_a_warning(
+    user: UserRuntime, change: dict[str, object], words: str
+) -> None:
+    """The originals give up, runc with a riddle: "can't get final child's PID from pipe: EOF"."""
+    bundle = user.bundle().args("echo ran")
+    bundle.process.update(change)
+    result = user.run(bundle)
+    if user.is_ours:
+        assert result.ok() == "ran\n"
+        assert result.err.count("level=warning") == 1 and words in result.err
+    else:
+        assert result.status == 1 and result.out == ""
+
+
 def test_state_is_in_the_users_runtime_directory(ours: UserRuntime) -> None:
     bundle = ours.bundle().args("sleep", "100")
     container = ours.new_id(bundle)

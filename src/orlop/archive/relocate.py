@@ -13,14 +13,13 @@ from orlop.archive.tar import DIRECTORY, ArchiveError, Entry, TarReader
 class Relocation(NamedTuple):
     """Where members go: the first `strip` components of a name are left out, `lead` is put in front instead.
 
-    `keep_top`: what `lead` names is there and stays as it is. `owner`: all belongs to this user and group.
+    What `lead` names is there and stays as it is. `owner`: all belongs to this user and group.
     `outside` gives the user and group on disk for those of the archive (None: the same).
     `keep_kinds`: a directory is not replaced by anything else, nor anything else by a directory.
     """
 
     lead: bytes = b""
     strip: int = 0
-    keep_top: bool = False
     owner: tuple[int, int] | None = None
     keep_kinds: bool = False
     outside: Callable[[int, int], tuple[int, int]] | None = None

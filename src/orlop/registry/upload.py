@@ -40,12 +40,16 @@ class RegistryUploads:
 
     async def has_blob(self, reference: Reference, digest: str) -> bool:
         """Whether the repository has a blob."""
-        return await self._exists(reference, f"/v2/{reference.path}/blobs/{digest}", {})
+        path = f"/v2/{reference.path}/blobs/{digest}"
 
-    async def has_document(self, reference: Reference, descriptor: Descriptor) -> bool:
-        """Whether the repository has a manifest or index."""
-        path = f"/v2/{reference.path}/manifests/{descriptor.digest}"
-        return await self._exists(reference, path, {"Accept": descriptor.media_type})
+        async def attempt(connection: Connection) -> bool:
+            async with self._transport.request(connection, "HEAD", path, reference, {}) as response:
+                if response.status == 404:
+                    return False
+                await self._check(response, f"HEAD {connection.address(path)}")
+                return True
+
+        return await self._transport.first(reference.domain, PUSH, attempt)
 
     async def mount(self, reference: Reference, descriptor: Descriptor, source: str) -> bool:
         """Take a blob over from another repository of the registry (`library/busybox`); whether that worked.
@@ -118,16 +122,6 @@ class RegistryUploads:
         target = str(connection.base.join(URL(location, encoded=True)))
         async with self._transport.request(connection, "DELETE", target, reference):
             pass
-
-    async def _exists(self, reference: Reference, path: str, headers: dict[str, str]) -> bool:
-        async def attempt(connection: Connection) -> bool:
-            async with self._transport.request(connection, "HEAD", path, reference, headers) as response:
-                if response.status == 404:
-                    return False
-                await self._check(response, f"HEAD {connection.address(path)}")
-                return True
-
-        return await self._transport.first(reference.domain, PUSH, attempt)
 
     async def _begin(self, connection: Connection, reference: Reference) -> str:
         """Open an upload: the address to send to, relative ones completed."""

@@ -56,7 +56,6 @@ class ArchiveIn:
             owner = rootfs.resolve_user(view, user) if user else None
             relocation = Relocation(
                 lead=clean(os.fsencode(absolute(wanted.path))),
-                keep_top=True,
                 owner=(owner.uid, owner.gid) if owner else None,
                 keep_kinds=wanted.keep_kinds,
                 outside=outside,

@@ -245,7 +245,6 @@ class _HubStream:
         self._size = 0
         self._ended = False
         self._wakeup = asyncio.Event()
-        self._fed = False
 
     @property
     def full(self) -> bool:
@@ -280,7 +279,6 @@ class _HubStream:
         return data
 
     async def write(self, data: bytes) -> None:
-        self._fed = True
         await self._hub.feed_stdin(data)
 
     def close_stdin(self) -> None:

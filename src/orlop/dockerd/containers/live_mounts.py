@@ -18,9 +18,11 @@ from functools import partial
 import msgspec
 
 from orlop.archive.extract import IN_ROOT
+from orlop.containerd.client import Client
 from orlop.dockerd.containers.bound import Bound, clone_source, open_mount_target
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.ports import Volumes
+from orlop.dockerd.containers.running import lives, opened
 from orlop.dockerd.events import Events
 from orlop.dockerd.spec.mountpoint import MountPoint
 from orlop.dockerd.spec.mounts import create_source, parse_bind, parse_mount
@@ -33,7 +35,8 @@ from orlop.unix.mntns import in_mount_namespace
 class LiveMounts:
     """Both calls want the container's lock to be held, and leave saving the record to the caller."""
 
-    def __init__(self, volumes: Volumes, events: Events) -> None:
+    def __init__(self, client: Client, volumes: Volumes, events: Events) -> None:
+        self._client = client
         self._volumes = volumes
         self._events = events
 
@@ -94,15 +97,7 @@ class LiveMounts:
             raise
 
     async def _in_container(self, container: Container, work: Callable[[int], None]) -> None:
-        pid = container.record.state.pid
-        with ExitStack() as stack:
-            try:
-                namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, namespace)
-                root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, root)
-            except (FileNotFoundError, ProcessLookupError):
-                raise ConflictError(f"container {container.id} has just stopped") from None
+        async with opened(self._client, container) as (namespace, root):
             await asyncio.to_thread(in_mount_namespace, lambda: work(root), namespace)
 
     async def _let_go(self, container: Container, points: list[MountPoint]) -> None:
@@ -116,12 +111,6 @@ class LiveMounts:
             if point.type == "volume":
                 about = {"container": container.id, "driver": point.driver, "destination": point.destination}
                 self._events.publish("volume", action, point.name, about)
-
-
-def lives(container: Container) -> bool:
-    """Whether there is a mount namespace to act on."""
-    state = container.record.state
-    return state.running and not state.restarting and state.pid > 0
 
 
 def _parse(asked: Mount) -> MountPoint:

@@ -4,9 +4,9 @@
 import msgspec
 
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.ports import Publishing
 from orlop.dockerd.containers.resources import Resources
+from orlop.dockerd.containers.running import lives
 from orlop.dockerd.network.ports import parse_port
 from orlop.engine.types import PortBinding
 from orlop.errdefs import ConflictError, NotFoundError

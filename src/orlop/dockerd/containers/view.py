@@ -17,21 +17,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from orlop.api.task_types_pb2 import Status
 from orlop.containerd.client import Client
 from orlop.dockerd import rootfs, userns
 from orlop.dockerd.containers.bound import Bound, NoMountTargetError, clone_source, open_mount_target
 from orlop.dockerd.containers.container import Container
-from orlop.dockerd.containers.live_mounts import lives
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Volumes
 from orlop.dockerd.containers.remapping import Remapping
+from orlop.dockerd.containers.running import lives, opened
 from orlop.dockerd.userns import Remap
-from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError, NotFoundError
+from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError
 from orlop.unix import idmap, mount
 from orlop.unix.mntns import clone_tree, in_mount_namespace
 
-_LIVE = (Status.RUNNING, Status.PAUSED, Status.PAUSING, Status.CREATED)
 _OWN_FILES = ("resolv.conf", "hostname", "hosts")
 
 
@@ -90,20 +88,8 @@ class Views:
         return await self._assemble(container, writable)
 
     async def _clone(self, container: Container, attributes: int, *, recursive: bool) -> int:
-        pid = container.record.state.pid
-        with ExitStack() as stack:
-            try:
-                namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, namespace)
-                root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, root)
-            except (FileNotFoundError, ProcessLookupError):
-                raise ConflictError(f"container {container.id} has just stopped") from None
-            # Asked after the opening: while the shim has not reaped the process, its number is nobody else's.
-            task = await self._client.tasks.get(container.id)
-            if task.pid != pid or task.status not in _LIVE:
-                raise ConflictError(f"container {container.id} has just stopped")
-            wanted = attributes | mount.MOUNT_ATTR_NODEV
+        wanted = attributes | mount.MOUNT_ATTR_NODEV
+        async with opened(self._client, container) as (namespace, root):
             return await asyncio.to_thread(
                 in_mount_namespace,
                 lambda: clone_tree(root, attributes=wanted, recursive=recursive),
@@ -233,8 +219,3 @@ def _open_mapped_root(mounts: Sequence[rootfs.SnapshotMount], remap: Remap, read
     if readonly:
         mount.mount_setattr(root, b"", mount.AT_EMPTY_PATH, attr_set=mount.MOUNT_ATTR_RDONLY)
     return root
-
-
-def not_found(path: str, reference: str) -> NotFoundError:
-    """Docker's words for a path that is not in a container."""
-    return NotFoundError(f"Could not find the file {path} in container {reference}")
