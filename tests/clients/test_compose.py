@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docker-compose, Debian's, with a project of six services: up, scale, logs, restart, down."""
+"""docker-compose, Debian 12's, with a project of six services: up, scale, logs, restart, down."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from support.compose import Project
 from support.containerd import wait_until
 from support.stack import Stack
 
@@ -71,41 +69,10 @@ def stack() -> Iterator[Stack]:
         yield stack
 
 
-class Project:
-    """A compose project of its own name in a directory of its own."""
-
-    def __init__(self, stack: Stack, directory: Path) -> None:
-        self._stack, self._directory = stack, directory
-
-    def compose(self, *arguments: str) -> str:
-        """Run docker-compose to its end: its standard output."""
-        done = subprocess.run(
-            [COMPOSE, "--no-ansi", "-p", "six", *arguments],
-            cwd=self._directory, env=self._stack.environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def containers(self, service: str) -> list[dict[str, Any]]:
-        """What inspect says of a service's containers."""
-        label = f"label=com.docker.compose.service={service}"
-        ids = self._stack.docker("ps", "-aq", "--filter", label).ok().split()
-        return json.loads(self._stack.docker("inspect", *ids).ok()) if ids else []
-
-    def events(self) -> list[str]:
-        """What containers did so far: `start six_app_1` and the like."""
-        form = "{{.Action}} {{.Actor.Attributes.name}}"
-        span = ("--since", "1", "--until", str(int(time.time()) + 1))  # what happens in this second too
-        return (
-            self._stack.docker("events", *span, "--filter", "type=container", "--format", form).ok().splitlines()
-        )
-
-
 def test_six_services(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text(PROJECT)
     (tmp_path / "token").write_text("secret\n")
-    project = Project(stack, tmp_path)
+    project = Project(stack, tmp_path, [COMPOSE, "--no-ansi"])
     try:
         project.compose("up", "-d")
         _started(project)

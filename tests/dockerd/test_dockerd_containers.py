@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -587,6 +589,20 @@ def test_leaving_a_terminal_and_coming_back(stack: Stack) -> None:
         terminal.expect("back 2")
         terminal.type("exit 0\n")
         assert terminal.wait() == 0
+
+
+def test_a_resize_that_comes_before_the_start_of_its_exec(stack: Stack) -> None:
+    run_detached(stack, "early", "sleep", "100")
+    script = "until stty size | grep -x '40 120'; do sleep 0.1; done"
+    wanted = {"Cmd": ["sh", "-c", script], "Tty": True, "AttachStdout": True}
+    with closing(Client(stack.host)) as client, closing(Client(stack.host)) as other:
+        path = f"/exec/{client.post('/containers/early/exec', None, wanted)['Id']}"
+        with ThreadPoolExecutor(1) as beside:
+            resized = beside.submit(other.post, f"{path}/resize", {"h": 40, "w": 120})
+            client.post(f"{path}/start", None, {"Detach": True, "Tty": True})
+            resized.result(60)
+        wait_until(lambda: client.get(f"{path}/json")["ExitCode"] == 0, 60)
+    stack.docker("rm", "-f", "early").ok()
 
 
 def test_an_interactive_exec(stack: Stack) -> None:

@@ -25,6 +25,8 @@ class Exec:
     def __init__(self, record: ExecRecord) -> None:
         self.record = record
         self.attach = AttachPoint()
+        self.begun = asyncio.Event()
+        """Its start has been asked for."""
         self.ended = asyncio.Event()
         self.starting: asyncio.Future[None] | None = None
         """Resolves when the start is settled: an end that is told earlier waits for it."""

@@ -2,6 +2,7 @@
 """Run an extra process in a container."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from orlop.errdefs import ConflictError, InvalidArgumentError, NotFoundError, Or
 from orlop.oci.runtime import Process, User
 
 _KEPT = 64
+_START_SECONDS = 10
+"""How long a resize waits for the start of its exec, as in Docker."""
 """Ended execs of one container that can still be inspected."""
 
 
@@ -102,6 +105,7 @@ class Execs:
         container, extra = self._registry.exec(exec_id)
         record = extra.record
         record.started = record.running = True
+        extra.begun.set()
         if request.console_size and request.tty:
             record.console_size = request.console_size
         self._registry.publish(container, f"exec_start: {' '.join(record.args)}", execID=exec_id)
@@ -127,8 +131,16 @@ class Execs:
             await extra.ended.wait()
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
-        """Set the size of its terminal. Raises NotFoundError, ConflictError when it does not run."""
+        """Set the size of its terminal; what is not started yet is waited for, as clients ask for both at once.
+
+        Raises NotFoundError, ConflictError when it does not run.
+        """
         container, extra = self._registry.exec(exec_id)
+        if not extra.record.started:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(extra.begun.wait(), _START_SECONDS)
+        if extra.starting is not None:
+            await asyncio.wait({extra.starting})
         if not extra.record.running:
             raise ConflictError(f"exec process {exec_id} is not running")
         await self._client.tasks.resize_pty(container.id, width=width, height=height, exec_id=exec_id)
