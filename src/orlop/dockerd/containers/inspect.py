@@ -2,6 +2,7 @@
 """A container's record as the Engine API shows it."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +14,10 @@ from orlop.dockerd.containers.escape import parse_keys
 from orlop.dockerd.containers.model import ContainerRecord, ExecRecord, Health, State
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.sizes import Sizes, sizes
 from orlop.dockerd.spec.host import Host
 from orlop.dockerd.spec.security import apparmor_profile, security_options
 from orlop.engine.types import HostConfig
-from orlop.errdefs import NotFoundError
 
 View = dict[str, Any]
 
@@ -64,7 +65,7 @@ class Inspect:
             "ImageManifestDescriptor": record.image_manifest,
         }
         if size:
-            shown["SizeRw"], shown["SizeRootFs"] = await self.sizes(container)
+            shown["SizeRw"], shown["SizeRootFs"] = (await self.sizes([container]))[0]
         return shown
 
     def _apparmor(self, record: ContainerRecord) -> str:
@@ -74,19 +75,9 @@ class Inspect:
             return options.apparmor
         return apparmor_profile(options, record.host_config.privileged, self._host)
 
-    async def sizes(self, container: Container) -> tuple[int, int]:
-        """Bytes that the container has written, and these plus its image's."""
-        snapshots = self._client.snapshots(container.record.snapshotter)
-        try:
-            written = (await snapshots.usage(container.id)).size
-            total = written
-            key = (await snapshots.stat(container.id)).parent
-            while key:
-                total += (await snapshots.usage(key)).size
-                key = (await snapshots.stat(key)).parent
-        except NotFoundError:
-            return 0, 0  # it is being removed
-        return written, total
+    async def sizes(self, containers: Sequence[Container]) -> list[Sizes]:
+        """Bytes that each container has written, and these plus its image's."""
+        return await sizes(self._client, containers)
 
     def _existing(self, container_id: str, name: str) -> str:
         path = self._paths.data(container_id) / name

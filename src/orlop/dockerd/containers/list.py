@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """List containers: `docker ps` with all of its filters."""
 
-import asyncio
 import re
 from typing import Any
 
@@ -55,7 +54,7 @@ class List:
         found = await self.select(filters, all=all, limit=limit)
         shown = [summary(container) for container in found]
         if size:
-            sizes = await asyncio.gather(*(self._inspect.sizes(container) for container in found))
+            sizes = await self._inspect.sizes(found)
             for view, (written, total) in zip(shown, sizes, strict=True):
                 view["SizeRw"], view["SizeRootFs"] = written, total
         return shown

@@ -34,7 +34,7 @@ class Prune:
             )
             if record.state.running or not wanted or (until and record.created > until):
                 continue
-            written, _ = await self._inspect.sizes(container)
+            ((written, _),) = await self._inspect.sizes([container])
             try:
                 await self._remove(container.id)
             except (ConflictError, NotFoundError):
