@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from support.networks import (
@@ -231,11 +232,11 @@ def docker_io(directory: Path) -> Iterator[None]:
 
 
 @pytest.mark.original
-async def test_both_engines_on_one_host(host: Host, neighbour: Neighbour, tmp_path: Path) -> None:
+async def test_both_engines_on_one_host(host: Host, neighbour: Neighbour) -> None:
     one = await host.connect("one", port_bindings=PORTS)
     assert one.netns_path
-    (tmp_path / "d").mkdir()
-    with docker_io(tmp_path / "d"):  # later than ours
+    # Later than ours, in a directory short enough for containerd's sockets.
+    with TemporaryDirectory(prefix="od") as directory, docker_io(Path(directory)):
         assert "DOCKER-ISOLATION-STAGE-1" in command("iptables", "-S", "FORWARD")
         command("iptables", "-P", "FORWARD", "DROP")  # as it does itself where nobody had turned forwarding on
         await passes(host, neighbour)
