@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from support.containerd import Daemon, mounts_below, wait_until
@@ -101,6 +103,48 @@ async def test_overlay_of_mounts(client: Client) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.skipif(shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None, reason="mkfs.ext4 is not installed")
+@pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="there are no loop devices")
+async def test_a_file_system_is_made(client: Client, shared: Daemon) -> None:
+    """As the snapshotter of EROFS asks for it: a file with a file system, and a directory in there."""
+    image = f"{shared.root}/made.img"
+    uuid = "01234567-89ab-cdef-0123-456789abcdef"
+    options = ["X-containerd.mkfs.size=16MiB", f"X-containerd.mkfs.uuid={uuid}", "rw", "loop"]
+    mounts = [
+        MountMessage(type="mkfs/ext4", source=image, options=options),
+        MountMessage(
+            type="format/mkdir/bind",
+            source="{{ mount 0 }}/upper",
+            options=["X-containerd.mkdir.path={{ mount 0 }}/upper:0755", "rw", "rbind"],
+        ),
+    ]
+    info = await client.mounts.activate("f", mounts)
+    (active,) = info.active
+    assert os.stat(f"{active.mount_point}/upper").st_mode & 0o777 == 0o755
+    assert os.statvfs(active.mount_point).f_blocks * os.statvfs(active.mount_point).f_frsize < 16 << 20
+    with open(image, "rb") as file:
+        file.seek(1024 + 0x68)  # s_uuid of the superblock
+        assert file.read(16).hex() == uuid.replace("-", "")
+    Path(f"{active.mount_point}/upper/kept").touch()
+    await client.mounts.deactivate("f")
+    (active,) = (await client.mounts.activate("f", mounts)).active  # what is there stays
+    assert os.path.exists(f"{active.mount_point}/upper/kept")
+    await client.mounts.deactivate("f")
+    os.unlink(image)
+    for source, changed, match in (
+        (f"{shared.base}/out.img", options, "expected a file below"),
+        (f"{shared.root}/../out.img", options, "expected a file below"),
+        (image, ["X-containerd.mkfs.fs=vfat", *options], "fs: expected one of ext2"),
+        (image, options[1:], "size: expected bytes"),
+        (image, ["X-containerd.mkfs.color=red", *options], "color: expected size, fs or uuid"),
+        (image, ["X-containerd.mkfs.size=1", "loop"], "mkfs.ext4: "),
+    ):
+        with pytest.raises((InvalidArgumentError, FailedPreconditionError), match=match):
+            await client.mounts.activate("f", [MountMessage(type="mkfs/ext4", source=source, options=changed)])
+    assert not [name for name in os.listdir(shared.root) if "img" in name]
+
+
+@pytest.mark.root
 async def test_lease(client: Client, shared: Daemon) -> None:
     await client.leases.create("l")
     await client.with_lease("l").mounts.activate("under", [TMPFS], temporary=True)
@@ -118,8 +162,6 @@ async def test_lease(client: Client, shared: Daemon) -> None:
 async def test_refusals(client: Client, shared: Daemon) -> None:
     with pytest.raises(NotImplementedByUsError, match="needs the mount manager"):
         await client.mounts.activate("x", [TMPFS])
-    with pytest.raises(NotImplementedByUsError, match="making file systems"):
-        await client.mounts.activate("x", [MountMessage(type="mkfs/ext4", source="/x")])
     bad_mkdir = [TMPFS, MountMessage(type="mkdir/bind", source="/", options=["X-containerd.mkdir.path=/etc/x"])]
     out = [
         TMPFS,

@@ -254,7 +254,7 @@ def open_storage(root: str, state: str, events: EventPublisher, settings: Settin
         differ = LayerDiffer(content, differ_workers, settings.processors)
         differs: dict[str, Differ] = {"walking": differ}
         differs |= {each.name: RemoteDiffer(each.address) for each in settings.proxies if each.type == "diff"}
-        mounts = LocalMounts(state, MetadataActivations(db, namespaces), workers)
+        mounts = LocalMounts(root, state, MetadataActivations(db, namespaces), workers)
         gc.add_sweeper(mounts.release_abandoned)
         sandboxes = MetadataSandboxes(db, namespaces)
         content.settle()

@@ -251,9 +251,14 @@ def parse_options(options: list[str] | tuple[str, ...]) -> MountOptions:
 def detached_mount(fstype: str, source: str, options: list[str] | tuple[str, ...] = ()) -> int:
     """A detached mount (attach it with `attach`) from what fstab would say: type, source, options.
 
-    `bind` and `rbind` among the options (or as the type) clone the tree at `source`. Attributes (`ro`, `nosuid`
+    `bind` and `rbind` among the options (or as the type) clone the tree at `source`; `loop` makes a block device
+    of the file `source`, which goes with the mount. Attributes (`ro`, `nosuid`
     …), their recursive forms (`rro` …) and propagation are applied; everything else goes to the filesystem.
     """
+    if "loop" in options:
+        from orlop.unix.loop import loop_mount
+
+        return loop_mount(fstype, source, [option for option in options if option != "loop"])
     parsed = parse_options(options)
     if parsed.bind or fstype in ("bind", "rbind"):
         recursive = parsed.recursive or fstype == "rbind"

@@ -15,7 +15,7 @@ from orlop.api.types_pb2 import ActivationInfo, ActiveMount
 from orlop.containerd.core import labels
 from orlop.containerd.core.mount import Mount, to_proto
 from orlop.containerd.failpoints import failpoint
-from orlop.containerd.plugins.mount_plan import Active, Directory, count_ours, transformed
+from orlop.containerd.plugins.mount_plan import Active, Directory, Image, count_ours, transformed
 from orlop.containerd.plugins.runtime.bundle import unmount_all
 from orlop.containerd.threads import in_thread
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, NotImplementedByUsError, OrlopError
@@ -40,7 +40,9 @@ NAME_MAX = 4096
 class LocalMounts:
     """Implements `core.activations.MountManager`. Mounts are made and removed in worker threads."""
 
-    def __init__(self, state: str, store: MetadataActivations, workers: Executor) -> None:
+    def __init__(self, root: str, state: str, store: MetadataActivations, workers: Executor) -> None:
+        """File systems are made in files below `root` and `state` only."""
+        self._roots = (root, state)
         self._base = os.path.join(state, DIRECTORY)
         self._store = store
         self._workers = workers
@@ -77,21 +79,26 @@ class LocalMounts:
         os.mkdir(place, 0o700)
         active: list[Active] = []
         for index, wanted in enumerate(mounts[:ours]):
-            mount, directories = transformed(wanted, active)
-            self._make(number, directories)
+            mount, needed = transformed(wanted, active)
+            self._make(number, needed)
             point = os.path.join(place, str(index))
             _attach(mount, point)
             active.append(Active(mount, point))
         system = list(mounts[ours:])
         if system:
-            system[0], directories = transformed(system[0], active)
-            self._make(number, directories)
+            system[0], needed = transformed(system[0], active)
+            self._make(number, needed)
         return active, system
 
-    def _make(self, number: int, directories: Sequence[Directory]) -> None:
-        """Make directories, only inside our mounts: what lies there may hold links that lead out."""
+    def _make(self, number: int, needed: Sequence[Directory | Image]) -> None:
+        """Make directories, only inside our mounts: what lies there may hold links that lead out; and images."""
         base = os.path.join(self._base, str(number)) + "/"
-        for wanted in directories:
+        for wanted in needed:
+            if isinstance(wanted, Image):
+                from orlop.containerd.plugins.images_of_file_systems import make_image
+
+                make_image(wanted, self._roots)
+                continue
             index, _, below = wanted.path.removeprefix(base).partition("/")
             if not wanted.path.startswith(base) or not index.isdigit():
                 raise InvalidArgumentError(f"mount option mkdir: {wanted.path} is in none of the mounts before it")

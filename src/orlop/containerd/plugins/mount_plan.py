@@ -4,6 +4,8 @@
 A type `format/TYPE` has templates in source and options, filled in with what was mounted before:
 `{{ source 0 }}`, `{{ target 0 }}`, `{{ mount 0 }}` (a mount point) and `{{ overlay 2 0 }}` (mount points as an
 overlay's lowerdir, in that order). `mkdir/TYPE` has options `X-containerd.mkdir.path=PATH[:MODE[:UID:GID]]`.
+`mkfs/TYPE` makes its source, unless it is there: a file of `X-containerd.mkfs.size=SIZE` bytes (`64MiB`) with the
+file system `X-containerd.mkfs.fs=ext4` (or ext2, ext3, xfs) and `X-containerd.mkfs.uuid=UUID`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
+from orlop.errdefs import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 _TEMPLATE = re.compile(r"\{\{\s*([a-z]+)\s+(\d+)(?:\s+(\d+))?\s*\}\}")
 _MKDIR = "X-containerd.mkdir."
+_MKFS = "X-containerd.mkfs."
+_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs")
+_SIZE = re.compile(r"(\d+)\s*([kKmMgGtT]?)(?:i?[bB])?")
 TRANSFORMS = ("format", "mkdir", "mkfs")
 
 
@@ -39,13 +44,20 @@ class Directory(NamedTuple):
     gid: int | None = None
 
 
+class Image(NamedTuple):
+    """A file with a file system in it to make before a mount, unless it is there. `size` in bytes."""
+
+    path: str
+    size: int
+    type: str = "ext4"
+    uuid: str = ""
+
+
 def split_type(type: str) -> tuple[list[str], str]:
-    """The transformations that a type asks for, and the type below them. Raises NotImplementedByUsError."""
+    """The transformations that a type asks for, and the type below them."""
     asked = []
     head, slash, rest = type.partition("/")
     while slash and head in TRANSFORMS:
-        if head == "mkfs":
-            raise NotImplementedByUsError(f"mount type {type}: making file systems")
         asked.append(head)
         type = rest
         head, slash, rest = type.partition("/")
@@ -63,14 +75,14 @@ def count_ours(mounts: Sequence[Mount], *, temporary: bool) -> int | None:
     return last
 
 
-def transformed(mount: Mount, active: Sequence[Active]) -> tuple[Mount, list[Directory]]:
-    """A mount without its transformations, and what directories it needs.
+def transformed(mount: Mount, active: Sequence[Active]) -> tuple[Mount, list[Directory | Image]]:
+    """A mount without its transformations, and what it needs to be made before.
 
     Raises InvalidArgumentError that names the template or option.
     """
     asked, type = split_type(mount.type)
     made = mount._replace(type=type)
-    directories: list[Directory] = []
+    needed: list[Directory | Image] = []
     for transformation in asked:
         if transformation == "format":
             made = made._replace(
@@ -78,10 +90,13 @@ def transformed(mount: Mount, active: Sequence[Active]) -> tuple[Mount, list[Dir
                 target=_filled(made.target, active),
                 options=tuple(_filled(option, active) for option in made.options),
             )
+        elif transformation == "mkfs":
+            needed.append(_image(made))
+            made = made._replace(options=tuple(one for one in made.options if not one.startswith(_MKFS)))
         else:
-            directories += [_directory(option) for option in made.options if option.startswith(_MKDIR)]
+            needed += [_directory(option) for option in made.options if option.startswith(_MKDIR)]
             made = made._replace(options=tuple(one for one in made.options if not one.startswith(_MKDIR)))
-    return made, directories
+    return made, needed
 
 
 def _filled(text: str, active: Sequence[Active]) -> str:
@@ -123,3 +138,26 @@ def _directory(option: str) -> Directory:
             f"mount option {option!r}: expected {_MKDIR}path=PATH[:MODE[:UID:GID]]"
         ) from None
     return Directory(path, mode, uid, gid)
+
+
+def _image(mount: Mount) -> Image:
+    fields = dict(
+        option.removeprefix(_MKFS).partition("=")[::2] for option in mount.options if option.startswith(_MKFS)
+    )
+    for name in fields:
+        if name not in ("size", "fs", "uuid"):
+            raise InvalidArgumentError(f"mount option {_MKFS}{name}: expected size, fs or uuid")
+    size = _SIZE.fullmatch(fields.get("size", ""))
+    type = fields.get("fs", "ext4")
+    if size is None or not int(size[1]):
+        raise InvalidArgumentError(
+            f"mount option {_MKFS}size: expected bytes such as 64MiB, got {fields.get('size')!r}"
+        )
+    if type not in _FILE_SYSTEMS:
+        raise InvalidArgumentError(
+            f"mount option {_MKFS}fs: expected one of {', '.join(_FILE_SYSTEMS)}, got {type!r}"
+        )
+    uuid = fields.get("uuid", "")
+    if uuid and not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", uuid):
+        raise InvalidArgumentError(f"mount option {_MKFS}uuid: expected a UUID, got {uuid!r}")
+    return Image(mount.source, int(size[1]) << (10 * " kmgt".index(size[2].lower() or " ")), type, uuid)
