@@ -61,8 +61,12 @@ class Buildah:
 def buildah(request: pytest.FixtureRequest) -> Iterator[Buildah]:
     """On ours, and on what Debian would use."""
     made = Buildah(request.param)
-    yield made
+    refused = "error setting rlimit" in made.run(made.base, "--", "true").stderr
+    if not refused:
+        yield made
     made.close()
+    if refused:  # buildah 1.39 asks for a million of files
+        pytest.skip("runc may not raise the limits of this machine, which buildah asks for")
 
 
 def test_run(buildah: Buildah) -> None:

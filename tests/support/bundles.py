@@ -207,6 +207,7 @@ class Runtime:
         for container in self.ids:
             self("delete", "--force", container)
         left = os.listdir(self.root) if os.path.isdir(self.root) else []
+        left = [name for name in left if name != ".cache"]  # crun 1.9 and later keep compiled filters there
         groups = [path for container in self.ids for path in _control_groups(container)]
         mounts = [line for line in _mounts() if self.base in line]
         shutil.rmtree(self.base)

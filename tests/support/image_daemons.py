@@ -6,6 +6,7 @@ from support.image_daemons import client, containerd_daemon
 
 import contextlib
 import itertools
+import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -68,7 +69,9 @@ def mounted(mounts: Sequence[Mount]) -> Iterator[Path]:
         options = ",".join(["ro" if option == "rw" else option for option in mount.options if option != "rbind"])
         bind = ["--bind"] if mount.type == "bind" else ["-t", mount.type]
         source = mount.source if mount.type == "bind" else "overlay"
-        subprocess.run(["mount", *bind, "-o", options or "ro", source, directory], check=True)
+        # mount(8) of util-linux 2.40 passes options one by one, each of 255 bytes at most, unless told not to.
+        environment = {**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"}
+        subprocess.run(["mount", *bind, "-o", options or "ro", source, directory], check=True, env=environment)
         try:
             yield Path(directory)
         finally:

@@ -10,6 +10,8 @@ import ssl
 import threading
 from typing import NamedTuple
 
+from orlop.tls import client_context
+
 _CHUNK = 64 << 10
 
 
@@ -32,7 +34,7 @@ class Tls(NamedTuple):
 def encrypted(network: socket.socket, host: str, tls: Tls) -> socket.socket:
     """A plain socket for a connected one; raises OSError (ssl.SSLError too) where the two do not agree."""
     try:
-        context = ssl.create_default_context(cafile=tls.ca or None)
+        context = client_context(tls.ca or None)
         if not tls.verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if tls.certificate:

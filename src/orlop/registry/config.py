@@ -12,6 +12,7 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.oci.reference import DEFAULT_DOMAIN
 from orlop.registry.endpoint import Certificates, Endpoint
 from orlop.registry.hosts import host_directory, read_hosts
+from orlop.tls import client_context
 
 HOSTS_DIRS = ("/etc/containerd/certs.d",)
 """Where clients of containerd look for `hosts.toml`, before Docker's directory."""
@@ -111,7 +112,7 @@ class RegistryConfig(msgspec.Struct, kw_only=True):
             files = self._certificates(endpoint.host)
         verified = not endpoint.insecure or bool(files.authorities)
         # Reading the system's authorities takes 30 ms, for nothing where none is asked.
-        context = ssl.create_default_context() if verified else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = client_context() if verified else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         path = ""
         try:
             for path in files.authorities:

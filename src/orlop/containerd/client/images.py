@@ -48,6 +48,7 @@ class Images(Service):
         Raises NotFoundError.
         """
         mask = FieldMask(paths=paths) if paths else None
+        image.target.SetInParent()  # containerd 1.7 dies of a message without one
         request = pb.UpdateImageRequest(image=image, update_mask=mask)
         return (await self._call(self._stub.Update, request)).image
 

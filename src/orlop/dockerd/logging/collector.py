@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from orlop.errdefs import InvalidArgumentError
+from orlop.tls import client_context
 
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 30.0
@@ -157,7 +158,7 @@ class Datagrams:
 
 def client_tls(authority: str, cert: str, key: str, *, verify: bool) -> ssl.SSLContext:
     """How to talk TLS with a collector. Raises InvalidArgumentError that names the file."""
-    context = ssl.create_default_context()
+    context = client_context()
     try:
         if authority:
             context.load_verify_locations(authority)

@@ -12,6 +12,7 @@ import msgspec
 
 from orlop.dockerd.plugins.discovery import Discovery, Place
 from orlop.errdefs import InternalError, NotFoundError, UnavailableError
+from orlop.tls import client_context
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class PluginClient:
 
     def _tls(self) -> ssl.SSLContext:
         files = self._place.tls
-        context = ssl.create_default_context()
+        context = client_context()
         try:
             if files is not None and files.ca_file:
                 context.load_verify_locations(files.ca_file)
