@@ -8,7 +8,6 @@ import sys
 from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.libcontainer.handle import Handle
 from orlop.libcontainer.journal import set_warning_sink
-from orlop.runc import standins
 from orlop.runc.main import Call
 
 
@@ -53,11 +52,7 @@ def delete(call: Call) -> int:
 
 
 def _load(call: Call) -> Handle:
-    container = Handle.load(call.root, call.arguments[0])
-    facts = container.facts
-    if facts.systemd_cgroup or facts.holds or facts.poststart or facts.poststop:
-        standins.install(for_msgspec=True)  # these take modules that import it
-    return container
+    return Handle.load(call.root, call.arguments[0])
 
 
 def _matching(call: Call) -> list[Handle]:

@@ -5,7 +5,6 @@ import os
 import sys
 
 from orlop.errdefs import InvalidArgumentError, OrlopError
-from orlop.runc import standins
 from orlop.runc.commands import COMMANDS, GLOBAL
 from orlop.runc.log import Log
 from orlop.runc.parse import Flags, parse
@@ -79,7 +78,6 @@ def _run(arguments: list[str]) -> int:
         log.error(str(error))
         return 1
     module = COMMANDS[call.command][0]
-    standins.install(for_msgspec=module != "lifecycle")
     try:
         # The one dynamic import: a command loads what it needs and nothing else.
         __import__(f"orlop.runc.{module}")

@@ -17,24 +17,24 @@ import fcntl
 import os
 import re
 
-from orlop.unix._libc import MACHINE, libc, oserror
-from orlop.unix.fs import (
-    F_ADD_SEALS,
-    F_SEAL_GROW,
-    F_SEAL_SEAL,
-    F_SEAL_SHRINK,
-    F_SEAL_WRITE,
-    MFD_ALLOW_SEALING,
-    MFD_CLOEXEC,
-    memfd_create,
+from orlop.unix._libc import MACHINE, libc
+from orlop.unix.fs import F_ADD_SEALS, MFD_ALLOW_SEALING, MFD_CLOEXEC, memfd_create
+from orlop.unix.machine_code import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PAGE,
+    PROT_READ,
+    PROT_WRITE,
+    SEALS,
+    map_code,
+    map_memory,
+    munmap,
 )
 
-_PAGE = 4096
-_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
-_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 16, 32
 _MADV_DONTNEED = 4
 _NR_MMAP, _NR_PWRITE64 = 9, 18  # asm/unistd_64.h; the code below is for x86-64 alone
-_SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
 
 # long carry_out(struct {long number, arguments[6], expected;} *calls, long count)
 #    Makes the system calls in order, stops at the first whose result is not the expected one; returns how many
@@ -73,13 +73,8 @@ _GIVE_BACK = 64
 
 _MAPPING = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) rw-p \S+ \S+ \S+ *(.*)")
 
-_mmap = libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _madvise = libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_munmap = libc.munmap
-_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Template:
@@ -89,7 +84,7 @@ class Template:
         word = ctypes.c_long
         self._original = original
         self._regions = regions  # (address, pages, offset in the original)
-        self._size = sum(pages for _, pages, _ in regions) * _PAGE
+        self._size = sum(pages for _, pages, _ in regions) * PAGE
         self._give_back = ctypes.CFUNCTYPE(word, word, word, word, word, word)(code + _GIVE_BACK)
 
     @classmethod
@@ -98,7 +93,7 @@ class Template:
 
         Call once. Memory that is mapped later is not part of it.
         """
-        if MACHINE != "x86_64" or os.sysconf("SC_PAGESIZE") != _PAGE:
+        if MACHINE != "x86_64" or os.sysconf("SC_PAGESIZE") != PAGE:
             return None
         try:
             return _take()
@@ -111,7 +106,7 @@ class Template:
         if MACHINE != "x86_64":
             return
         try:
-            empty = cls(_map_code(), 0, [(0, 0, 0)] * 64)
+            empty = cls(map_code(_CODE), 0, [(0, 0, 0)] * 64)
         except OSError:
             return  # as `take`
         for _ in range(4):
@@ -120,15 +115,15 @@ class Template:
     def settle(self) -> int:
         """Give back the pages that have been written but are as they were; how many. Raises OSError."""
         given = 0
-        length = self._size // _PAGE * 8 + _PAGE
-        entries = _map(0, length, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1)
+        length = self._size // PAGE * 8 + PAGE
+        entries = map_memory(0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1)
         pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
             for address, pages, offset in self._regions:
                 given += self._give_back(pagemap, entries, pages, address, self._original + offset)
         finally:
             os.close(pagemap)
-            _munmap(entries, length)
+            munmap(entries, length)
         # Having looked at the original is not to count as memory in use.
         _madvise(self._original, self._size, _MADV_DONTNEED)
         return given
@@ -136,16 +131,16 @@ class Template:
 
 def _take() -> Template:
     regions, size = _regions()
-    code = _map_code()
+    code = map_code(_CODE)
     file = memfd_create("orlop-template", MFD_CLOEXEC | MFD_ALLOW_SEALING)
     try:
         os.ftruncate(file, size)
         _move(code, file, regions)
-        fcntl.fcntl(file, F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(file, F_ADD_SEALS, SEALS)
         # By a descriptor that cannot write: the seal refuses shared mappings of others.
         reader = os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            original = _map(0, size, _PROT_READ, _MAP_SHARED, reader)
+            original = map_memory(0, size, PROT_READ, MAP_SHARED, reader)
         finally:
             os.close(reader)
     finally:
@@ -157,15 +152,15 @@ def _move(code: int, file: int, regions: list[tuple[int, int, int]]) -> None:
     """Put the regions behind the file; those that have not been, have no original, are taken off the list."""
     carry_out = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_long)(code)
     calls = [call for region in regions for call in _calls(file, *region)]
-    length = (len(calls) * 64 + _PAGE - 1) // _PAGE * _PAGE
+    length = (len(calls) * 64 + PAGE - 1) // PAGE * PAGE
     # Not in the heap: that is moved while this is read.
-    table = _map(0, length, _PROT_READ | _PROT_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1)
+    table = map_memory(0, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1)
     try:
         words = (ctypes.c_long * (len(calls) * 8)).from_address(table)
         words[:] = [word for call in calls for word in call]
         left = carry_out(table, len(calls))
     finally:
-        _munmap(table, length)
+        munmap(table, length)
     if left:
         del regions[(len(calls) - left) // 2 :]
 
@@ -179,42 +174,24 @@ def _regions() -> tuple[list[tuple[int, int, int]], int]:
     for start, end, name in _MAPPING.findall(maps):
         if name != b"[stack]":
             address, length = int(start, 16), int(end, 16) - int(start, 16)
-            found.append((address, length // _PAGE, size))
+            found.append((address, length // PAGE, size))
             size += length
     return found, size
 
 
 def _calls(file: int, address: int, pages: int, offset: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Copy a region to the file, then map the file in its place."""
-    length = pages * _PAGE
+    length = pages * PAGE
     return (
         (_NR_PWRITE64, file, address, length, offset, 0, 0, length),
         (
             _NR_MMAP,
             address,
             length,
-            _PROT_READ | _PROT_WRITE,
-            _MAP_PRIVATE | _MAP_FIXED,
+            PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_FIXED,
             file,
             offset,
             address,
         ),
     )
-
-
-def _map_code() -> int:
-    """The address of the code: sealed, so that it is never both writable and executable."""
-    file = memfd_create("orlop-code", MFD_CLOEXEC | MFD_ALLOW_SEALING)
-    try:
-        os.write(file, _CODE)
-        fcntl.fcntl(file, F_ADD_SEALS, _SEALS)
-        return _map(0, _PAGE, _PROT_READ | _PROT_EXEC, _MAP_PRIVATE, file)
-    finally:
-        os.close(file)
-
-
-def _map(address: int, length: int, protection: int, flags: int, file: int) -> int:
-    result: int = _mmap(address, length, protection, flags, file, 0)
-    if result in (None, 2**64 - 1):
-        raise oserror("mmap")
-    return result
