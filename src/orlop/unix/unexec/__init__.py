@@ -3,9 +3,9 @@
 
 An interpreter takes 9 ms to start and as long again to import what a command needs, and the result is the same
 each time. So it is done once, when the command is installed (`capture.main`, which orlop.launchers runs): the
-process prepares itself, and what its memory holds then becomes the segments of an ELF file (as Emacs' unexec did). The
-kernel maps them as those of any program, a few instructions set the thread pointer and the registers, and Python
-goes on behind the call in which it was captured, in another process, half a millisecond after its exec.
+process prepares itself, and what its memory holds then becomes the segments of an ELF file (as Emacs' unexec
+did). The kernel maps them as those of any program, a few instructions set the thread pointer and the registers,
+and Python goes on behind the call in which it was captured, in another process, half a millisecond after its exec.
 
 | file | runs | does |
 | --- | --- | --- |
