@@ -234,6 +234,25 @@ async def test_shim_dies_in_the_absence(daemon: Daemon, runtime: str, rootfs: st
         await finish(client, "a")
 
 
+async def test_shim_is_slow_to_answer(daemon: Daemon, runtime: str, rootfs: str) -> None:
+    """A daemon that starts keeps the task of a shim that does not answer in time, and so do its later ones."""
+    async with Client(daemon.address, daemon.namespace) as client:
+        pid = await start(client, "a", runtime, rootfs, "sleep", "100")
+        shim = shim_of(daemon, "a")
+        with open(f"{daemon.base}/slow.toml", "w", encoding="utf-8") as file:
+            file.write('version = 2\n[timeouts]\n"io.containerd.timeout.shim.load" = "200ms"\n')
+        daemon.kill()
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            daemon.start("-c", f"{daemon.base}/slow.toml")
+            assert "keeping it" in daemon.log()
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        found = await client.tasks.get("a")
+        assert (found.pid, found.status) == (pid, 2)
+        await finish(client, "a")
+
+
 async def test_many_at_once(daemon: Daemon, runtime: str, rootfs: str) -> None:
     """Tasks side by side, and each name used again at once."""
 

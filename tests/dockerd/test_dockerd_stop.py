@@ -66,7 +66,7 @@ def being_stopped(stack: Stack, seconds: int) -> subprocess.Popen[bytes]:
     """A `docker stop` in progress, of a container that waits for its SIGKILL."""
     stack.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", STUBBORN).ok()
     asked = stack.popen("stop", "-t", str(seconds), "box")
-    wait_until(lambda: "told" in stack.docker("logs", "box").ok(), 30 * PACE)
+    wait_until(lambda: "told" in stack.docker("logs", "box").ok(), 30)
     return asked
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.containerd import wait_until
-from support.pace import PACE
 from support.stack import DOCKER, Stack
 
 from orlop.dockerd import userns
@@ -142,7 +141,7 @@ def test_commit(stack: Stack, running: bool) -> None:
     )
     name = f"base-{running}".lower()
     stack.docker("run", "-d", "--name", name, "busybox", "sh", "-c", script).ok()
-    wait_until(lambda: stack.docker("exec", name, "test", "!", "-e", "/etc/group").status == 0, 30 * PACE)
+    wait_until(lambda: stack.docker("exec", name, "test", "!", "-e", "/etc/group").status == 0, 30)
     if not running:
         stack.docker("kill", name).ok()
     stack.docker("commit", name, f"made:{name}").ok()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 
 from support import images
+from support.pace import PACE
 
 from orlop.codec import decode
 from orlop.oci.image import Manifest
@@ -68,7 +69,7 @@ class Daemon:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             ready.bind(path)
-            ready.settimeout(30)
+            ready.settimeout(30 * PACE)
             variables = dict(os.environ, NOTIFY_SOCKET=path, **(environment or {}))
             self.process = subprocess.Popen(
                 [*by, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables
@@ -76,7 +77,7 @@ class Daemon:
             ended = os.pidfd_open(self.process.pid)
             try:
                 while True:
-                    readable, _, _ = select.select([ready, ended], [], [], 30)
+                    readable, _, _ = select.select([ready, ended], [], [], 30 * PACE)
                     if ready not in readable:
                         raise AssertionError(f"{self.kind} is not ready:\n{self.log()}")
                     if b"READY=1" in ready.recv(4096):
@@ -94,7 +95,7 @@ class Daemon:
         """Stop it gracefully: the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
+        status = self.process.wait(20 * PACE)
         self.process = None
         return status
 
@@ -102,7 +103,7 @@ class Daemon:
         """Let it die."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(20 * PACE)
         self.process = None
 
     def ctr(self, *arguments: str, program: str = CTR, timeout: float = 30, **options: object) -> Result:
@@ -170,7 +171,9 @@ class Result:
 
 def run(command: list[str], timeout: float = 30, **options: object) -> Result:
     """Run a command to its end."""
-    done = subprocess.run(command, capture_output=True, timeout=timeout, text=True, check=False, **options)  # type: ignore[call-overload]
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, timeout=timeout * PACE, text=True, check=False, **options
+    )
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -209,7 +212,7 @@ def unpack_rootfs(directory: str) -> str:
 
 def wait_until(condition: object, timeout: float = 10) -> None:
     """Poll a condition of another program that gives no event to wait for."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PACE
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from support import containerd, images
 from support.containerd import Result, mounts_below, processes_about
 from support.networks import ip
+from support.pace import PACE
 
 from orlop.unix.process import CLONE_NEWNET, setns, unshare
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DOCKER = "/usr/local/bin/docker"
-_START_SECONDS = 30
+_START_SECONDS = 30 * PACE
 
 
 class Stack:
@@ -118,7 +119,7 @@ class Stack:
         """Stop orlopd gracefully: its exit status. Containers go on."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
+        status = self.process.wait(60 * PACE)
         self.process = None
         return status
 
@@ -131,7 +132,7 @@ class Stack:
         """Let orlopd die at once. Containers go on."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(20 * PACE)
         self.process = None
 
     def kill_all(self) -> None:

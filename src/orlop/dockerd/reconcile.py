@@ -27,11 +27,18 @@ from orlop.dockerd.containers.start import CONTAINER_LABEL, Start, discard, disc
 from orlop.dockerd.containers.streams import Streams
 from orlop.dockerd.logging.forward import Forwarding
 from orlop.dockerd.network.types import Sandbox
-from orlop.errdefs import NotFoundError, NotModifiedError, OrlopError, UnavailableError
+from orlop.errdefs import (
+    DeadlineExceededError,
+    NotFoundError,
+    NotModifiedError,
+    OrlopError,
+    UnavailableError,
+)
 
 log = logging.getLogger("orlop.dockerd.reconcile")
 
 _PARALLEL_STARTS = 8
+_SHIM_SECONDS = 30
 
 
 class Networks(Protocol):
@@ -110,6 +117,8 @@ class Reconcile:
 
     async def _settle(self, container: Container, task: Process | None, was_running: bool) -> None:
         state = container.record.state
+        if task is not None and task.status == Status.UNKNOWN:
+            task = await self._asked_again(container.id)
         if state.removing:
             await self._finish_removal(container, task)
         elif task is not None and task.status in (Status.RUNNING, Status.PAUSED, Status.PAUSING):
@@ -121,6 +130,19 @@ class Reconcile:
             await self._discard(container)
         elif container.record.host_config.auto_remove and state.status == "exited":
             await self._remove.auto(container)
+
+    async def _asked_again(self, container_id: str) -> Process | None:
+        """A task whose shim was too slow for a list, as on a machine with much to do: that is not its end.
+
+        Raises DeadlineExceededError: then the container stays as it is recorded.
+        """
+        try:
+            async with asyncio.timeout(_SHIM_SECONDS):
+                return await self._client.tasks.get(container_id)
+        except NotFoundError:
+            return None
+        except TimeoutError:
+            raise DeadlineExceededError(f"its shim has not answered for {_SHIM_SECONDS} s") from None
 
     async def _adopt(self, container: Container, task: Process, was_running: bool) -> None:
         """It runs: take it up where it is."""

@@ -16,7 +16,13 @@ from orlop.containerd.plugins.runtime.binary import ORLOP_RUNTIME, Environment, 
 from orlop.containerd.plugins.runtime.bundle import TASK_DIRECTORY, bundle_at, remove_hidden
 from orlop.containerd.plugins.runtime.shim import Shim
 from orlop.containerd.plugins.runtime.starter import ShimStarter
-from orlop.errdefs import AlreadyExistsError, NotFoundError, OrlopError, UnavailableError
+from orlop.errdefs import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    NotFoundError,
+    OrlopError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -306,7 +312,8 @@ class TaskManager:
         self._remove_bundle(bundle)
 
     async def _has_task(self, shim: Shim) -> bool:
-        """Whether the shim holds the task, running or ended; one that does not answer is taken for dead.
+        """Whether the shim holds the task, running or ended. One that lives but does not answer in time may well:
+        to clean up after a shim that is merely slow would be to kill its container.
 
         A creation that the former daemon asked for may be under way, and a shim tells of it only when it is done:
         hence the repetition.
@@ -317,6 +324,9 @@ class TaskManager:
                 return True
             except NotFoundError:
                 await asyncio.sleep(_STATE_PAUSE)
+            except DeadlineExceededError:
+                log.warning("the shim of %s/%s has not answered yet: keeping it", shim.namespace, shim.id)
+                return True
             except OrlopError as error:
                 log.error("the shim of %s/%s does not answer: %s", shim.namespace, shim.id, error)
                 return False
