@@ -14,11 +14,20 @@ from orlop.dockerd.network.rtnetlink import Link, Subnet
 from orlop.errdefs import PermissionDeniedError
 
 _SIOCGIFHWADDR = 0x8927
+_MAX_NAME = 15
 
 
 def find(kernel: Kernel, name: str) -> Link | None:
-    """The interface of that name."""
-    return next((link for link in kernel.route.links() if link.name == name), None)
+    """The interface of that name. Raises OSError."""
+    if len(name.encode()) > _MAX_NAME:
+        return None
+    try:
+        link = kernel.route.link(name)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+    return link if link.name == name else None  # an interface may have other names besides
 
 
 def is_bridge(kernel: Kernel, name: str) -> bool:
@@ -32,7 +41,8 @@ def is_bridge(kernel: Kernel, name: str) -> bool:
 def addresses(kernel: Kernel, name: str) -> tuple[list[IPv4Interface | IPv6Interface], list[Subnet]]:
     """An interface's own addresses (none if there is no such interface), and all networks that others use."""
     route = kernel.route
-    index = next((link.ifindex for link in route.links() if link.name == name), 0)
+    own = find(kernel, name)
+    index = own.ifindex if own is not None else 0
     found = [(owner, address) for owner, address in route.addresses() if not address.is_link_local]
     existing = [address for owner, address in found if owner == index]
     taken = [address.network for owner, address in found if owner != index]

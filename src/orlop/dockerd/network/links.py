@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's interface as a plan, and the ways in which interfaces come into a namespace."""
 
-import errno
-import os
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import NamedTuple, Protocol
@@ -160,7 +158,7 @@ class Given(NamedTuple):
 
 
 def _find(host: RouteSocket, name: str, what: str) -> rtnetlink.Link:
-    for link in host.links():
-        if link.name == name:
-            return link
-    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), f"find {what} {name}")
+    try:
+        return host.link(name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"find {what} {name}") from None

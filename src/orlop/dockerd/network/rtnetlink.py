@@ -46,6 +46,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
+_RT_TABLE_MAIN = 254
+_LINK_LOCAL = b"\xfe\x80"
+"""How fe80::/16 begins, which every interface has a route to; no IPv4 network does (240.0.0.0/4 is reserved)."""
 _NLMSGERR_ATTR_MSG = 1
 _IFINFO = struct.Struct("=BBHiII")
 _IFADDR = struct.Struct("=BBBBi")
@@ -234,11 +237,18 @@ class RouteSocket:
         """All interfaces."""
         return [_link(payload) for payload in self._dump(_RTM_GETLINK, ifinfo(0))]
 
+    def ports(self, bridge: int) -> list[Link]:
+        """The ports of the bridge with that index."""
+        body = ifinfo(0) + attribute(_IFLA_MASTER, struct.pack("=i", bridge))
+        return [_link(payload) for payload in self._dump(_RTM_GETLINK, body)]
+
     def addresses(self) -> list[tuple[int, IPv4Interface | IPv6Interface]]:
-        """All addresses of both families with the index of their interface."""
+        """All addresses of both families with the index of their interface, without those of one link's scope."""
         found = []
         for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0)):
-            family, prefix, _, _, index = _IFADDR.unpack_from(payload)
+            family, prefix, _, scope, index = _IFADDR.unpack_from(payload)
+            if scope == _RT_SCOPE_LINK:  # each interface has one
+                continue
             fields = netlink.attributes(payload, _IFADDR.size)
             raw = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
             if raw and family in _INTERFACE:
@@ -246,12 +256,14 @@ class RouteSocket:
         return found
 
     def routes(self) -> list[tuple[int, Subnet]]:
-        """The destinations of the main table's routes with their interface, without the default routes."""
+        """The destinations of the main table's routes and their interface; no default and link-local ones."""
         found = []
         for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
             family, prefix, _, _, table, *_ = _RTMSG.unpack_from(payload)
+            if table != _RT_TABLE_MAIN or not prefix or family not in _INTERFACE:
+                continue
             fields = netlink.attributes(payload, _RTMSG.size)
-            if table == 254 and prefix and _RTA_DST in fields and family in _INTERFACE:
+            if _RTA_DST in fields and not fields[_RTA_DST].startswith(_LINK_LOCAL):
                 index = struct.unpack("=i", fields.get(_RTA_OIF, b"\0\0\0\0"))[0]
                 found.append((index, _INTERFACE[family]((fields[_RTA_DST], prefix)).network))
         return found

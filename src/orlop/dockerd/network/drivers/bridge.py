@@ -94,11 +94,13 @@ class BridgeDriver(Driver):
     def tidy(self, kernel: Kernel, network: Network, known: Collection[str]) -> None:
         """Attach `known` veths that lost their bridge, delete our veths that nobody knows."""
         index = socket.if_nametoindex(network.bridge)
-        for link in kernel.route.links():
-            if link.name in known:
-                if link.master != index:
-                    kernel.route.request(rtnetlink.link_master(link.ifindex, index, link.name))
-            elif link.kind == "veth" and link.master == index and link.name.startswith(VETH_PREFIX):
+        ports = kernel.route.ports(index)
+        for name in set(known) - {link.name for link in ports}:
+            lost = hostlinks.find(kernel, name)
+            if lost is not None:
+                kernel.route.request(rtnetlink.link_master(lost.ifindex, index, name))
+        for link in ports:
+            if link.kind == "veth" and link.name not in known and link.name.startswith(VETH_PREFIX):
                 hostlinks.delete(kernel, link.name)
 
     def rules(self, network: Network) -> BridgeRules | None:
