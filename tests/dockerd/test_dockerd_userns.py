@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -15,6 +16,7 @@ from support.containerd import wait_until
 from support.stack import DOCKER, Stack
 
 from orlop.dockerd import userns
+from orlop.engine.client import Client
 from orlop.errdefs import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -164,7 +166,9 @@ def test_its_network_is_its_own(stack: Stack) -> None:
         assert stack.docker(*capable, "busybox", "sh", "-c", configure).ok() == "1\n"
         refused = stack.docker("run", "--rm", "--network", mode, "busybox", "sh", "-c", configure)
         assert refused.status != 0 and "Operation not permitted" in refused.err
-    stack.docker("run", "-d", "--name", "one", "--network", "wide", "busybox", "sleep", "600").ok()
+    stack.docker(
+        "run", "-d", "--name", "one", "--network", "wide", "--ipc", "shareable", "busybox", "sleep", "600"
+    ).ok()
     stack.docker("network", "connect", "bridge", "one").ok()
     shared = ["run", "--rm", "--network", "container:one"]
     assert stack.docker(*shared, "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", configure).ok() == "1\n"
@@ -179,9 +183,24 @@ def test_its_network_is_its_own(stack: Stack) -> None:
     with stack.network():
         addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
     assert "10.9.9.9" not in addresses
+    for option in ("--pid", "--ipc"):
+        joined = ["run", "--rm", option, "container:one", "--cap-add", "NET_ADMIN"]
+        assert stack.docker(*joined, "busybox", "sh", "-c", configure).ok() == "1\n"
     stack.docker("restart", "-t", "0", "one").ok()
     stack.docker("rm", "-f", "one").ok()
     stack.docker("network", "rm", "wide").ok()
+
+
+def test_a_mount_into_a_running_container(stack: Stack, tmp_path: Path) -> None:
+    """Directories that are made for it are the container's root's."""
+    stack.docker("run", "-d", "--name", "live", "busybox", "sleep", "600").ok()
+    changes = {"MountsAdd": [{"Type": "bind", "Source": str(tmp_path), "Target": "/new/deep/place"}]}
+    with contextlib.closing(Client(stack.host)) as client:
+        client.post("/containers/live/update", None, changes)
+    look = ["stat", "-c", "%u:%g", "/new", "/new/deep"]
+    assert stack.docker("exec", "live", *look).ok() == "0:0\n0:0\n"
+    stack.docker("exec", "live", "grep", "-q", " /new/deep/place ", "/proc/mounts").ok()
+    stack.docker("rm", "-f", "live").ok()
 
 
 def test_the_data_root_is_not_the_containers(stack: Stack) -> None:

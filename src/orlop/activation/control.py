@@ -73,7 +73,7 @@ def ending(path: str) -> Iterator[None]:
         os.close(pidfd)
 
 
-def request(path: str, message: dict[str, Any], timeout: float = 60.0) -> dict[str, Any]:
+def request(path: str, message: dict[str, Any], timeout: float = 120.0) -> dict[str, Any]:
     """Ask the supervisor. Raises UnavailableError if there is none, InternalError with its own words."""
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
         client.settimeout(timeout)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-_SECONDS = 45.0
+SECONDS = 45.0
+"""For whatever a request has to do, beside the time that daemons have to end before they are killed."""
 _RECHECK_SECONDS = 0.05
 
 
@@ -18,14 +19,15 @@ class Step(NamedTuple):
 
 
 class Job:
-    """A request and who asked. `error` says why it failed."""
+    """A request, who asked, and the seconds that it may take. `error` says why it failed."""
 
-    def __init__(self, connection: socket.socket, steps: list[Step]) -> None:
+    def __init__(self, connection: socket.socket, steps: list[Step], seconds: float) -> None:
         self.connection = connection
         self.error = ""
         self._steps = list(steps)
         self._begun = False
-        self._end = time.monotonic() + _SECONDS
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
         self.deadline = time.monotonic()
 
     def advance(self, now: float) -> bool:
@@ -44,7 +46,7 @@ class Job:
             self.error = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
             return True
         if self._steps and now >= self._end:
-            self.error = f"not done within {_SECONDS:.0f} s"
+            self.error = f"not done within {self._seconds:.0f} s; it goes on"
             return True
         # Processes that are not our own end without an event: while somebody waits, look again now and then.
         self.deadline = min(self._end, now + _RECHECK_SECONDS)

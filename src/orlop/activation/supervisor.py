@@ -20,7 +20,7 @@ from typing import Any
 from orlop.activation import control, requests, sockets
 from orlop.activation.components import Component
 from orlop.activation.fleet import Fleet
-from orlop.activation.jobs import Job
+from orlop.activation.jobs import SECONDS, Job
 from orlop.activation.layout import Layout
 
 _MAX_REQUEST = 4096
@@ -99,7 +99,9 @@ class Supervisor:
         except (ValueError, TypeError) as error:
             _reply(connection, {"error": f"invalid request: {error}"})
             return
-        self._jobs.append(Job(connection, steps))
+        self._jobs.append(
+            Job(connection, steps, SECONDS + sum(each.component.stop_seconds for each in self._fleet))
+        )
 
     def _notified(self) -> None:
         pid, lines = sockets.read_notification(self._notify)

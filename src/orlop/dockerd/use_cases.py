@@ -66,7 +66,7 @@ def container_use_cases(base: Base, services: Services, life: Life) -> Container
             registry,
             client,
             base.host,
-            LiveMounts(client, services.volumes, base.events),
+            LiveMounts(client, services.volumes, base.events, base.remapping),
             LivePorts(services.networks, life.resources),
         ),
         prune=Prune(registry, life.remove, inspect, base.events),

@@ -56,6 +56,17 @@ def namespace(remap: Remap, *more: str) -> Iterator[int]:
         yield pid
 
 
+@contextmanager
+def within(path: str, *more: str) -> Iterator[int]:
+    """As `idmap.process_within` the user namespace at a path. Raises InternalError."""
+    with ExitStack() as stack:
+        try:
+            pid = stack.enter_context(idmap.process_within(path, *more))
+        except OSError as error:
+            raise InternalError(f"userns-remap: {error.strerror}") from None
+        yield pid
+
+
 def resolve(setting: str) -> Remap | None:
     """What `userns-remap` means: `default`, a user, or `user:group`, by name or number; None: nothing.
 

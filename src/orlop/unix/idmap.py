@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
@@ -41,15 +41,26 @@ def namespace_aside(uids: Sequence[Range], gids: Sequence[Range], *more: str) ->
     `more` are options of unshare(1), for other new namespaces that belong to it. It is another program, since a
     process with threads can neither enter a user namespace nor fork without care. Raises OSError.
     """
+    with _aside("unshare", "--user", *more) as pid:
+        _write_maps(pid, uids, gids)
+        yield pid
+
+
+def process_within(namespace: str, *more: str) -> AbstractContextManager[int]:
+    """As `namespace_aside`, in the user namespace at a path that is there already."""
+    return _aside("nsenter", f"--user={namespace}", "--", "unshare", *more)
+
+
+@contextmanager
+def _aside(*command: str) -> Iterator[int]:
     import subprocess
 
-    command = ["unshare", "--user", *more, "--", "sh", "-c", "echo; read -r _"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as helper:
+    waiting = [*command, "--", "sh", "-c", "echo; read -r _"]
+    with subprocess.Popen(waiting, stdin=pipe, stdout=pipe, stderr=pipe) as helper:
         assert helper.stdin is not None and helper.stdout is not None and helper.stderr is not None
         if not helper.stdout.readline():
             raise OSError(errno.EPERM, helper.stderr.read().decode(errors="replace").strip())
-        _write_maps(helper.pid, uids, gids)
         yield helper.pid  # the end of its input ends it, also if this process is killed
 
 

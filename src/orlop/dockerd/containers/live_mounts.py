@@ -22,6 +22,7 @@ from orlop.containerd.client import Client
 from orlop.dockerd.containers.bound import Bound, clone_source, open_mount_target
 from orlop.dockerd.containers.container import Container
 from orlop.dockerd.containers.ports import Volumes
+from orlop.dockerd.containers.remapping import Remapping
 from orlop.dockerd.containers.running import lives, opened
 from orlop.dockerd.events import Events
 from orlop.dockerd.spec.mountpoint import MountPoint
@@ -35,10 +36,11 @@ from orlop.unix.mntns import in_mount_namespace
 class LiveMounts:
     """Both calls want the container's lock to be held, and leave saving the record to the caller."""
 
-    def __init__(self, client: Client, volumes: Volumes, events: Events) -> None:
+    def __init__(self, client: Client, volumes: Volumes, events: Events, remapping: Remapping) -> None:
         self._client = client
         self._volumes = volumes
         self._events = events
+        self._remapping = remapping
 
     async def add(self, container: Container, mounts: list[Mount]) -> None:
         """Raises InvalidArgumentError, ConflictError (the place is taken), InternalError; then none is there."""
@@ -78,6 +80,8 @@ class LiveMounts:
 
     async def _attach(self, container: Container, points: list[MountPoint]) -> None:
         done: list[MountPoint] = []
+        remap = self._remapping.of(container.record.host_config)
+        owner = remap.root if remap else (0, 0)
         try:
             for point in points:
                 done.append(point)
@@ -86,7 +90,7 @@ class LiveMounts:
                 with ExitStack() as stack:
                     tree = _clone(point)
                     stack.callback(os.close, tree)
-                    await self._in_container(container, partial(_put, point=point, tree=tree))
+                    await self._in_container(container, partial(_put, point=point, tree=tree, owner=owner))
         except BaseException:
             for point in reversed(done):
                 await self._in_container(container, partial(_detach, point=point, source=_identity(point.source)))
@@ -140,11 +144,11 @@ def _clone(point: MountPoint) -> int:
         raise InternalError(f"error mounting {point.source}: {os.strerror(error.errno or 0).lower()}") from None
 
 
-def _put(root: int, point: MountPoint, tree: int) -> None:
-    """In the container's mount namespace: move the detached mount to its place, which is made if it is missing."""
+def _put(root: int, point: MountPoint, tree: int, owner: tuple[int, int]) -> None:
+    """In the container's mount namespace: move the detached mount to its place, made for `owner` if missing."""
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     try:
-        target = open_mount_target(root, point.destination, is_directory=is_directory, create_for=(0, 0))
+        target = open_mount_target(root, point.destination, is_directory=is_directory, create_for=owner)
         try:
             mount.attach(tree, target)
         finally:

@@ -82,17 +82,17 @@ class Remapping:
         ]
 
     @asynccontextmanager
-    async def namespaces(self, host_config: HostConfig) -> AsyncIterator[OwnNamespaces]:
-        """New namespaces for a container that shares none with another, there until the end of the block.
+    async def namespaces(self, host_config: HostConfig, shared: str) -> AsyncIterator[OwnNamespaces]:
+        """New namespaces for a container, there until the end of the block; none for one that shares a network.
 
         Its network namespace belongs to its user namespace, so that its root may do in there what its capabilities
-        say. Raises InternalError.
+        say. That is the one at the path `shared` if it is not empty: of a container that it shares others with.
+        Raises InternalError.
         """
-        shared = (host_config.network_mode, host_config.pid_mode, host_config.ipc_mode)
-        if self.remap is None or not self._applies(host_config) or any(map(_is_shared, shared)):
+        if self.remap is None or not self._applies(host_config) or _is_shared(host_config.network_mode):
             yield OwnNamespaces()
             return
-        made = userns.namespace(self.remap, "--net")
+        made = userns.within(shared, "--net") if shared else userns.namespace(self.remap, "--net")
         pid = await asyncio.to_thread(made.__enter__)
         try:
             yield OwnNamespaces(f"/proc/{pid}/ns/user", f"/proc/{pid}/ns/net")

@@ -14,12 +14,13 @@ from orlop.dockerd.containers.model import ContainerRecord, NetworkState
 from orlop.dockerd.containers.paths import Paths
 from orlop.dockerd.containers.ports import Networks, Volumes
 from orlop.dockerd.containers.registry import Registry
+from orlop.dockerd.containers.remapping import joined_namespace
 from orlop.dockerd.containers.shared_memory import mount_shm, unmount_shm
 from orlop.dockerd.events import Events
 from orlop.dockerd.network.requests import is_derived
 from orlop.dockerd.network.types import Sandbox, SandboxRequest
 from orlop.dockerd.spec.mountpoint import MountPoint
-from orlop.engine.types import EndpointSettings
+from orlop.engine.types import EndpointSettings, HostConfig
 from orlop.errdefs import ConflictError, InternalError, InvalidArgumentError, OrlopError
 
 
@@ -85,6 +86,15 @@ class Resources:
             ports=msgspec.to_builtins(sandbox.ports),
         )
         return Namespaces(sandbox.netns_path or "", pid, ipc, shm, *self._write_files(record, sandbox))
+
+    def shared_user(self, host_config: HostConfig) -> str:
+        """The user namespace of the container whose PID or IPC namespace is shared, a path; empty without one.
+
+        Raises NotFoundError, ConflictError for one that does not run.
+        """
+        return joined_namespace(
+            self._joined(host_config.pid_mode, "pid"), self._joined(host_config.ipc_mode, "ipc")
+        )
 
     def link_variables(self, record: ContainerRecord) -> list[str]:
         """The environment that legacy links bring. Raises ConflictError for a container that does not run."""

@@ -155,7 +155,9 @@ class Start:
         runtime = self._runtimes.resolve(record.host_config.runtime)
         _check_owners(record, runtime)
         await self._forwarding.begin(container)
-        async with self._remapping.namespaces(record.host_config) as own:
+        async with self._remapping.namespaces(
+            record.host_config, self._resources.shared_user(record.host_config)
+        ) as own:
             pid, started_at = await self._create(container, runtime, own, checkpoint)
         try:
             await self._client.tasks.start(record.id)
