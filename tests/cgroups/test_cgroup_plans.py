@@ -148,10 +148,14 @@ def test_swap_that_does_not_fit(swap, memory, message):
         Resources(unified={"../../etc/passwd": "x"}),
         Resources(unified={"?memory.max": "1"}),
         Resources(unified={"memory": "1"}),
+        Resources(unified={"memory.max\0": "1"}),
+        Resources(unified={"memory.max": "1\0"}),
+        Resources(cpu=CPU(cpus="\0")),
+        Resources(cpu=CPU(mems="0\0")),
         Resources(hugepage_limits=[HugepageLimit(page_size="2MB/../x", limit=1)]),
     ],
 )
-def test_file_names_from_the_configuration_are_checked(resources):
+def test_names_and_text_from_the_configuration_are_checked(resources):
     with pytest.raises(InvalidArgumentError):
         plan.plan_v2(resources, update=False)
 

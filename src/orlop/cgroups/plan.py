@@ -133,8 +133,11 @@ def _cpu_v2(cpu: CPU) -> list[Write]:
 
 
 def _cpuset(cpu: CPU) -> list[Write]:
-    values = (("cpuset.cpus", cpu.cpus), ("cpuset.mems", cpu.mems))
-    return [("cpuset", file, value) for file, value in values if value]
+    values = (("cpus", cpu.cpus), ("mems", cpu.mems))
+    for name, value in values:
+        if "\0" in value:
+            raise InvalidArgumentError(f"linux.resources.cpu.{name} is {value!r}, expected a list as 0-3,7")
+    return [("cpuset", f"cpuset.{name}", value) for name, value in values if value]
 
 
 def _memory_v1(memory: Memory, update: bool) -> list[Write]:
@@ -227,8 +230,10 @@ def _rdma(resources: Resources) -> list[Write]:
 def _unified(unified: dict[str, str]) -> list[Write]:
     plan: list[Write] = []
     for file, value in unified.items():
-        if "." not in file.strip(".") or set(file) & set("/?|"):
+        if "." not in file.strip(".") or set(file) & set("/?|\0"):
             raise InvalidArgumentError(f"unified resource {file!r} must be a file name of a controller")
+        if "\0" in value:
+            raise InvalidArgumentError(f"unified resource {file!r} is {value!r}, expected text")
         plan += [(file.partition(".")[0], file, line) for line in value.splitlines() if line]
     return plan
 
