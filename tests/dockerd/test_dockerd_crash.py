@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,12 +87,15 @@ def test_an_exit_while_dockerd_was_away_is_settled_with_the_true_code(own_stack:
 def test_execs_survive_and_their_exit_codes_are_known(own_stack: Stack) -> None:
     stack = own_stack
     stack.docker("run", "-d", "--name", "host", "busybox", "sleep", "100").ok()
-    stack.docker("exec", "-d", "host", "sh", "-c", "sleep 0.4; exit 9").ok()
+    script = "until [ -e /go ]; do sleep 0.1; done; touch /went; exit 9"
+    stack.docker("exec", "-d", "host", "sh", "-c", script).ok()
     stack.docker("exec", "-d", "host", "sleep", "50").ok()
     ids = inspect(stack, "host")["ExecIDs"]
     assert len(ids) == 2
+    root = Path(f"/proc/{state(stack, 'host')['Pid']}/root")
     stack.kill()
-    time.sleep(0.8)
+    (root / "go").touch()
+    wait_until((root / "went").exists)
     stack.start()
     wait_until(lambda: len(inspect(stack, "host")["ExecIDs"] or []) == 1)
     codes = {exec_inspect(stack, id)["ExitCode"] for id in ids}
