@@ -50,7 +50,7 @@ class Events:
 
     def __init__(self) -> None:
         self._history: deque[Event] = deque(maxlen=HISTORY)
-        self._listeners: set[asyncio.Queue[Event]] = set()
+        self._listeners: dict[asyncio.Queue[Event], Filters] = {}
         self._own: set[asyncio.Queue[Event]] = set()
         self.published = 0
         """How many events there have been."""
@@ -58,14 +58,16 @@ class Events:
     @property
     def listeners(self) -> int:
         """How many clients listen."""
-        return len(self._listeners - self._own)
+        return len(self._listeners.keys() - self._own)
 
     def publish(self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None) -> Event:
         """Tell everybody. `type` is container, image, network, volume, daemon …"""
         event = Event(type, action, id, dict(attributes or {}), timestamps.now())
         self._history.append(event)
         self.published += 1
-        for queue in self._listeners:
+        for queue, filters in self._listeners.items():
+            if not matches(event, filters):
+                continue
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(event)
@@ -89,13 +91,13 @@ class Events:
         """
         past = [] if since is None else self.history(since, until or 0, filters)
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
-        self._listeners.add(queue)
+        self._listeners[queue] = filters
         if own:
             self._own.add(queue)
-        return Subscription(past, queue, until, filters, self._leave)
+        return Subscription(past, queue, until, self._leave)
 
     def _leave(self, queue: "asyncio.Queue[Event]") -> None:
-        self._listeners.discard(queue)
+        self._listeners.pop(queue, None)
         self._own.discard(queue)
 
 
@@ -107,13 +109,11 @@ class Subscription:
         past: list[Event],
         queue: "asyncio.Queue[Event]",
         until: int | None,
-        filters: Filters,
         leave: Callable[["asyncio.Queue[Event]"], None],
     ) -> None:
         self._past = past
         self._queue = queue
         self._until = until
-        self._filters = filters
         self._leave = leave
 
     def close(self) -> None:
@@ -131,8 +131,7 @@ class Subscription:
                 event = await asyncio.wait_for(self._queue.get(), left)
             except TimeoutError:
                 return
-            if matches(event, self._filters):
-                yield event
+            yield event
 
 
 def matches(event: Event, filters: Filters) -> bool:

@@ -77,9 +77,11 @@ class Exits:
             return
         record.running, record.exit_code, record.pid = False, exit_code, 0
         await extra.attach.finish()
-        self._registry.save_exec(extra)
         self._registry.publish(container, "exec_die", execID=record.id, exitCode=str(exit_code))
         extra.ended.set()
+        await asyncio.sleep(0)  # who has waited for this is answered first
+        # If the daemon dies here, the next one asks containerd, which still knows how the process ended.
+        self._registry.save_exec(extra)
         try:
             await self._client.tasks.delete_process(container.id, record.id)
         except OrlopError as error:

@@ -62,7 +62,8 @@ class ImageKeeper:
 
     async def run(self, events: Events) -> None:
         """Note uses and tidy up whenever there may be something to do, until cancelled."""
-        subscription = events.subscribe(None, None, Filters({"type": ["container", "image", "daemon"]}), own=True)
+        wanted = Filters({"type": ["container", "image", "daemon"], "event": [*_GROWS, *_USES]})
+        subscription = events.subscribe(None, None, wanted, own=True)
         try:
             await self._tidy_logged()
             async for event in subscription:
