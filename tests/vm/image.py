@@ -14,7 +14,7 @@ _PACKAGES = """
 base-files base-passwd bash busybox-static ca-certificates coreutils crun dash dbus dbus-daemon diffutils findutils
 curl grep gzip hostname iproute2 iptables kmod e2fsprogs libcap2-bin libseccomp2 libstdc++6 mount netcat-openbsd
 nftables passwd procps python3 python3.11 runc sed systemd systemd-sysv tar util-linux debianutils strace
-criu apparmor
+criu apparmor docker.io containerd uidmap xfsprogs
 """
 # What packages and their scripts make outside of their lists of files.
 TREES = ("usr/lib/python3.11", "etc/alternatives", "etc/ssl/certs")
@@ -24,7 +24,7 @@ FILES = (
 )  # fmt: skip
 LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info|lintian|bug)/|^/(proc|sys|dev|run|tmp|boot)(/|$)|/\.$")
 _MODULES = (
-    "fs/overlayfs fs/fuse fs/nls net drivers/net/veth.ko drivers/net/dummy.ko drivers/net/macvlan.ko"
+    "fs/overlayfs fs/fuse fs/nls fs/xfs net drivers/net/veth.ko drivers/net/dummy.ko drivers/net/macvlan.ko"
     " drivers/net/ipvlan drivers/net/vxlan drivers/net/tun.ko fs/quota drivers/block/loop.ko"
     " lib crypto arch/x86/crypto"
 )
