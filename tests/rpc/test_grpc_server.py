@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import hpack
 import pytest
+from hpack.exceptions import HPACKError
 from support.pace import PACE
 
 from orlop import errdefs
@@ -25,6 +26,8 @@ from orlop.api import version_pb2, version_pb2_grpc
 from orlop.rpc import grpc as rpc_grpc
 from orlop.rpc.grpc_server.server import Server
 from orlop.rpc.http2 import frames
+from orlop.rpc.http2.fields import FieldReader
+from orlop.rpc.http2.frames import ConnectionFault
 from orlop.rpc.http2.headers import BlockReader, write_block
 
 SECONDS = 30 * PACE
@@ -433,6 +436,48 @@ def test_remembered_blocks_mean_what_they_say() -> None:
             encoder.header_table_size = chance.choice([0, 100, 1000, 4096])
         fields = chance.choices(names, k=chance.randint(1, 4)) if chance.random() < 0.3 else names[:3]
         assert reader.read(encoder.encode(fields)) == fields
+
+
+def test_blocks_are_read_as_the_library_reads_them() -> None:
+    chance = random.Random(11)
+    for _ in range(60):
+        encoder, decoder, reader = hpack.Encoder(), hpack.Decoder(), FieldReader(1 << 20)
+        decoder.max_header_list_size = 1 << 20
+        for _ in range(30):
+            if chance.random() < 0.1:
+                encoder.header_table_size = chance.choice([0, 100, 1000, 4096])
+            names = chance.choices(
+                ["a", ":path", "content-type", "n\u00efx" * 9, "x" * 200], k=chance.randint(0, 9)
+            )
+            sizes = [chance.choice([0, 1, 30, 400, 5000]) for _ in names]
+            fields = [
+                (name, "v\u00e9%~"[: size % 5] * (size // 4)) for name, size in zip(names, sizes, strict=True)
+            ]
+            secret = chance.random() < 0.2  # never to be kept in a table
+            block = encoder.encode([(*field, secret) for field in fields], huffman=chance.random() < 0.5)
+            assert [*reader.read(block)] == [*map(tuple, decoder.decode(block))] == fields
+
+
+def test_malformed_blocks_are_refused_as_the_library_refuses_them() -> None:
+    chance = random.Random(13)
+    for block in (chance.randbytes(chance.randint(1, 30)) for _ in range(10_000)):
+        try:
+            expected = [tuple(field) for field in hpack.Decoder().decode(block)]
+        except (HPACKError, UnicodeDecodeError):
+            with pytest.raises(ConnectionFault):
+                FieldReader(1 << 16).read(block)
+        else:
+            assert [*FieldReader(1 << 16).read(block)] == expected
+
+
+def test_fields_of_a_block_have_a_limit() -> None:
+    reader = FieldReader(1000)
+    block = hpack.Encoder().encode([("name", "v" * 800)])
+    assert len(reader.read(block)) == 1
+    again = b"\xbe"  # the newest of the table
+    assert len(reader.read(again)) == 1
+    with pytest.raises(ConnectionFault, match="more than 1000 bytes"):
+        reader.read(again * 2)
 
 
 @pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 254, 255, 300, 5000])

@@ -165,7 +165,7 @@ def _set_up_logging(level: str, format: str) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(numbers.get(level, logging.getLevelName(level.upper())))
-    for noisy in ("asyncio", "grpc", "hpack"):
+    for noisy in ("asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # their debug lines tell of nothing but themselves
     for number, name in ((10, "debug"), (20, "info"), (30, "warning"), (40, "error"), (50, "fatal")):
         logging.addLevelName(number, name)

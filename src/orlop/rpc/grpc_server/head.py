@@ -6,10 +6,11 @@ Source: "gRPC over HTTP2", https://github.com/grpc/grpc/blob/master/doc/PROTOCOL
 
 import base64
 import binascii
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from orlop.rpc import status
+from orlop.rpc.http2.fields import Field
 from orlop.rpc.http2.headers import write_block
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -34,7 +35,8 @@ class Head(NamedTuple):
     is_grpc: bool
 
 
-def interpret(fields: Iterable[tuple[str, str]]) -> Head:
+@lru_cache(128)  # each connection of a client begins as the one before
+def interpret(fields: tuple[Field, ...]) -> Head:
     """Sort header fields."""
     path = method = content_type = ""
     timeout, fault = None, ""

@@ -12,8 +12,9 @@ from orlop.rpc.http2.frames import ConnectionFault
 from orlop.rpc.http2.headers import MAX_LIST, BlockReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
+    from orlop.rpc.http2.fields import Field
     from orlop.rpc.http2.stream import Stream
 
 H = TypeVar("H")
@@ -34,7 +35,7 @@ class Connection(asyncio.Protocol, Generic[H]):
 
     def __init__(
         self,
-        interpret: Callable[[Iterable[tuple[str, str]]], H],
+        interpret: Callable[[tuple[Field, ...]], H],
         open_stream: Callable[[Connection[H], int, H], Stream],
         on_closed: Callable[[Connection[H]], None],
     ) -> None:

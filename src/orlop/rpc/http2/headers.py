@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Header blocks (HPACK, RFC 7541): of requests, read by the hpack library, and of answers, written plainly."""
+"""Header blocks (HPACK, RFC 7541): what those of requests mean, and those of answers, written plainly."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError
-from hpack.table import HeaderTable
-
-from orlop.rpc.http2.frames import COMPRESSION_ERROR, ConnectionFault
+from orlop.rpc.http2.fields import Field, FieldReader
 
 MAX_LIST = 64 << 10  # bytes of the header fields of one request
 _REMEMBERED = 64
@@ -22,9 +18,9 @@ class BlockReader(Generic[T]):
     and the same bytes mean the same for as long as that table stays as it is.
     """
 
-    def __init__(self, interpret: Callable[[Iterable[tuple[Any, Any]]], T]) -> None:
+    def __init__(self, interpret: Callable[[tuple[Field, ...]], T]) -> None:
         self._interpret = interpret
-        self._decoder = Decoder(max_header_list_size=MAX_LIST)
+        self._fields = FieldReader(MAX_LIST)
         self._known: dict[bytes, T] = {}
 
     def read(self, block: bytes) -> T:
@@ -32,22 +28,13 @@ class BlockReader(Generic[T]):
         known = self._known.get(block)
         if known is not None:
             return known
-        table = self._decoder.header_table
-        size, count, newest = table.maxsize, len(table.dynamic_entries), _first(table)
-        try:
-            meaning = self._interpret(self._decoder.decode(block))
-        except (HPACKError, UnicodeDecodeError) as error:
-            raise ConnectionFault(COMPRESSION_ERROR, f"malformed header block: {error}") from None
-        # What is added to the table is a new object in front, what is removed makes it shorter.
-        if _first(table) is not newest or (table.maxsize, len(table.dynamic_entries)) != (size, count):
+        changed = self._fields.changed
+        meaning = self._interpret(self._fields.read(block))
+        if self._fields.changed != changed:
             self._known.clear()
         elif len(self._known) < _REMEMBERED:
             self._known[block] = meaning
         return meaning
-
-
-def _first(table: HeaderTable) -> object:
-    return table.dynamic_entries[0] if table.dynamic_entries else None
 
 
 def write_block(fields: Iterable[tuple[str, bytes]]) -> bytes:
