@@ -2,9 +2,10 @@
 """What images cost, and lists and events: Debian's containerd and orlop-containerd side by side, in turn.
 
 One image of many files is pulled from docker-registry on the loopback and unpacked, exported and imported, with
-Debian's ctr on both daemons and with orlop-ctr on orlop's. Then 500 containers are listed and events go to ten
-subscribers. Prints medians and ratios to Debian's containerd with Debian's ctr, and the highest memory (PSS) of
-daemon and client while pulling. Everything lies on a tmpfs. Run as root.
+Debian's ctr on both daemons and with orlop-ctr on orlop's. Then 500 containers are listed, in one answer, as a
+stream and by ctr, and events go to ten subscribers. Prints medians and ratios to Debian's containerd with Debian's
+ctr, by the clock and by the processor time of daemon and client together, and the highest memory (PSS) of the
+daemon while pulling. Everything lies on a tmpfs. Run as root.
 """
 
 import argparse
@@ -19,10 +20,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cpu import Meter, meter
 from ctr_compare import daemon
 from engines import pss_kib
 from google.protobuf import any_pb2
@@ -60,22 +62,24 @@ def main() -> None:
     options = parser.parse_args()
     tempfile.tempdir = "/dev/shm"
     with contextlib.ExitStack() as running:
-        sockets = {name: running.enter_context(daemon(name)) for name in ("containerd", "orlop-containerd")}
+        meters = {name: running.enter_context(meter(name)) for name in ("containerd", "orlop-containerd")}
+        sockets = {name: running.enter_context(daemon(name, each)) for name, each in meters.items()}
         if options.only != "lists":
             directory = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
             host = running.enter_context(registry(Path(directory)))
             name = f"{host}/bench/files:latest"
             asyncio.run(push(name, image(options.files, options.megabytes << 20)))
             print(f"an image of {options.files} files, {options.megabytes} MB; {options.n} of each, in turn\n")
-            images(sockets, name, options.n, Path(directory))
+            images(sockets, meters, name, options.n, Path(directory))
         if options.only != "images":
             for kind, socket in sockets.items():
                 asyncio.run(lists(kind, socket, options.n))
 
 
-def images(sockets: dict[str, str], name: str, runs: int, directory: Path) -> None:
+def images(sockets: dict[str, str], meters: dict[str, Meter], name: str, runs: int, directory: Path) -> None:
     """Pull with unpacking, export, import with unpacking."""
     seconds: dict[tuple[str, Case], list[float]] = {}
+    processor: dict[tuple[str, Case], list[float]] = {}
     memory: dict[Case, float] = {}
     archive = directory / "archive.tar"
     for _ in range(runs):
@@ -86,18 +90,22 @@ def images(sockets: dict[str, str], name: str, runs: int, directory: Path) -> No
                 ("export", ["export", str(archive), name]),
                 ("import", ["import", str(archive)]),
             ):
+                group = meters[case.daemon]
+                command, before = group.client.command([*ctr, *words]), group.all.seconds()
                 with watched(case, sockets[case.daemon], memory if action == "pull" else {}):
-                    took = timed(lambda command=[*ctr, *words]: run(command))  # type: ignore[misc]
+                    took = timed(lambda command=command: run(command))  # type: ignore[misc]
                 seconds.setdefault((action, case), []).append(took)
+                processor.setdefault((action, case), []).append(group.all.settled() - before)
                 if action != "pull":  # both leave nothing behind for the next
                     run([*ctr, "rm", "--sync", name])
+    print(f"load {os.getloadavg()[0]:.1f}; seconds of the clock (fastest), ratio; processor seconds, ratio")
     for action in ("pull", "export", "import"):
-        base = statistics.median(seconds[action, CASES[0]])
+        clock, used = (statistics.median(each[action, CASES[0]]) for each in (seconds, processor))
         for case in CASES:
-            times = seconds[action, case]
+            times, work = seconds[action, case], statistics.median(processor[action, case])
             print(
-                f"{action:7} {case.ctr:10} on {case.daemon:17} {statistics.median(times):7.2f} s "
-                f"(fastest {min(times):.2f})  {statistics.median(times) / base:.2f}"
+                f"{action:7} {case.ctr:10} on {case.daemon:17} {statistics.median(times):7.2f} ({min(times):.2f})"
+                f" {statistics.median(times) / clock:5.2f} {work:7.2f} {work / used:5.2f}"
             )
     for case, size in memory.items():
         print(f"highest PSS of {case.daemon} while {case.ctr} pulls: {size:.0f} MiB")
@@ -207,16 +215,36 @@ async def lists(kind: str, socket: str, runs: int) -> None:
             container = containers_pb2.Container(id=f"c{number}", image="bench", labels={"a": "b"}, spec=spec)
             container.runtime.name = "io.containerd.runc.v2"
             await client.containers.create(container)
-        took = []
-        for _ in range(runs * 5):
-            started = time.monotonic()
-            assert len(await client.containers.list()) == 500
-            took.append(time.monotonic() - started)
-        print(f"500 containers listed, {kind}: {statistics.median(took) * 1000:.1f} ms ({min(took) * 1000:.1f})")
+        command = ["ctr", "-a", socket, "-n", "lists", "containers", "list", "-q"]
+        ways: tuple[tuple[str, Callable[[], Awaitable[int]]], ...] = (
+            ("in one answer", lambda: _listed(client)),
+            ("as a stream", lambda: _streamed(client)),
+            ("by ctr", lambda: asyncio.to_thread(_counted, command)),
+        )
+        for way, ask in ways:
+            took = []
+            for _ in range(runs * 5):
+                started = time.monotonic()
+                assert await ask() == 500
+                took.append(time.monotonic() - started)
+            median, fastest = statistics.median(took) * 1000, min(took) * 1000
+            print(f"500 containers listed {way}, {kind}: {median:.1f} ms ({fastest:.1f})")
         rates = [await events(client, 2000) for _ in range(runs)]
         print(f"events a second to {_SUBSCRIBERS} subscribers, {kind}: {statistics.median(rates):.0f}")
         for number in range(500):
             await client.containers.delete(f"c{number}")
+
+
+async def _listed(client: Client) -> int:
+    return len(await client.containers.list())
+
+
+async def _streamed(client: Client) -> int:
+    return len([each async for each in client.containers.stream()])
+
+
+def _counted(command: list[str]) -> int:
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.count(b"\n")
 
 
 async def events(client: Client, count: int) -> float:

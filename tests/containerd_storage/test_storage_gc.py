@@ -195,9 +195,11 @@ def test_deleting_collects_soon(local: LocalStorage, scope: Scope) -> None:
     async def scenario() -> None:
         graph = Graph(local, scope)
         graph.image("image", graph.blob("manifest", ref_content=graph.blob("layer")))
+        collected = asyncio.Event()
+        local.storage.gc.observe(lambda _seconds: collected.set())
         graph.images.delete("image")
         assert len(list(graph.content.walk())) == 2
-        await asyncio.sleep(0.01)  # the collector runs in the loop after the request
+        await asyncio.wait_for(collected.wait(), 30)
         assert list(graph.content.walk()) == []
 
     asyncio.run(scenario())

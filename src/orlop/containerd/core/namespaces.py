@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
@@ -78,8 +79,13 @@ def scope_of(metadata: Sequence[tuple[str, str | bytes]] | None) -> Scope:
 
     Raises FailedPreconditionError without a namespace, InvalidArgumentError for a malformed one.
     """
+    return _scope_of(tuple(metadata or ()))
+
+
+@lru_cache(128)  # a client says the same with each call
+def _scope_of(metadata: tuple[tuple[str, str | bytes], ...]) -> Scope:
     namespace = lease = ""
-    for key, value in metadata or ():
+    for key, value in metadata:
         if key == NAMESPACE_HEADER and not namespace:
             namespace = value if isinstance(value, str) else value.decode()
         elif key == LEASE_HEADER and not lease:

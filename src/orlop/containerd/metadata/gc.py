@@ -46,13 +46,14 @@ if TYPE_CHECKING:
 
 class Pace(NamedTuple):
     """How often it is collected: at most this share of the loop's time, and after so many changes; `delay` is the
-    seconds from what makes a collection due to the collection."""
+    seconds from what makes a collection due to the collection, if they are more than a moment."""
 
     share: float = 0.02
     mutations: int = 100
     delay: float = 0.0
 
 
+_SOON = 0.05  # seconds; a client that deletes goes on calling, and is not to wait for a collection in between
 _PREFIX = "containerd.io/gc."
 _CONTENT, _SNAPSHOT, _IMAGE, _INGEST, _CONTAINER = "content", "snapshot", "image", "ingest", "container"
 _FLAT = "/flat"
@@ -121,13 +122,13 @@ class GarbageCollector:
 
     def deleted(self) -> None:
         """Something was deleted: collect soon."""
-        self.schedule(self._pace.delay)
+        self.schedule(max(self._pace.delay, _SOON))
 
     def mutated(self) -> None:
         """Something changed; many changes make a collection due."""
         self._mutations += 1
         if self._mutations >= self._pace.mutations > 0:
-            self.schedule(self._pace.delay)
+            self.schedule(max(self._pace.delay, _SOON))
 
     def schedule(self, delay: float = 0.0) -> None:
         """Collect after `delay` seconds, or later if the last collection was long.

@@ -162,7 +162,7 @@ class LocalContent:
 
     def path(self, digest: str) -> str:
         """Where the blob is or would be."""
-        return os.path.join(self._blobs, validate_digest(digest).partition(":")[2])
+        return f"{self._blobs}/{validate_digest(digest).removeprefix('sha256:')}"
 
     def size(self, digest: str) -> int | None:
         """Bytes in the blob; None when there is none."""

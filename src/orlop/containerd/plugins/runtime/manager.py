@@ -218,7 +218,8 @@ class TaskManager:
         except OrlopError as error:
             log.error("shut down the shim of %s, which may be left: %s", shim.id, error)
         failpoint("task.delete.after_shutdown")
-        self._remove_bundle(shim.bundle)
+        # It takes milliseconds where the disk is busy, and the client goes on calling.
+        await asyncio.get_running_loop().run_in_executor(None, self._remove_bundle, shim.bundle)
         failpoint("task.delete.after_bundle")
         del self._ending[shim.namespace, shim.id]
 
