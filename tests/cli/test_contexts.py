@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 
 import pytest
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = shutil.which("docker") or "/usr/bin/docker"
 ORLOP = f"{os.path.dirname(sys.executable)}/orlop"
 
 

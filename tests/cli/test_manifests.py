@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ __all__ = ["registry"]
 
 pytestmark = pytest.mark.root
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = shutil.which("docker") or "/usr/bin/docker"
 ORLOP = f"{os.path.dirname(sys.executable)}/orlop"
 
 

@@ -20,6 +20,8 @@ from support import orlopd, pki
 from support.orlopd import PROGRAM, flags, get, running
 from support.stack import DOCKER, Stack
 
+from orlop.tls import client_context
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -47,7 +49,7 @@ def _tls(certificates: Path) -> list[str]:
 
 
 def _client(certificates: Path, name: str = "") -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    context = client_context(str(certificates / "ca.pem"))
     if name:
         context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
     return context

@@ -7,7 +7,7 @@ import json
 import os
 
 import pytest
-from support.bundles import Bundle, Runtime
+from support.bundles import Bundle, Runtime, give_real_time
 
 pytestmark = [
     pytest.mark.root,
@@ -63,13 +63,10 @@ def test_idle_time_alone(runtime: Runtime, bundle: Bundle) -> None:
 
 def test_real_time(runtime: Runtime, bundle: Bundle) -> None:
     """A group gets a part of what its parent has, and a process in it may then be one of real time."""
-    parent = _PARENT.format("cpu")
     if not os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"):
         pytest.skip("the kernel does not share real time between groups")
     bundle.linux["resources"]["cpu"] = {"realtimePeriod": 500000, "realtimeRuntime": 5000}
-    os.makedirs(parent, exist_ok=True)
-    with open(f"{parent}/cpu.rt_runtime_us", "w", encoding="utf-8") as file:
-        file.write("200000")  # enough for groups just removed, which count for a while yet
+    give_real_time()
     container = runtime.start(bundle.args("sleep", "100"))
     assert _value(container, "cpu.rt_period_us") == "500000"
     assert _value(container, "cpu.rt_runtime_us") == "5000"

@@ -8,6 +8,7 @@ from support.image_engine import Engine, engine
 import asyncio
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from orlop.dockerd.metrics import Metrics
 from orlop.dockerd.plugins.authorization import Authorization
 from orlop.registry import RegistryConfig
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = shutil.which("docker") or "/usr/bin/docker"
 ORLOP = f"{os.path.dirname(sys.executable)}/orlop"
 
 _NOTHING: Any = None

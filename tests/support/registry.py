@@ -15,7 +15,6 @@ import os
 import re
 import select
 import signal
-import ssl
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ import pytest
 from orlop.codec import decode
 from orlop.oci.build import BuiltImage
 from orlop.oci.image import INDEX_TYPES, Descriptor, Index, Manifest
+from orlop.tls import client_context
 
 BINARY = "/usr/bin/docker-registry"
 
@@ -65,7 +65,7 @@ class Registry:
 
     def _connect(self) -> http.client.HTTPConnection:
         if self.ca:
-            context = ssl.create_default_context(cafile=str(self.ca))
+            context = client_context(str(self.ca))
             if self._mutual:
                 context.load_cert_chain(self.ca.parent / "client.crt", self.ca.parent / "client.key")
             return http.client.HTTPSConnection(self.host, timeout=60, context=context)
