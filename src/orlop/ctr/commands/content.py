@@ -156,7 +156,7 @@ COMMANDS = {
         "display active transfers",
         "[flags] [<regexp>]",
         (
-            Flag("timeout t", duration, 0.0, "total timeout"),
+            Flag("timeout t", duration, 0.0, "total timeout", "CONTAINERD_FETCH_TIMEOUT"),
             Flag("root", help="path to content store root (without effect, as in ctr)"),
         ),
     ),

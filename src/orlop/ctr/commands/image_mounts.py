@@ -79,7 +79,7 @@ COMMANDS = {
             SYNC_FS,
             Flag("rw", bool, help="enable write support on the mount"),
             Flag("platform", help="mount the image for the specified platform"),
-            Flag("expiration x", duration, 86400.0, "expiration of lease (0 value will not expire)"),
+            Flag("expiration x", duration, 3600.0, "expiration of lease (0 value will not expire)"),
             SNAPSHOTTER,
         ),
     ),
