@@ -25,7 +25,7 @@ from orlop.unix.unexec import capture
 # The commands that are started for one task each. Daemons stay as they are.
 QUICK = ("orlop", "orlop-runc", "orlop-ctr", "containerd-shim-orlop-v2")
 # Those whose modules say what can be done before they are captured.
-CAPTURED = ("orlop", "orlop-runc")
+CAPTURED = ("orlop", "orlop-runc", "containerd-shim-orlop-v2")
 _LONGEST = 255  # of the first line (BINPRM_BUF_SIZE, linux/binfmts.h)
 _BEGIN = """\
 import sys
@@ -99,7 +99,7 @@ def executable(python: str, path: list[str], entry: EntryPoint, command: str, sc
         if subprocess.run([python, "-IS", "-c", outer], check=False).returncode != 0:
             return False
         # A kernel may refuse its addresses.
-        tried = subprocess.run([made, "--version"], stdout=subprocess.DEVNULL, check=False)
+        tried = subprocess.run([made, "-v"], stdout=subprocess.DEVNULL, check=False)
         if tried.returncode != 0:
             sys.stderr.write(f"{command}: does not work when captured (exit code {tried.returncode})\n")
             return False

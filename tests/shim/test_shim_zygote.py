@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The zygote and the command line's start and delete: what they answer, what they protect, what they leave."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,11 @@ from orlop.api import shim_v2_pb2 as api
 from orlop.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
 
 pytestmark = pytest.mark.root
-COMMAND = [sys.executable, "-P", "-m", "orlop.shim.main"]
+# The command as it is installed, captured with its interpreter where that can be, and as a module.
+COMMANDS = {
+    "installed": [str(Path(sys.executable).parent / "containerd-shim-orlop-v2")],
+    "module": [sys.executable, "-P", "-m", "orlop.shim.main"],
+}
 
 
 def test_requests_and_their_errors(lab: Lab) -> None:
@@ -85,15 +90,22 @@ def test_shim_of_a_killed_one_takes_its_socket_over(lab: Lab) -> None:
     again.shutdown()
 
 
-def start(lab: Lab, bundle: Path, params: bytes) -> subprocess.CompletedProcess[bytes]:
+def start(kind: str, lab: Lab, bundle: Path, params: bytes) -> subprocess.CompletedProcess[bytes]:
     words = ["-namespace", lab.namespace, "-id", "c1", "-address", str(lab.directory / "grpc"), "start"]
     environment = os.environ | {"TTRPC_ADDRESS": str(lab.sink.path)}
     return subprocess.run(
-        [*COMMAND, *words], cwd=bundle, input=params, capture_output=True, timeout=30, check=False, env=environment
+        [*COMMANDS[kind], *words],
+        cwd=bundle,
+        input=params,
+        capture_output=True,
+        timeout=30,
+        check=False,
+        env=environment,
     )
 
 
-def test_start_with_bootstrap_parameters(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_start_with_bootstrap_parameters(lab: Lab, kind: str) -> None:
     bundle = lab.bundle("c1", ["true"])
     params = BootstrapParams(
         instance_id="c1",
@@ -102,21 +114,25 @@ def test_start_with_bootstrap_parameters(lab: Lab) -> None:
         containerd_ttrpc_address=str(lab.sink.path),
         socket_dir=str(lab.sockets),
     )
-    done = start(lab, bundle, params.SerializeToString())
+    done = start(kind, lab, bundle, params.SerializeToString())
     assert (done.returncode, done.stderr) == (0, b"")
     result = BootstrapResult.FromString(done.stdout)
     assert (result.version, result.protocol) == (3, "ttrpc")
     shim = Shim(lab, "c1", bundle, result.address, 0)
     shim.pid = shim.call("Connect", api.ConnectRequest(id="c1")).shim_pid
     lab.shims.append(shim)
-    twice = start(lab, bundle, params.SerializeToString())
+    with pytest.raises(OSError, match="exe") as refusal:  # what a container could do that has the shim's /proc
+        os.open(f"/proc/{shim.pid}/exe", os.O_WRONLY)
+    # A sealed copy is opened by nobody as long as it runs, and refuses each write after that.
+    assert refusal.value.errno in ((errno.EROFS,) if kind == "installed" else (errno.ETXTBSY,))
+    twice = start(kind, lab, bundle, params.SerializeToString())
     assert BootstrapResult.FromString(twice.stdout).address == result.address
     shim.run()
     assert shim.wait() == 0
     shim.delete()
     shim.shutdown()
     wrong = BootstrapParams(instance_id="c2", namespace=lab.namespace).SerializeToString()
-    refused = start(lab, bundle, wrong)
+    refused = start(kind, lab, bundle, wrong)
     assert (refused.returncode, refused.stdout) == (1, b"")
     assert b"bootstrap parameters are of lab/c2" in refused.stderr
 
@@ -128,10 +144,14 @@ def test_delete_after_a_crash(any_lab: Lab) -> None:
     eventually(lambda: not os.path.exists(f"/proc/{shim.pid}"))
     os.kill(pid, 0)  # the container does not notice
     words = ["-namespace", any_lab.namespace, "-id", "c1", "-bundle", str(shim.bundle), "delete"]
-    done = subprocess.run([*COMMAND, *words], capture_output=True, timeout=30, check=False, cwd=shim.bundle)
+    done = subprocess.run(
+        [*COMMANDS["installed"], *words], capture_output=True, timeout=30, check=False, cwd=shim.bundle
+    )
     assert done.returncode == 0, done.stderr
     response = api.DeleteResponse.FromString(done.stdout)
     assert (response.exit_status, response.pid) == (137, pid)
     eventually(lambda: not os.path.exists(f"/proc/{pid}"))
-    again = subprocess.run([*COMMAND, *words], capture_output=True, timeout=30, check=False, cwd=shim.bundle)
+    again = subprocess.run(
+        [*COMMANDS["installed"], *words], capture_output=True, timeout=30, check=False, cwd=shim.bundle
+    )
     assert again.returncode == 0, again.stderr

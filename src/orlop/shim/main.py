@@ -68,6 +68,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def prepare() -> None:
+    """What can be done once for all starts (orlop.unix.unexec): all that a server needs is imported and used."""
+    import gc
+
+    from orlop.shim.unused import leave_out
+
+    leave_out()
+    from orlop.shim.warm import warm_up
+
+    warm_up()
+    gc.disable()
+
+
 def _id(flags: dict[str, str]) -> str:
     container_id = flags.get("id", "")
     if not container_id:
@@ -99,7 +112,7 @@ def _start(flags: dict[str, str]) -> None:
     listener = bootstrap.bind(path)
     if listener is not None:
         try:
-            start_server(listener, start)
+            start_server(listener, path, start)
         except OSError as error:
             os.unlink(path)
             raise OrlopError(f"cannot start the server: {error.strerror}") from None

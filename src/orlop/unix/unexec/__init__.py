@@ -32,3 +32,10 @@ What this rests on, and how it is kept true:
 For CPython on x86-64 with the GNU C library. Elsewhere, and where anything above cannot be had, there is no such
 file, and the ordinary command is used.
 """
+
+_captured = False
+
+
+def was_captured() -> bool:
+    """Whether this process goes on from a captured one."""
+    return _captured

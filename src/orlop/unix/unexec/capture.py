@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "LD_BIND_NOW": "1",  # binding at the first call would save registers as this processor does
     "GLIBC_TUNABLES": ":".join((
         "glibc.malloc.arena_max=1",
+        "glibc.malloc.trim_threshold=65536",
         "glibc.pthread.rseq=0",
         "glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in _FEATURES),
     )),

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from orlop.unix import unexec
 from orlop.unix._libc import libc
 from orlop.unix.unexec.code import Input
 
@@ -38,6 +39,7 @@ def wake(stack: int, run: Callable[[], object]) -> None:
     """Go on as a process that was started with this stack, and end with the command's exit code; never returns."""
     arguments, environment, address = _strings(stack)
     _environ.value = address
+    unexec._captured = True
     sys.argv[:] = [os.fsdecode(argument) for argument in arguments]
     variables = os.environ._data  # type: ignore[attr-defined]
     variables.clear()
