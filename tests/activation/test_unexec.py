@@ -30,7 +30,7 @@ def prepare():
     sys.stdout.flush()
 
 def run():
-    return globals()[sys.argv[1]](*sys.argv[2:]) if sys.argv[1:] != ["--version"] else None
+    return globals()[sys.argv[1]](*sys.argv[2:]) if sys.argv[1:] != ["-v"] else None
 
 def show():
     print(sys.argv[1:], os.environ.get("GREETING"), os.getenv("LD_BIND_NOW"), PREPARED != [os.getpid()])
@@ -79,6 +79,10 @@ def pour():
 
 def closed():
     os.write(2, repr((sys.stdin, sys.stdout)).encode())
+
+def ignored():
+    signals = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+    print([signal.getsignal(number) == signal.SIG_IGN for number in signals])
 
 def wait():
     print("waiting", flush=True)
@@ -192,7 +196,8 @@ def test_a_reader_that_goes_is_an_error_and_no_signal(captured: Captured) -> Non
 
 
 def test_an_interrupt_ends_it_by_that_signal(captured: Captured) -> None:
-    with subprocess.Popen([captured.command, "wait"], stdout=subprocess.PIPE) as process:
+    command = ["env", "--default-signal=INT", captured.command, "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(signal.SIGINT)

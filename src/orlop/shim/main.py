@@ -69,15 +69,18 @@ def main() -> None:
 
 
 def prepare() -> None:
-    """What can be done once for all starts (orlop.unix.unexec): all that a server needs is imported and used."""
+    """What can be done once for all starts (orlop.unix.unexec): all that a server needs is imported.
+
+    Nothing is used yet: what is found out about the machine on the way may not be true at a start.
+    """
     import gc
 
     from orlop.shim.unused import leave_out
 
     leave_out()
-    from orlop.shim.warm import warm_up
+    from orlop.shim.warm import import_all
 
-    warm_up()
+    import_all()
     gc.disable()
 
 

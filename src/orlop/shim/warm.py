@@ -35,11 +35,16 @@ _SPEC = b"""{"ociVersion":"1.0.2","process":{"cwd":"/","args":["sh"],"env":["A=b
 false}]},"seccomp":{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}}}"""
 
 
-def warm_up() -> None:
-    """Import what shims and containers need, and run the common paths once without effects."""
+def import_all() -> None:
+    """Import what shims and containers need; nothing is asked of this machine."""
     for name in _MODULES:
         import_module(name)
     leave_unspecialized(_FAST)
+
+
+def warm_up() -> None:
+    """Import what shims and containers need, and run the common paths once without effects."""
+    import_all()
     from orlop import cgroups
     from orlop.api.events_ttrpc_pb2 import DESCRIPTOR
     from orlop.oci.runtime import decode_spec

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from orlop.unix._libc import MACHINE, libc, oserror, syscall
 from orlop.unix.machine_code import MAP_ANONYMOUS, MAP_PRIVATE, PAGE, PROT_READ, PROT_WRITE, map_memory
-from orlop.unix.process import personality
+from orlop.unix.process import personality, reset_signals
 from orlop.unix.unexec import elf, memory, wake
 from orlop.unix.unexec.code import WOKEN, Code
 
@@ -66,6 +66,7 @@ def main(path: str, script: str, entry: str) -> None:
     if secretive:
         sys.exit(f"{path}: {', '.join(secretive)} must not be loaded when the command is captured")
     run = getattr(module, function)
+    reset_signals()  # whatever the caller has had ignored
     sys.exit(_in_a_thread_of_its_own(lambda: _write(path, script, run)))
 
 

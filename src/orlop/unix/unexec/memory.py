@@ -58,7 +58,9 @@ def arguments() -> Arguments:
 class Corrections:
     """What the bytes of a captured process become in the file.
 
-    - Pointers to the arguments point to a copy of them, which `copy` makes in memory that stays.
+    - Pointers to the arguments that are in variables of the interpreter and the C library point to a copy of them, at
+      `copy`. Variables alone: in memory that is given out, half of an old pointer may be the unused half of a word
+      that means something else.
     - The C library asks the kernel anew where the end of the data segment (brk(2)) is.
     - The functions of the vDSO become system calls.
     """
@@ -72,12 +74,11 @@ class Corrections:
         """The corrected contents of a region."""
         if region.name == "[vdso]":
             return without_vdso(contents)
-        if not region.flags & _FLAGS["w"] and not region.name.endswith(".so.6") and "/ld-" not in region.name:
-            return contents
         words = (ctypes.c_ulong * (len(contents) // 8)).from_buffer_copy(contents)
         start, end = self._copied
-        for index in [index for index, word in enumerate(words) if start <= word < end]:
-            words[index] += self._by
+        if region.name.startswith("/") and not region.flags & _FLAGS["x"]:
+            for index in [index for index, word in enumerate(words) if start <= word < end]:
+                words[index] += self._by
         if region.start <= self._break < region.end:
             words[(self._break - region.start) // 8] = 0
         return bytes(words)

@@ -67,15 +67,19 @@ def _strings(stack: int) -> tuple[list[bytes], dict[bytes, bytes], int]:
 
 
 def _signals() -> None:
-    """Python's own handling of signals, which ends with an exec."""
+    """Python's own handling of signals, which ends with an exec, and what the caller has had ignored."""
+    disposition = (ctypes.c_ulong * 32)()  # struct sigaction begins with the handler
+    ignored = {
+        number
+        for number in range(1, _signal.NSIG)
+        if _sigaction(number, None, disposition) == 0 and disposition[0] == _SIG_IGN
+    }
+    for number in ignored:
+        _signal.signal(number, _signal.SIG_IGN)
+    if _signal.SIGINT not in ignored:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)
-    disposition = ctypes.create_string_buffer(256)  # struct sigaction begins with the handler
-    _sigaction(_signal.SIGINT, None, disposition)
-    if int.from_bytes(disposition.raw[:8], "little") == _SIG_IGN:
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    else:
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _streams() -> None:
