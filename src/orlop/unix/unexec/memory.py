@@ -58,9 +58,9 @@ def arguments() -> Arguments:
 class Corrections:
     """What the bytes of a captured process become in the file.
 
-    - Pointers to the arguments that are in variables of the interpreter and the C library point to a copy of them, at
-      `copy`. Variables alone: in memory that is given out, half of an old pointer may be the unused half of a word
-      that means something else.
+    - Pointers to the arguments that are in variables of the interpreter and the C library point to a copy of them,
+      at `copy`. Variables alone: in memory that is given out, half of an old pointer may be the unused half of a
+      word that means something else.
     - The C library asks the kernel anew where the end of the data segment (brk(2)) is.
     - The functions of the vDSO become system calls.
     """
