@@ -221,7 +221,7 @@ def test_all_keys_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(config_file.dump(made))
     again = config.load(str(path), {})
-    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir)
+    assert again == made._replace(ttrpc_address=made.ttrpc, shim_socket_dir=made.socket_dir, opt=made.opt_dir)
     assert config_file.dump(again) == path.read_text()
 
 
