@@ -2,10 +2,15 @@
 """What `orlop-runc` starts with, and what of it can be done once for all starts (orlop.unix.unexec)."""
 
 import gc
+import os
 
-from orlop.runc.main import main
+from orlop.runc.main import main as run
 
-__all__ = ["main", "prepare"]
+
+def main() -> None:
+    """Run the command line in sys.argv, and end the process with its exit code."""
+    # Nothing is left to do that taking the interpreter down would do, and that takes longer than most commands.
+    os._exit(run())
 
 
 def prepare() -> None:
