@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from orlop.unix import mount as mnt
 from orlop.unix import process as proc
+from orlop.unix.overlay import configure
 
 Range = tuple[int, int, int]
 """First id inside, first id outside, how many."""
@@ -89,7 +90,7 @@ def overlay_in(namespace: int, options: Sequence[str], root: tuple[int, int]) ->
                     layer = mapped_tree(path, namespace)
                     stack.callback(os.close, layer)
                     mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
-        _configure(context, [option for option in options if not option.startswith("lowerdir=")])
+        configure(context, [option for option in options if not option.startswith("lowerdir=")])
         made = mnt.fsmount(context)
     try:
         _give_root(made, *root)
@@ -114,7 +115,7 @@ def overlay_above(namespace: int, top: str, lower: Sequence[str], options: Seque
         stack.callback(os.close, context)
         for layer in layers:
             mnt.fsconfig(context, mnt.FSCONFIG_SET_FD, "lowerdir+", aux=layer)
-        _configure(context, options)
+        configure(context, options)
         return mnt.fsmount(context)
 
 
@@ -136,16 +137,6 @@ def mapped_tree(path: str, namespace: int) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _configure(context: int, options: Sequence[str]) -> None:
-    for option in options:
-        key, separator, value = option.partition("=")
-        if separator:
-            mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
-        else:
-            mnt.fsconfig(context, mnt.FSCONFIG_SET_FLAG, key)
-    mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
 
 
 def _write_maps(pid: int, uids: Sequence[Range], gids: Sequence[Range]) -> None:

@@ -6,6 +6,7 @@ mounted by mount(2), whose limit is a page, in a mount namespace that lasts as l
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from orlop.unix import mount as mnt
@@ -35,16 +36,21 @@ def detached_overlay(layers: list[str], data: list[str]) -> int:
     return _mounted_aside(layers, data)
 
 
+def configure(context: int, options: Sequence[str]) -> None:
+    """Give a context of fsopen(2) its options, as `key=value` or `flag`, and create the file system. Raises OSError."""
+    for option in options:
+        key, separator, value = option.partition("=")
+        if separator:
+            mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
+        else:
+            mnt.fsconfig(context, mnt.FSCONFIG_SET_FLAG, key)
+    mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+
+
 def _configured(options: list[str]) -> int:
     context = mnt.fsopen("overlay")
     try:
-        for option in options:
-            key, separator, value = option.partition("=")
-            if separator:
-                mnt.fsconfig(context, mnt.FSCONFIG_SET_STRING, key, value)
-            else:
-                mnt.fsconfig(context, mnt.FSCONFIG_SET_FLAG, key)
-        mnt.fsconfig(context, mnt.FSCONFIG_CMD_CREATE)
+        configure(context, options)
         return mnt.fsmount(context)
     finally:
         os.close(context)
