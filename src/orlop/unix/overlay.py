@@ -37,7 +37,7 @@ def detached_overlay(layers: list[str], data: list[str]) -> int:
 
 
 def configure(context: int, options: Sequence[str]) -> None:
-    """Give a context of fsopen(2) its options, as `key=value` or `flag`, and create the file system. Raises OSError."""
+    """Give a context of fsopen(2) its options, `key=value` or `flag`, and create the file system; OSError."""
     for option in options:
         key, separator, value = option.partition("=")
         if separator:
