@@ -30,7 +30,7 @@ def test_single_interfaces_and_ports_are_asked_for() -> None:
         assert [hostlinks.find(kernel, name) for name in ("b", "other", "", "x" * 20)] == [None] * 4
         assert [port.name for port in kernel.route.ports(found.ifindex)] == ["v0"]
         assert kernel.route.ports(socket.if_nametoindex("b1")) == []
-        existing, taken = hostlinks.addresses(kernel, "b0")
+        existing, taken = hostlinks.addresses(kernel, "b0", (4, 6))
         assert existing == [] and "192.0.2.0/24" in map(str, taken)
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 
+import msgspec
 import pytest
 
 from orlop.dockerd.network import default_bridge, files, foreign, ipam, ports
@@ -254,9 +255,15 @@ def test_store_keeps_addresses_apart() -> None:
     store = NetworkStore(connection)
     store.put_network(Network(id="n", name="bridge", driver="bridge", created=""))
 
-    def endpoint(name: str, address: str) -> Endpoint:
+    def endpoint(name: str, address: str, address6: str = "") -> Endpoint:
         return Endpoint(
-            id=name, network_id="n", container_id=name, container_name=name, sandbox_id="s", address=address
+            id=name,
+            network_id="n",
+            container_id=name,
+            container_name=name,
+            sandbox_id="s",
+            address=address,
+            address6=address6,
         )
 
     store.put_endpoint(endpoint("one", "10.0.0.2"))
@@ -264,8 +271,31 @@ def test_store_keeps_addresses_apart() -> None:
     store.put_endpoint(endpoint("nothing", ""))
     with pytest.raises(sqlite3.IntegrityError):
         store.put_endpoint(endpoint("two", "10.0.0.2"))
-    assert store.addresses("n") == {"10.0.0.2"}
+    store.put_endpoint(endpoint("six", "10.0.0.3", "fd00::3"))
+    with pytest.raises(sqlite3.IntegrityError):
+        store.put_endpoint(endpoint("seven", "", "fd00::3"))
+    assert store.addresses("n") == {"10.0.0.2", "10.0.0.3", "fd00::3"}
     assert [each.id for each in store.endpoints_of("one")] == ["one"]
     store.delete_endpoint("one")
     assert store.endpoints_of("one") == []
+    connection.close()
+
+
+def test_a_file_of_an_earlier_version_learns_its_ipv6_addresses() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(
+        "CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL);"
+        "CREATE TABLE endpoints (id TEXT PRIMARY KEY, network_id TEXT NOT NULL REFERENCES networks (id), "
+        "container_id TEXT NOT NULL, address TEXT, record BLOB NOT NULL, UNIQUE (network_id, address), "
+        "UNIQUE (network_id, container_id));"
+    )
+    old = Endpoint(id="e", network_id="n", container_id="c", container_name="c", sandbox_id="s", ready=True)
+    old.address6 = "fd00::2"
+    connection.execute("INSERT INTO networks VALUES ('n', 'n', '{}')")
+    row = ("e", "n", "c", None, msgspec.json.encode(old))
+    connection.execute("INSERT INTO endpoints VALUES (?, ?, ?, ?, ?)", row)
+    init_schema(connection)
+    init_schema(connection)
+    store = NetworkStore(connection)
+    assert store.addresses("n") == {"fd00::2"} and store.endpoints() == [old]
     connection.close()

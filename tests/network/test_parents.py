@@ -12,7 +12,14 @@ from support.networks import HOST_ADDRESS, NEIGHBOUR_ADDRESS, Host, Neighbour, e
 from support.networks import echo as ask
 
 from orlop.dockerd.network import SandboxRequest
-from orlop.engine.types import IPAM, EndpointSettings, IPAMConfig, NetworkCreateRequest, PortBinding
+from orlop.engine.types import (
+    IPAM,
+    EndpointIPAMConfig,
+    EndpointSettings,
+    IPAMConfig,
+    NetworkCreateRequest,
+    PortBinding,
+)
 from orlop.errdefs import InvalidArgumentError, OrlopError, PermissionDeniedError, UnavailableError
 
 pytestmark = pytest.mark.root
@@ -64,6 +71,11 @@ async def create(host: Host, name: str, driver: str, subnet: str = WIRE, **field
     )
     opts = {key: value for key, value in fields.pop("opts", {}).items() if value}
     request = NetworkCreateRequest(name=name, driver=driver, ipam=IPAM(config=[given]), options=opts, **fields)
+    return await host.service.create_network(request)
+
+
+async def create_of(host: Host, name: str, driver: str, *given: IPAMConfig, opts: Any = None) -> dict[str, Any]:
+    request = NetworkCreateRequest(name=name, driver=driver, ipam=IPAM(config=list(given)), options=opts or {})
     return await host.service.create_network(request)
 
 
@@ -141,6 +153,47 @@ async def test_macvlan_beside_a_bridge(host: Host, neighbour: Neighbour) -> None
         and two.ports == {}
         and f"via {NEIGHBOUR_ADDRESS}" in run(two.netns_path, "ip", "route").stdout
     )
+
+
+async def test_several_subnets(host: Host, neighbour: Neighbour) -> None:
+    """The first that has room gives the address, an address that is asked for says which; each has its gateway."""
+    run(neighbour.netns, "ip", "addr", "add", "10.9.0.1/24", "dev", "wire1")
+    nearby = IPAMConfig(WIRE, "198.51.100.64/31", NEIGHBOUR_ADDRESS, {"host": HOST_ADDRESS})
+    far = IPAMConfig("10.9.0.0/24", "", "10.9.0.1", {"printer": "10.9.0.2"})
+    made = await create_of(host, "lan", "macvlan", nearby, far, opts={"parent": "wire0"})
+    config = made["IPAM"]["Config"]
+    assert [each["Subnet"] for each in config] == [WIRE, "10.9.0.0/24"]
+    assert [each["AuxiliaryAddresses"] for each in config] == [{"host": HOST_ADDRESS}, {"printer": "10.9.0.2"}]
+    given = {}
+    for name in ("one", "two", "three"):
+        given[name] = await host.connect(name, mode="lan")
+    asked = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.9.0.77"))
+    given["four"] = await host.connect("four", mode="lan", endpoints={"lan": asked})
+    shown = [(each.endpoints["lan"].ip_address, each.endpoints["lan"].gateway) for each in given.values()]
+    assert shown == [
+        ("198.51.100.64", NEIGHBOUR_ADDRESS),
+        ("198.51.100.65", NEIGHBOUR_ADDRESS),
+        ("10.9.0.3", "10.9.0.1"),
+        ("10.9.0.77", "10.9.0.1"),
+    ]
+    await host.restart()
+    third = given["three"].netns_path or ""
+    assert "default via 10.9.0.1 dev eth0" in run(third, "ip", "route").stdout
+    assert pings(third, "10.9.0.1") and pings(third, "10.9.0.77") and pings(third, NEIGHBOUR_ADDRESS)
+    assert pings(given["one"].netns_path or "", NEIGHBOUR_ADDRESS)
+    status = host.service.inspect_network("lan")["Status"]["IPAM"]["Subnets"]
+    assert {subnet: each["IPsInUse"] for subnet, each in status.items()} == {WIRE: 6, "10.9.0.0/24": 6}
+    with pytest.raises(PermissionDeniedError, match="Address already in use"):
+        await host.connect("five", mode="lan", endpoints={"lan": asked})
+    asked = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.10.0.77"))
+    with pytest.raises(InvalidArgumentError, match=r"no configured subnet contains IP address 10\.10\.0\.77"):
+        await host.connect("five", mode="lan", endpoints={"lan": asked})
+    with pytest.raises(PermissionDeniedError, match="Pool overlaps"):
+        await create_of(host, "more", "macvlan", IPAMConfig("10.11.0.0/24"), IPAMConfig("10.9.0.128/25"))
+    with pytest.raises(PermissionDeniedError, match="Pool overlaps"):
+        await create_of(host, "more", "macvlan", IPAMConfig("10.11.0.0/24"), IPAMConfig("10.11.0.0/24"))
+    with pytest.raises(PermissionDeniedError, match="bridge driver doesn't support multiple subnets"):
+        await create_of(host, "more", "bridge", IPAMConfig("10.11.0.0/24"), IPAMConfig("10.12.0.0/24"))
 
 
 BAD: tuple[tuple[str, dict[str, str], str], ...] = (
@@ -261,3 +314,15 @@ async def test_ipvlan_l3(ipvlan: None, host: Host, neighbour: Neighbour, mode: s
     # the wire has no ARP for them: whoever wants to reach them needs a route to the parent
     run(neighbour.netns, "ip", "route", "add", "10.7.0.0/24", "via", HOST_ADDRESS)
     assert await asyncio.to_thread(pings, one.netns_path, NEIGHBOUR_ADDRESS)
+
+
+@pytest.mark.parametrize("mode", ["l3", "l3s"])
+async def test_ipvlan_l3_with_several_subnets(ipvlan: None, host: Host, neighbour: Neighbour, mode: str) -> None:
+    """In these modes containers of all the subnets reach each other, without any gateway."""
+    opts = {"parent": "wire0", "ipvlan_mode": mode}
+    small = IPAMConfig("10.7.0.0/24", "10.7.0.8/31")
+    await create_of(host, "lan", "ipvlan", small, IPAMConfig("10.8.0.0/24"), opts=opts)
+    boxes = [await host.connect(name, mode="lan") for name in ("one", "two", "three")]
+    addresses = [box.endpoints["lan"].ip_address for box in boxes]
+    assert addresses == ["10.7.0.8", "10.7.0.9", "10.8.0.1"]
+    assert pings(boxes[0].netns_path or "", addresses[2]) and pings(boxes[2].netns_path or "", addresses[1])

@@ -63,6 +63,10 @@ class Links:
             found += [(names, address) for address in self._addresses(other)]
         return found
 
+    def ids(self, links: list[str]) -> list[str]:
+        """The ids of the containers that links mean."""
+        return [self._linked(link).id for link in links]
+
     def tell(self, record: ContainerRecord) -> None:
         """A container has addresses, perhaps others than before: the running ones that link to it are told."""
         for container in self._registry:

@@ -147,6 +147,7 @@ class Resources:
         host_config, config = record.host_config, record.config
         mode = "none" if config.network_disabled else host_config.network_mode
         links = host_config.links or []
+        on_bridge = mode in ("bridge", "default", "")
         return SandboxRequest(
             container_id=record.id,
             name=record.name,
@@ -163,7 +164,8 @@ class Resources:
             dns_options=host_config.dns_options or [],
             extra_hosts=host_config.extra_hosts or [],
             links=links,
-            link_hosts=self._links.hosts(links) if mode in ("bridge", "default", "") else [],
+            link_hosts=self._links.hosts(links) if on_bridge else [],
+            linked=self._links.ids(links) if on_bridge else [],
         )
 
     def _write_files(self, record: ContainerRecord, sandbox: Sandbox) -> tuple[str, str, str]:

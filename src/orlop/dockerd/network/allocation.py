@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 from orlop.dockerd.network import drivers, ipam, options, requests
 from orlop.dockerd.network.types import Endpoint, Network, SandboxRequest
 from orlop.engine.types import EndpointSettings
-from orlop.errdefs import PermissionDeniedError
+from orlop.errdefs import PermissionDeniedError, ResourceExhaustedError
 
 _SHORT_ID = 12
 
@@ -55,6 +55,8 @@ def endpoint(
         made.link_local = [str(ip_address(each)) for each in asked.ipam_config.link_local_ips]
     name, made.sysctls = options.endpoint(asked.driver_opts or {})
     made.interface = name or free_name(driver.interface_prefix(network), number, names)
+    if drivers.of(network).opens_links(network):
+        made.linked = list(request.linked)
     if network.served:
         made.names = requests.endpoint_names(request, asked)
         made.aliases = requests.endpoint_aliases(request, asked, primary=number == 0)
@@ -77,19 +79,18 @@ def wished_addresses(asked: EndpointSettings) -> list[str]:
 
 
 def _address(network: Network, version: int, asked: EndpointSettings, used: Collection[str]) -> str:
-    text, ip_range, gateway = (
-        (network.subnet, network.ip_range, network.gateway)
-        if version == 4
-        else (network.subnet6, network.ip_range6, network.gateway6)
-    )
-    if not text:
-        return ""
-    subnet = ip_network(text)
-    reserved = {gateway, *network.aux_addresses.values()}
+    pools = [pool for pool in network.pools if pool.version == version]
+    kept = {*(pool.gateway for pool in pools), *network.aux_addresses.values()}
     for wish in wished_addresses(asked):
-        if (":" in wish) == (version == 6):
-            if wish in used or wish in reserved or ip_address(wish) in ipam.reserved(subnet):
+        if (pool := network.pool_of(wish)) is not None and pool.version == version:
+            if wish in used or wish in kept or ip_address(wish) in ipam.reserved(ip_network(pool.subnet)):
                 raise PermissionDeniedError("Address already in use")
             return wish
-    within = ip_network(ip_range) if ip_range else None
-    return str(ipam.next_address(subnet, within, {*used, *reserved}))
+    for pool in pools:
+        within = ip_network(pool.ip_range) if pool.ip_range else None
+        try:
+            return str(ipam.next_address(ip_network(pool.subnet), within, {*used, *kept}))
+        except ResourceExhaustedError:
+            if pool is pools[-1]:
+                raise
+    return ""

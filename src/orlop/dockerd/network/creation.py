@@ -4,9 +4,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
+import msgspec
+
 from orlop.dockerd.network import configurations, drivers, ipam, options
 from orlop.dockerd.network.ipam import Subnet
-from orlop.dockerd.network.types import NO_ADDRESSES, PREDEFINED, Network
+from orlop.dockerd.network.types import NO_ADDRESSES, PREDEFINED, Network, Pool
 from orlop.engine.types import IPAMConfig, NetworkCreateRequest
 from orlop.errdefs import (
     InvalidArgumentError,
@@ -36,7 +38,8 @@ def plan(
     driver = drivers.get(name)
     if driver.options:
         options.check_names(request.options, driver.options, f"network driver {name}")
-    four, six = _ipam(request, name)
+    several = driver.several_subnets and request.ipam.driver in ("", "default")
+    four, six, more = _ipam(request, name, several=several)
     network = Network(
         id=network_id,
         name=request.name,
@@ -50,7 +53,8 @@ def plan(
         subnet6=six.subnet,
         gateway6=six.gateway,
         ip_range6=six.ip_range,
-        aux_addresses={**four.aux_addresses, **six.aux_addresses},
+        more_pools=[Pool(each.subnet, each.gateway, each.ip_range) for each in more],
+        aux_addresses={name: text for each in (four, six, *more) for name, text in each.aux_addresses.items()},
         ipam_driver=request.ipam.driver or "default",
         ipam_options=request.ipam.options,
         internal=request.internal,
@@ -75,19 +79,26 @@ def settle(
     if network.config_only or network.ipam_driver == NO_ADDRESSES:
         return
     known, occupied = list(others), list(taken)
-    ours = [ip_network(text) for other in known for text in (other.subnet, other.subnet6) if text]
+    ours = [ip_network(pool.subnet) for other in known for pool in other.pools]
     if network.enable_ipv4 and not network.subnet:
         network.subnet = str(ipam.next_subnet([*ours, *occupied], pools[4]))
     if network.enable_ipv6 and not network.subnet6:
         free = ipam.next_subnet([*ours, *occupied], pools[6]) if pools[6] else ipam.unique_subnet(network.id)
         network.subnet6 = str(free)
-    for text in (network.subnet, network.subnet6):
-        if text and any(ipam.overlaps(ip_network(text), other) for other in ours):
+    for pool in network.pools:
+        if any(ipam.overlaps(ip_network(pool.subnet), other) for other in ours):
             raise PermissionDeniedError("invalid pool request: Pool overlaps with other one on this address space")
+        ours.append(ip_network(pool.subnet))
     driver = drivers.of(network)
     driver.settle(network, known)
     network.gateway = network.gateway or _gateway(network, 4, network.subnet, network.ip_range)
     network.gateway6 = network.gateway6 or _gateway(network, 6, network.subnet6, network.ip_range6)
+    network.more_pools = [
+        msgspec.structs.replace(
+            pool, gateway=pool.gateway or _gateway(network, pool.version, pool.subnet, pool.ip_range)
+        )
+        for pool in network.more_pools
+    ]
 
 
 def _gateway(network: Network, version: int, subnet: str, ip_range: str) -> str:
@@ -127,10 +138,16 @@ def _check_no_addresses(request: NetworkCreateRequest, driver: str) -> None:
         raise InvalidArgumentError(f"ipv{version} pool is empty: driver {driver} needs addresses")
 
 
-def _ipam(request: NetworkCreateRequest, driver: str) -> tuple[IPAMConfig, IPAMConfig]:
-    """The settings for IPv4 and for IPv6; an empty subnet is to be chosen, if the network has the family."""
+def _ipam(
+    request: NetworkCreateRequest, driver: str, *, several: bool
+) -> tuple[IPAMConfig, IPAMConfig, list[IPAMConfig]]:
+    """The settings for IPv4 and for IPv6, and those of further subnets.
+
+    An empty subnet is to be chosen, if the network has the family.
+    """
     errors: list[str] = []
     found: dict[int, IPAMConfig] = {}
+    more: list[IPAMConfig] = []
     for config in request.ipam.config:
         if config == IPAMConfig():
             continue
@@ -139,13 +156,15 @@ def _ipam(request: NetworkCreateRequest, driver: str) -> tuple[IPAMConfig, IPAMC
             continue  # as Docker: what belongs to IPv6 is passed over where that is off
         if subnet.version == 4 and request.enable_ipv4 is False:
             continue
-        if subnet.version in found:
+        if subnet.version in found and not several:
             raise PermissionDeniedError(f"{driver} driver doesn't support multiple subnets")
-        found[subnet.version] = _checked(config, subnet, errors)
+        checked = _checked(config, subnet, errors)
+        if found.setdefault(subnet.version, checked) is not checked:
+            more.append(checked)
     if errors:
         text = errors[0] if len(errors) == 1 else "".join(f"\n* {error}" for error in errors)[1:]
         raise InvalidArgumentError(f"invalid network config:\n{text}")
-    return found.get(4, IPAMConfig()), found.get(6, IPAMConfig())
+    return found.get(4, IPAMConfig()), found.get(6, IPAMConfig()), more
 
 
 def _checked(config: IPAMConfig, subnet: Subnet, errors: list[str]) -> IPAMConfig:

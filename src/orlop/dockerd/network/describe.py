@@ -20,16 +20,16 @@ from orlop.engine.types import EndpointSettings
 
 def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
     """A network as GET /networks/{id} tells it, with the containers of `endpoints`."""
-    families = (
-        (4, record.subnet, record.gateway, record.ip_range),
-        (6, record.subnet6, record.gateway6, record.ip_range6),
-    )
     config = []
-    for version, subnet, gateway, ip_range in families:
-        if subnet:
-            aux = {name: text for name, text in record.aux_addresses.items() if (":" in text) == (version == 6)}
-            shown = {"Subnet": subnet, "IPRange": ip_range, "Gateway": gateway, "AuxiliaryAddresses": aux}
-            config.append({key: value for key, value in shown.items() if value})
+    for pool in record.pools:
+        aux = {name: text for name, text in record.aux_addresses.items() if record.pool_of(text) == pool}
+        shown = {
+            "Subnet": pool.subnet,
+            "IPRange": pool.ip_range,
+            "Gateway": pool.gateway,
+            "AuxiliaryAddresses": aux,
+        }
+        config.append({key: value for key, value in shown.items() if value})
     if record.ipam_driver == NO_ADDRESSES:
         families_wanted = ((record.enable_ipv4, "0.0.0.0/0"), (record.enable_ipv6, "::/0"))
         config = [{"Subnet": everything} for wanted, everything in families_wanted if wanted]
@@ -76,13 +76,12 @@ def status(record: Network, addresses: Iterable[str]) -> Description:
     Another driver's addresses are not ours to count, as in Docker.
     """
     subnets = {}
-    used = {*addresses, record.gateway, record.gateway6, *record.aux_addresses.values()} - {""}
+    used = {*addresses, *(pool.gateway for pool in record.pools), *record.aux_addresses.values()} - {""}
     if record.ipam_driver == "default" and drivers.of(record).has_interfaces:
-        for text, ip_range in ((record.subnet, record.ip_range), (record.subnet6, record.ip_range6)):
-            if text:
-                within = ip_network(ip_range) if ip_range else None
-                in_use, free = ipam.usage(ip_network(text), within, used)
-                subnets[text] = {"IPsInUse": in_use, "DynamicIPsAvailable": free}
+        for pool in record.pools:
+            within = ip_network(pool.ip_range) if pool.ip_range else None
+            in_use, free = ipam.usage(ip_network(pool.subnet), within, used)
+            subnets[pool.subnet] = {"IPsInUse": in_use, "DynamicIPsAvailable": free}
     return {"IPAM": {"Subnets": subnets} if subnets else {}}
 
 

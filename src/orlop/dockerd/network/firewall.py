@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from orlop.dockerd.network.linked import Opening
 from orlop.dockerd.network.types import PortMapping
 from orlop.errdefs import InvalidArgumentError
 
@@ -50,6 +51,9 @@ table {family} {table} {{
     }}
     set targets {{
         type {address} . inet_proto . inet_service
+    }}
+    set linked {{
+        type {address} . {address} . inet_proto . inet_service
     }}
     set masqueraded {{
         type {address}
@@ -95,7 +99,8 @@ table {family} {table} {{
         ct state established,related accept
         iifname . oifname @peers accept
         ct status dnat accept
-        oifname @internal drop
+        {family} saddr . {family} daddr . meta l4proto . th dport @linked accept
+{neighbours}        oifname @internal drop
 {mark}        {family} daddr . meta l4proto . th dport @reachable accept
         oifname @routed meta l4proto {{ icmp, ipv6-icmp }} accept
         iifname . oifname @trusted {family} daddr . meta l4proto . th dport @targets accept
@@ -129,9 +134,16 @@ _DIRECT = "        iifname != @bridges {family} daddr . meta l4proto . th dport 
 _LOOPBACK6 = ip_address("::1")
 
 _WORDS = {
-    4: {"family": "ip", "address": "ipv4_addr", "loopback": "127.0.0.0/8", "local_wire": ""},
+    4: {"family": "ip", "address": "ipv4_addr", "loopback": "127.0.0.0/8", "local_wire": "", "neighbours": ""},
     # A container could not answer an address that means something on one wire only: the proxy can.
-    6: {"family": "ip6", "address": "ipv6_addr", "loopback": "::1", "local_wire": "ip6 saddr != fe80::/10 "},
+    6: {
+        "family": "ip6",
+        "address": "ipv6_addr",
+        "loopback": "::1",
+        "local_wire": "ip6 saddr != fe80::/10 ",
+        # Linked containers have to find each other; what was routed here is not believed (RFC 4861, 7.1).
+        "neighbours": "        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n",
+    },
 }
 
 
@@ -191,8 +203,10 @@ class Firewall(NamedTuple):
     mark: str = ""
     families: tuple[int, ...] = (4, 6)
 
-    def install(self, bridges: Iterable[BridgeRules], ports: Iterable[PortMapping]) -> str:
-        """Replace our tables, in one transaction, by those for these bridges and published ports."""
+    def install(
+        self, bridges: Iterable[BridgeRules], ports: Iterable[PortMapping], links: Iterable[Opening] = ()
+    ) -> str:
+        """Replace our tables, in one transaction, by those for these bridges, published ports and links."""
         known, mapped = list(bridges), list(ports)
         text = ""
         for version in self.families:
@@ -200,7 +214,16 @@ class Firewall(NamedTuple):
                 text += self._base(version)
             else:
                 text += self.remove(version)
-        return text + "".join(self.add_bridge(bridge) for bridge in known) + self.publish(mapped)
+        text += "".join(self.add_bridge(bridge) for bridge in known) + self.publish(mapped)
+        return text + self._opened(links)
+
+    def link(self, links: Iterable[Opening], *, six: bool) -> str:
+        """Let linked containers reach each other so, and no others: what is bridged may meet these rules, too.
+
+        `six`: there are networks with IPv6.
+        """
+        families = ("ip", "ip6") if six else ("ip",)
+        return "".join(f"flush set {each} {self.table} linked\n" for each in families) + self._opened(links)
 
     @property
     def leads_loopback(self) -> bool:
@@ -211,6 +234,11 @@ class Firewall(NamedTuple):
     def user_table(self) -> str:
         """The name of the table that is the administrator's: we make it, empty, and never touch it again."""
         return f"{self.table}_user"
+
+    @property
+    def links_table(self) -> str:
+        """The name of the table, of the bridge family, for links where a bridge keeps containers apart."""
+        return f"{self.table}_links"
 
     def offer_user_chain(self) -> str:
         """Make that table, with a chain that sees what is forwarded to and from containers before our rules do."""
@@ -241,6 +269,13 @@ class Firewall(NamedTuple):
         """Undo `add_bridge`."""
         return self.add_bridge(bridge) + "".join(
             f"delete element {element} }}\n" for element, _ in self._bridge(bridge)
+        )
+
+    def _opened(self, links: Iterable[Opening]) -> str:
+        return "".join(
+            f"add element {'ip6' if ':' in each.linked else 'ip'} {self.table} linked "
+            f"{{ {each.linking} . {each.linked} . {each.protocol} . {each.number} }}\n"
+            for each in sorted(links)
         )
 
     def _base(self, version: int) -> str:

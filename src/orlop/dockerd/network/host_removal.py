@@ -54,7 +54,8 @@ def _tables(networks: list[Network]) -> Iterator[tuple[str, str]]:
     bridges = [network.bridge for network in networks if network.driver == "bridge" and network.predefined]
     for name in dict.fromkeys([default, *bridges]):
         plan = Firewall(table="orlop" if name == default else f"orlop_{name}", userland_proxy=False)
-        yield from (("ip", plan.table), ("ip6", plan.table), ("bridge", plan.table), ("inet", plan.user_table))
+        yield from (("ip", plan.table), ("ip6", plan.table), ("bridge", plan.table), ("bridge", plan.links_table))
+        yield "inet", plan.user_table
     for network in networks:
         rules = drivers.of(network).rules(network)
         for guard in rules.guards if rules else ():

@@ -38,15 +38,25 @@ def is_bridge(kernel: Kernel, name: str) -> bool:
     return link is not None
 
 
-def addresses(kernel: Kernel, name: str) -> tuple[list[IPv4Interface | IPv6Interface], list[Subnet]]:
-    """An interface's own addresses (none if there is no such interface), and all networks that others use."""
+def addresses(
+    kernel: Kernel, name: str, families: Iterable[int]
+) -> tuple[list[IPv4Interface | IPv6Interface], list[Subnet]]:
+    """An interface's own addresses (none if there is no such interface), and all networks that others use.
+
+    `families` (4, 6) are those looked at: in IPv6 every interface counts, also each container's, and the kernel's
+    list is as long.
+    """
     route = kernel.route
     own = find(kernel, name)
     index = own.ifindex if own is not None else 0
-    found = [(owner, address) for owner, address in route.addresses() if not address.is_link_local]
-    existing = [address for owner, address in found if owner == index]
-    taken = [address.network for owner, address in found if owner != index]
-    taken += [network for owner, network in route.routes() if owner != index and not network.is_link_local]
+    existing: list[IPv4Interface | IPv6Interface] = []
+    taken: list[Subnet] = []
+    for family in families:
+        found = [(owner, address) for owner, address in route.addresses(family) if not address.is_link_local]
+        existing += [address for owner, address in found if owner == index]
+        taken += [address.network for owner, address in found if owner != index]
+        routes = route.routes(family)
+        taken += [network for owner, network in routes if owner != index and not network.is_link_local]
     return existing, taken
 
 

@@ -55,6 +55,7 @@ class Membership:
         )
         added = (network, endpoint)
         try:
+            await self._steps.open_links([network])
             await self._plug(mine, added, options.endpoint(asked.driver_opts or {})[0])
             await self._settle_ports(mine, [*mine, added], request)
             await self._steps.resolvers.serve([each for _, each in [*mine, added]])
@@ -137,6 +138,7 @@ class Membership:
             await self._steps.in_kernel(endpoint, self._steps.kernel.unplug, leaving, routes)
             await self._steps.dismiss(*leaving)
         self._steps.store.delete_endpoint(endpoint.id)
+        await self._steps.open_links([leaving[0]])
 
     async def _settle_ports(self, before: list[Pair], after: list[Pair], request: SandboxRequest | None) -> None:
         """Published ports follow the default route, at the same ports of the host."""

@@ -165,9 +165,9 @@ class Networks:
             self._networks[network.id] = network
 
     async def _start_default(self, network: Network) -> None:
-        existing, taken = await self._thread.call(hostlinks.addresses, self._config.bridge)
+        existing, taken = await self._thread.call(hostlinks.addresses, self._config.bridge, (4, 6))
         users = [other for other in self._store.networks() if other.ready and not other.predefined]
-        taken += [ip_network(text) for other in users for text in (other.subnet, other.subnet6) if text]
+        taken += [ip_network(pool.subnet) for other in users for pool in other.pools]
         default_bridge.furnish(network, self._config, existing, taken, self._pools)
         await self._thread.call(self._set_up, network)
 
@@ -210,7 +210,7 @@ class Networks:
                 await ipam_plugin.request_pools(network)
             async with self._changing:
                 await self._removals.settled()
-                _, taken = await self._thread.call(hostlinks.addresses, network.bridge)
+                _, taken = await self._thread.call(hostlinks.addresses, network.bridge, network.families)
                 creation.settle(network, self._others(network), taken, self._pools)
                 await self._thread.call(drivers.of(network).adopt, network, self._others(network))
         except BaseException:

@@ -152,12 +152,12 @@ def joined(request: SandboxRequest) -> Sandbox:
 
 def _check_address(wish: EndpointIPAMConfig, network: Network) -> None:
     errors = []
-    wishes_by_family = ((4, wish.ipv4_address, network.subnet), (6, wish.ipv6_address, network.subnet6))
-    for version, text, subnet in wishes_by_family:
+    subnets = [ip_network(pool.subnet) for pool in network.pools]
+    for version, text in ((4, wish.ipv4_address), (6, wish.ipv6_address)):
         address = _parsed(text)
         if text and (address is None or address.version != version):
             errors.append(f"invalid IPv{version} address: {text}")
-        elif address is not None and (not subnet or address not in ip_network(subnet)):
+        elif address is not None and not any(address in subnet for subnet in subnets):
             errors.append(f"no configured subnet contains IP address {address}")
     for text in wish.link_local_ips:
         address = _parsed(text)

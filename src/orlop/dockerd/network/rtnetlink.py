@@ -58,6 +58,7 @@ _INTERFACE: dict[int, type[IPv4Interface] | type[IPv6Interface]] = {
     socket.AF_INET6: IPv6Interface,
 }
 _NDMSG = struct.Struct("=BxxxiHBx")
+_NUMBERS = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 Address = IPv4Address | IPv6Address
@@ -145,7 +146,7 @@ def address_add(index: int, address: Address, network: Subnet) -> Message:
 
 def route(index: int, destination: Subnet, gateway: Address | None) -> Message:
     """Lead to `destination` through the interface with that index, by `gateway` or directly, and nowhere else."""
-    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+    family = _NUMBERS[destination.version]
     scope = _RT_SCOPE_UNIVERSE if gateway is not None or family == socket.AF_INET6 else _RT_SCOPE_LINK
     # the main table, RTPROT_BOOT, unicast
     body = _RTMSG.pack(family, destination.prefixlen, 0, 0, 254, 3, scope, 1, 0)
@@ -242,10 +243,11 @@ class RouteSocket:
         body = ifinfo(0) + attribute(_IFLA_MASTER, struct.pack("=i", bridge))
         return [_link(payload) for payload in self._dump(_RTM_GETLINK, body)]
 
-    def addresses(self) -> list[tuple[int, IPv4Interface | IPv6Interface]]:
-        """All addresses of both families with the index of their interface, without those of one link's scope."""
+    def addresses(self, family: int = 0) -> list[tuple[int, IPv4Interface | IPv6Interface]]:
+        """All addresses of a family (4, 6; 0: both) with the index of their interface, without those of one link's
+        scope."""
         found = []
-        for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0)):
+        for payload in self._dump(_RTM_GETADDR, _IFADDR.pack(_NUMBERS[family], 0, 0, 0, 0)):
             family, prefix, _, scope, index = _IFADDR.unpack_from(payload)
             if scope == _RT_SCOPE_LINK:  # each interface has one
                 continue
@@ -255,10 +257,11 @@ class RouteSocket:
                 found.append((index, _INTERFACE[family]((raw, prefix))))
         return found
 
-    def routes(self) -> list[tuple[int, Subnet]]:
-        """The destinations of the main table's routes and their interface; no default and link-local ones."""
+    def routes(self, family: int = 0) -> list[tuple[int, Subnet]]:
+        """The destinations of the main table's routes of a family and their interface; no default and link-local
+        ones."""
         found = []
-        for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
+        for payload in self._dump(_RTM_GETROUTE, _RTMSG.pack(_NUMBERS[family], 0, 0, 0, 0, 0, 0, 0, 0)):
             family, prefix, _, _, table, *_ = _RTMSG.unpack_from(payload)
             if table != _RT_TABLE_MAIN or not prefix or family not in _INTERFACE:
                 continue
@@ -296,7 +299,7 @@ class RouteSocket:
 
 
 def _family(address: Address) -> int:
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return _NUMBERS[address.version]
 
 
 def text(kind: int, value: str) -> bytes:

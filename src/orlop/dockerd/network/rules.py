@@ -6,16 +6,18 @@ containers without isolation until the next restart (CVE-2025-54388, CVE-2025-54
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 from collections.abc import Iterable, Sequence
 
 from orlop.dockerd import timestamps
-from orlop.dockerd.network import foreign, source_guard
+from orlop.dockerd.network import foreign, linked, source_guard
 from orlop.dockerd.network.explanations import explain
 from orlop.dockerd.network.firewall import BridgeRules, Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.linked import Links
 from orlop.dockerd.network.netlink import Packet, attributes, messages
 from orlop.dockerd.network.netns import set_sysctl
 from orlop.dockerd.network.passage import Passage
@@ -54,6 +56,7 @@ class Rules:
         self._bridges: list[BridgeRules] = []
         self._ports: set[PortMapping] = set()
         self._sources: dict[str, Source] = {}
+        self._links = Links()
         self._events: socket.socket | None = None
         self._own_port = 0
         self._disturbed = False
@@ -61,9 +64,10 @@ class Rules:
         self._repair: asyncio.Task[None] | None = None
 
     async def start(
-        self, bridges: list[BridgeRules], ports: Iterable[PortMapping], sources: Iterable[Source]
+        self, bridges: list[BridgeRules], ports: Iterable[PortMapping], sources: Iterable[Source], links: Links
     ) -> None:
         """Install the rules for what there is, and watch them. Raises InternalError."""
+        self._links = links
         self._bridges, self._ports = bridges, set(ports)
         self._sources = {source.port: source for source in sources}
         self._events = _news()
@@ -167,6 +171,17 @@ class Rules:
         except NftablesError as error:
             _log.debug("source guard of %s: %s", port, error.strerror)  # as in remove_bridge
 
+    def link(self, kernel: Kernel, links: Links) -> None:
+        """In the kernel's thread: these links there are now. Raises InternalError."""
+        if links == self._links:
+            return
+        self._links = links
+        try:
+            kernel.nft.run(self._plan.link(links.openings, six=any(bridge.six for bridge in self._bridges)))
+            self._link(kernel)
+        except NftablesError:
+            self._install(kernel)  # as in publish
+
     def backend(self) -> tuple[str, int]:
         """What packets are filtered by, and when rules were last put back after a reload of firewalld (else 0)."""
         if self._passage.has_firewalld:
@@ -192,6 +207,7 @@ class Rules:
 
     def _concerns_us(self, table: str) -> bool:
         own = {self._plan.table, *(guard.table for bridge in self._bridges for guard in bridge.guards)}
+        own |= {self._plan.links_table} if self._links.bridge_ports else set()
         return table in own or table in foreign.TABLES
 
     def _schedule(self) -> None:
@@ -214,7 +230,9 @@ class Rules:
     def _install(self, kernel: Kernel) -> None:
         """In the kernel's thread: our table, and passage through iptables' FORWARD chain if there is one."""
         try:
-            kernel.nft.run(self._plan.install(self._bridges, sorted(self._ports, key=_order)))
+            ports = sorted(self._ports, key=_order)
+            kernel.nft.run(self._plan.install(self._bridges, ports, self._links.openings))
+            self._link(kernel)
         except OSError as error:
             raise InternalError(f"cannot install the firewall rules: {explain(error)}") from None
         self._offer_user_chain(kernel)
@@ -222,6 +240,14 @@ class Rules:
         self._guard_sources(kernel)
         self._lead_loopback(self._bridges, on=True)
         self._passage.through_iptables(kernel, self._bridges)
+
+    def _link(self, kernel: Kernel) -> None:
+        table = self._plan.links_table
+        if self._links.bridge_ports:
+            kernel.nft.run(linked.install(table, self._links))
+            return
+        with contextlib.suppress(NftablesError):  # there is none
+            kernel.nft.run(linked.remove(table))
 
     def _guard_sources(self, kernel: Kernel) -> None:
         table, sources = self._plan.table, self._sources.values()

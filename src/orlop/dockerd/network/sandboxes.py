@@ -7,6 +7,7 @@ from orlop.dockerd.network import conntrack, drivers, firewall, gateway, hostlin
 from orlop.dockerd.network.drivers.base import interface_plan
 from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import Kernel
+from orlop.dockerd.network.linked import Links
 from orlop.dockerd.network.links import InterfacePlan, Route
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.types import Endpoint, NetworkConfig, PortMapping, addresses_of
@@ -57,6 +58,11 @@ class SandboxKernel:
         if routes:
             path = routes[0][0][1].netns
             netns.set_routes(path, [(endpoint.interface, route) for (_, endpoint), route in routes])
+
+    def link(self, kernel: Kernel, links: Links) -> None:
+        """These links there are now."""
+        if self._rules is not None:
+            self._rules.link(kernel, links)
 
     def redirect(self, kernel: Kernel, old: list[PortMapping], new: list[PortMapping]) -> None:
         """Lead published ports elsewhere."""

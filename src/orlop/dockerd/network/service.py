@@ -119,6 +119,7 @@ class NetworkService:
                 [each for each in rules if each is not None],
                 [port for each in live for port in each.ports],
                 [each for each in sources if each is not None],
+                self._steps.links(),
             )
         await self._publisher.start()
         await self._resolvers.start()
@@ -315,6 +316,7 @@ class NetworkService:
         default = gateway.choose(pairs)
         if default is not None:
             await self._steps.publish(default, request)
+        await self._steps.open_links([network for network, _ in pairs])
         if pairs[0][1].netns:  # not in the host's, where there is nothing to be made
             await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs, request.netns_origin)
         await self._resolvers.serve([endpoint for _, endpoint in pairs])
@@ -337,6 +339,7 @@ class NetworkService:
         for endpoint in endpoints:
             await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
             self._store.delete_endpoint(endpoint.id)
+        await self._steps.open_links([network for network, _ in self._networks.pairs(endpoints)])
 
     def _later(self, endpoint: Endpoint) -> None:
         task = asyncio.get_running_loop().create_task(self._resolvers.enter(endpoint))

@@ -4,13 +4,14 @@
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from orlop.dockerd.network import allocation, drivers, options, ports
+from orlop.dockerd.network import allocation, drivers, linked, options, ports
 from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
 from orlop.dockerd.network.leaving import LeavingLinks
+from orlop.dockerd.network.linked import Links
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.plugins import NetworkPlugins
 from orlop.dockerd.network.publisher import Publisher
@@ -24,7 +25,6 @@ from orlop.dockerd.network.types import (
     NetworkConfig,
     PortMapping,
     SandboxRequest,
-    addresses_of,
 )
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
@@ -88,8 +88,7 @@ class Steps:
         if ipam_plugin is not None:
             asked = await ipam_plugin.request_addresses(network, asked)
             self._require(network)
-        used = {each for other in self.store.endpoints_in(network.id) for each in addresses_of(other)}
-        used |= self.leaving.addresses()
+        used = self.store.addresses(network.id) | self.leaving.addresses()
         endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names)
         endpoint.dns = files.dns
         if drivers.of(network).own_namespace:
@@ -144,6 +143,19 @@ class Steps:
     def moved(self, mappings: Sequence[PortMapping], pair: Pair) -> list[PortMapping]:
         """Published ports as they are when another endpoint of their container has them."""
         return ports.moved(mappings, self._target(*pair)) if drivers.of(pair[0]).publishes else []
+
+    def links(self) -> Links:
+        """What the links between containers open, as recorded."""
+        opening = [network for network in self.networks if drivers.of(network).opens_links(network)]
+        return linked.of(each for network in opening for each in self.store.endpoints_in(network.id))
+
+    async def open_links(self, networks: Iterable[Network]) -> None:
+        """Have the rules open what is recorded, if endpoints of these networks came or went.
+
+        Raises InternalError.
+        """
+        if any(drivers.of(network).opens_links(network) for network in networks):
+            await self.thread.call(self.kernel.link, self.links())
 
     async def in_kernel(self, endpoint: Endpoint, function: Any, *arguments: Any, **options: Any) -> None:
         """Work in the kernel's thread. Raises InternalError in Docker's words."""

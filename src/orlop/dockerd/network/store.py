@@ -20,17 +20,27 @@ CREATE TABLE IF NOT EXISTS endpoints (
     network_id TEXT NOT NULL REFERENCES networks (id),
     container_id TEXT NOT NULL,
     address TEXT,
+    address6 TEXT,
     record BLOB NOT NULL,
     UNIQUE (network_id, address),
     UNIQUE (network_id, container_id)
 );
 CREATE INDEX IF NOT EXISTS endpoints_by_container ON endpoints (container_id);
 """
+_INDEX6 = "CREATE UNIQUE INDEX IF NOT EXISTS endpoints_by_address6 ON endpoints (network_id, address6)"
 
 
 def init_schema(connection: sqlite3.Connection) -> None:
     """Create the tables of this package where they do not exist yet."""
     connection.executescript(_SCHEMA)
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(endpoints)")}
+    with connection:
+        if "address6" not in columns:  # the file of an earlier version
+            connection.execute("ALTER TABLE endpoints ADD COLUMN address6 TEXT")
+            for identity, record in connection.execute("SELECT id, record FROM endpoints").fetchall():
+                address = msgspec.json.decode(record, type=Endpoint).address6 or None
+                connection.execute("UPDATE endpoints SET address6 = ? WHERE id = ?", (address, identity))
+        connection.execute(_INDEX6)
 
 
 class NetworkStore:
@@ -76,20 +86,23 @@ class NetworkStore:
 
     def addresses(self, network_id: str) -> set[str]:
         """The addresses in use in a network."""
-        rows = self._all("SELECT address FROM endpoints WHERE network_id = ? AND address NOT NULL", network_id)
-        return {row[0] for row in rows}
+        four = self._all("SELECT address FROM endpoints WHERE network_id = ? AND address NOT NULL", network_id)
+        six = self._all("SELECT address6 FROM endpoints WHERE network_id = ? AND address6 NOT NULL", network_id)
+        return {row[0] for row in (*four, *six)}
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
         """Insert or replace an endpoint."""
         with self._connection:
             self._connection.execute(
-                "INSERT INTO endpoints (id, network_id, container_id, address, record) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                "INSERT INTO endpoints (id, network_id, container_id, address, address6, record) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "address = excluded.address, address6 = excluded.address6, record = excluded.record",
                 (
                     endpoint.id,
                     endpoint.network_id,
                     endpoint.container_id,
                     endpoint.address or None,
+                    endpoint.address6 or None,
                     msgspec.json.encode(endpoint),
                 ),
             )

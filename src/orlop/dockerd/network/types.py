@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The values that go in and out of the network service, and the records it keeps."""
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -62,8 +63,8 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     `endpoints` holds the requested address, MAC and aliases by network name. `ports` is
     HostConfig.PortBindings; `exposed_ports` keys are as "80/tcp"; `publish_all` publishes all of these.
     `netns_origin` is the path of a new network namespace to take, where none is to be made.
-    `links` are "name:alias"; `link_hosts` is what they are in the hosts file, as (names, address), for the default
-    bridge.
+    `links` are "name:alias"; for the default bridge `link_hosts` is what they are in the hosts file, as (names,
+    address), and `linked` are the ids of the containers that they mean.
     """
 
     container_id: str
@@ -83,6 +84,7 @@ class SandboxRequest(msgspec.Struct, kw_only=True):
     extra_hosts: list[str] = []
     links: list[str] = []
     link_hosts: list[tuple[str, str]] = []
+    linked: list[str] = []
     mac_address: str = ""
 
 
@@ -124,8 +126,22 @@ class Detached(msgspec.Struct, kw_only=True):
     ports: dict[str, list[PortBinding] | None]
 
 
+class Pool(msgspec.Struct, frozen=True):
+    """A subnet of a network, where new addresses come from in it (empty: from all of it), and its gateway."""
+
+    subnet: str
+    gateway: str = ""
+    ip_range: str = ""
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.subnet else 4
+
+
 class Network(msgspec.Struct, kw_only=True):
     """A network's record. `subnet` and `gateway` as text, empty without IPv4; those with a 6 without IPv6.
+    `more_pools` are what else it has, where its driver can have several subnets of a family.
 
     `bridge` is the interface of the host that its containers hang on: a bridge, or a macvlan's parent. `ready` is
     false while the network is being made or removed; `own_bridge` if that interface was made for it. `ipam_pools`
@@ -146,6 +162,7 @@ class Network(msgspec.Struct, kw_only=True):
     subnet6: str = ""
     gateway6: str = ""
     ip_range6: str = ""
+    more_pools: list[Pool] = []
     aux_addresses: dict[str, str] = {}
     ipam_driver: str = "default"
     ipam_options: dict[str, str] | None = None
@@ -161,9 +178,29 @@ class Network(msgspec.Struct, kw_only=True):
     own_bridge: bool = True
 
     @property
+    def pools(self) -> list[Pool]:
+        """All its subnets; the first of each family comes first."""
+        first = Pool(self.subnet, self.gateway, self.ip_range), Pool(self.subnet6, self.gateway6, self.ip_range6)
+        return [*(pool for pool in first if pool.subnet), *self.more_pools]
+
+    def pool_of(self, address: str) -> Pool | None:
+        """The subnet that an address belongs to."""
+        if not address:
+            return None
+        same = [pool for pool in self.pools if (pool.version == 6) == (":" in address)]
+        if len(same) == 1:
+            return same[0]
+        return next((pool for pool in same if ip_address(address) in ip_network(pool.subnet)), None)
+
+    @property
     def predefined(self) -> bool:
         """Whether it is one of Docker's own: bridge, host, none."""
         return self.name in PREDEFINED
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The families of addresses that it has: 4, 6."""
+        return (4,) * self.enable_ipv4 + (6,) * self.enable_ipv6
 
     @property
     def served(self) -> bool:
@@ -205,7 +242,8 @@ NO_ADDRESSES = "null"
 
 def prefix_lengths(network: Network, endpoint: "Endpoint") -> tuple[int, int]:
     """The lengths of the prefixes of an endpoint's addresses, IPv4's and IPv6's: mostly those of the subnets."""
-    four, six = (int(text.rpartition("/")[2] or 0) for text in (network.subnet, network.subnet6))
+    pools = (network.pool_of(address) for address in (endpoint.address, endpoint.address6))
+    four, six = (int(pool.subnet.rpartition("/")[2]) if pool else 0 for pool in pools)
     return endpoint.prefix or four, endpoint.prefix6 or six
 
 
@@ -231,7 +269,8 @@ class Endpoint(msgspec.Struct, kw_only=True):
     call it, `aliases` what it calls others. `prefix` and `prefix6` are lengths where a plugin chose the addresses.
     `ports` are published through the endpoint that has the default route. `link_local` are more addresses,
     `sysctls` settings of the interface below /proc/sys/net. `resolved`: orlop-netd serves DNS in the namespace. A
-    `placeholder` keeps the namespace of a running container that has left all its networks.
+    `placeholder` keeps the namespace of a running container that has left all its networks. `linked` are the ids
+    of the containers whose exposed ports it reaches although its bridge keeps containers apart.
     """
 
     id: str
@@ -259,6 +298,7 @@ class Endpoint(msgspec.Struct, kw_only=True):
     dns: DnsSettings = DnsSettings()
     resolved: bool = False
     placeholder: bool = False
+    linked: list[str] = []
 
 
 Description = dict[str, Any]

@@ -35,6 +35,8 @@ class Driver:
     """Its interfaces may have the MAC address that a user wishes."""
     asks_plugin = False
     """Networks and endpoints are told to a plugin, by the methods with `plugins`."""
+    several_subnets = False
+    """A network has more than one subnet of a family, if the user says so."""
     options: Collection[str] = ()
     """The names of its options (`-o`)."""
 
@@ -72,6 +74,10 @@ class Driver:
     def rules(self, network: Network) -> BridgeRules | None:
         """A network's part in the firewall."""
         return None
+
+    def opens_links(self, network: Network) -> bool:
+        """Whether `--link` opens ports between its containers, which are kept apart otherwise."""
+        return False
 
     # -- an endpoint
 

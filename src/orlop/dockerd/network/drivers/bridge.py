@@ -117,6 +117,10 @@ class BridgeDriver(Driver):
             wanted.trusted,
         )
 
+    def opens_links(self, network: Network) -> bool:
+        """As in Docker: on the default bridge, if that is without icc."""
+        return not network.served and not options.boolean(network.options, options.ICC)
+
     def source(self, network: Network, endpoint: Endpoint) -> Source | None:
         """If the options say so."""
         if not options.boolean(network.options, options.SOURCE_GUARD, default=False):
@@ -152,7 +156,8 @@ class BridgeDriver(Driver):
         except OSError:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), f"find bridge {network.bridge}") from None
         icc = options.boolean(network.options, options.ICC)
-        return Veth(endpoint.veth, index, hairpin=not config.userland_proxy, isolated=not icc)
+        linking = endpoint.linked and config.iptables  # then rules say what it reaches
+        return Veth(endpoint.veth, index, hairpin=not config.userland_proxy, isolated=not icc and not linking)
 
     def mtu(self, network: Network) -> int:
         """As the options say."""

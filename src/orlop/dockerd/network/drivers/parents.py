@@ -21,6 +21,7 @@ class ParentDriver(Driver):
     """
 
     has_interfaces = True
+    several_subnets = True
     dummy_prefix = ""
 
     def plan(self, network: Network, request: NetworkCreateRequest) -> None:
@@ -62,11 +63,9 @@ class ParentDriver(Driver):
         """By the gateways that the user named: they are machines on the parent's wire."""
         if self.leads_nowhere(network):
             return ()
-        pairs = ((4, network.gateway, endpoint.address), (6, network.gateway6, endpoint.address6))
+        pools = (network.pool_of(address) for address in (endpoint.address, endpoint.address6))
         return [
-            Route(EVERYWHERE[version], ip_address(gateway))
-            for version, gateway, address in pairs
-            if gateway and address
+            Route(EVERYWHERE[pool.version], ip_address(pool.gateway)) for pool in pools if pool and pool.gateway
         ]
 
     def mtu(self, network: Network) -> int:

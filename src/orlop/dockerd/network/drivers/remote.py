@@ -36,6 +36,7 @@ class RemoteDriver(Driver):
 
     has_interfaces = True
     asks_plugin = True
+    several_subnets = True
 
     def __init__(self, name: str) -> None:
         """`name` is the plugin's."""
@@ -102,8 +103,8 @@ class RemoteDriver(Driver):
         who = {"NetworkID": network.id, "EndpointID": endpoint.id}
         settings: dict[str, Any] = {_EXPOSED: _exposed(request)} | ({_MAC: endpoint.mac} if endpoint.mac else {})
         interface = {
-            "Address": _with_prefix(endpoint.address, network.subnet),
-            "AddressIPv6": _with_prefix(endpoint.address6, network.subnet6),
+            "Address": _in_pool(network, endpoint.address),
+            "AddressIPv6": _in_pool(network, endpoint.address6),
             "MacAddress": endpoint.mac,
         }
         arguments = {**who, "Options": settings, "Interface": interface}
@@ -133,28 +134,27 @@ class RemoteDriver(Driver):
 
 
 def _addresses(network: Network, version: int) -> list[dict[str, Any]]:
-    enabled, subnet, gateway = (
-        (network.enable_ipv4, network.subnet, network.gateway)
-        if version == 4
-        else (network.enable_ipv6, network.subnet6, network.gateway6)
-    )
-    if enabled and network.ipam_driver == NO_ADDRESSES:
+    if version in network.families and network.ipam_driver == NO_ADDRESSES:
         return [{"AddressSpace": NO_ADDRESSES, "Pool": str(EVERYWHERE[version])}]
-    if not subnet:
-        return []
-    aux = {
-        name: _with_prefix(text, subnet)
-        for name, text in network.aux_addresses.items()
-        if ip_address(text).version == version
-    }
     return [
         {
             "AddressSpace": "LocalDefault",
-            "Pool": subnet,
-            "Gateway": _with_prefix(gateway, subnet),
-            "AuxAddresses": aux,
+            "Pool": pool.subnet,
+            "Gateway": _with_prefix(pool.gateway, pool.subnet),
+            "AuxAddresses": {
+                name: _with_prefix(text, pool.subnet)
+                for name, text in network.aux_addresses.items()
+                if network.pool_of(text) == pool
+            },
         }
+        for pool in network.pools
+        if pool.version == version
     ]
+
+
+def _in_pool(network: Network, address: str) -> str:
+    pool = network.pool_of(address)
+    return _with_prefix(address, pool.subnet) if pool is not None else ""
 
 
 def _with_prefix(address: str, subnet: str) -> str:
