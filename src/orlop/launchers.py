@@ -98,16 +98,24 @@ def executable(python: str, path: list[str], entry: EntryPoint, command: str, sc
     try:
         if subprocess.run([python, "-IS", "-c", outer], check=False).returncode != 0:
             return False
-        # A kernel may refuse its addresses.
-        tried = subprocess.run([made, "-v"], stdout=subprocess.DEVNULL, check=False)
-        if tried.returncode != 0:
-            sys.stderr.write(f"{command}: does not work when captured (exit code {tried.returncode})\n")
+        # A kernel may refuse it, or its addresses.
+        if reason := why_not(made):
+            sys.stderr.write(f"{command}: does not work when captured ({reason})\n")
             return False
         os.rename(made, command)
         return True
     finally:
         if os.path.exists(made):
             os.unlink(made)
+
+
+def why_not(made: str) -> str:
+    """What keeps an executable from working here; "" if nothing does."""
+    try:
+        code = subprocess.run([made, "-v"], stdout=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        return str(error.strerror)
+    return f"exit code {code}" if code else ""
 
 
 def write(command: str, text: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from orlop import launchers
 from orlop.unix.unexec import capture
+from orlop.unix.unexec.elf import Region, segments
 
 pytestmark = pytest.mark.skipif(not capture.possible(), reason="CPython on x86-64 with glibc alone")
 
@@ -162,6 +164,23 @@ def test_clocks_are_read_without_the_vdso_of_another_boot(captured: Captured) ->
     first, second, *rest = out.split()
     assert before <= float(first) <= float(second) <= time.time()
     assert rest == ["True", str(time.localtime().tm_year)]
+
+
+def test_linux_6_1_takes_its_headers(captured: Captured) -> None:
+    """A table that is no longer than a page, of more regions than would fit in."""
+    assert struct.unpack_from("<H", captured.command.read_bytes(), 56)[0] <= 73
+    library = [(1, 4), (2, 5), (4, 4), (5, 4), (6, 6), (7, 6), (9, 4)]
+    regions = [Region(first << 12, (first + 1 + (first == 2)) << 12, flags, "") for first, flags in library]
+    assert [[region.start >> 12 for region in segment] for segment in segments(regions)] == [
+        [1, 2, 4, 5], [6, 7], [9],
+    ]  # fmt: skip
+
+
+def test_a_file_that_the_kernel_refuses_is_not_taken(tmp_path: Path) -> None:
+    refused = tmp_path / "refused"
+    refused.write_bytes(b"\x7fELF")
+    refused.chmod(0o755)
+    assert launchers.why_not(str(refused)) == "Exec format error"
 
 
 def test_random_numbers_are_not_those_of_the_last_start(captured: Captured) -> None:
