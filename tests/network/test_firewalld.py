@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.firewalld import PROGRAM, Firewalld, running_firewalld
+from support.firewalld import UNPACKED, Firewalld, running_firewalld
 from support.networks import HOST_ADDRESS, NEIGHBOUR_ADDRESS, Host, Neighbour, echo, echoing, pings, run
 from support.pace import PACE
 
@@ -15,7 +15,7 @@ from orlop.dockerd.network import host_removal
 from orlop.dockerd.network.kernel import Kernel
 from orlop.engine.types import NetworkCreateRequest, PortBinding
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(not PROGRAM.exists(), reason="no firewalld here")]
+pytestmark = pytest.mark.root
 
 PORTS: dict[str, list[PortBinding] | None] = {
     "80/tcp": [PortBinding(host_port="8080")],
@@ -23,9 +23,12 @@ PORTS: dict[str, list[PortBinding] | None] = {
 }
 
 
-@pytest.fixture
-def firewalld(neighbour: Neighbour, tmp_path: Path) -> Iterator[Firewalld]:
-    with running_firewalld(tmp_path) as daemon:
+@pytest.fixture(params=["distribution", pytest.param("2", marks=pytest.mark.long)])
+def firewalld(neighbour: Neighbour, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Firewalld]:
+    unpacked = UNPACKED[request.param]
+    if not unpacked.exists():
+        pytest.skip(f"no firewalld in {unpacked}: tools/setup dev puts it there")
+    with running_firewalld(tmp_path, unpacked) as daemon:
         yield daemon
 
 

@@ -25,6 +25,7 @@ from support.networks import (
     pings,
     run,
 )
+from support.pace import PACE
 
 from orlop.dockerd.network.explanations import explain
 from orlop.engine.types import NetworkCreateRequest, PortBinding
@@ -231,6 +232,22 @@ def docker_io(directory: Path) -> Iterator[None]:
                 subprocess.run(["umount", "-l", place], check=False, stderr=subprocess.DEVNULL)
 
 
+@contextmanager
+def their_container(directory: Path) -> Iterator[None]:
+    """An echo server in a container of that dockerd, with a published port."""
+    docker = ("docker", "-H", f"unix://{directory}/s")
+    (directory / "image").mkdir()
+    shutil.copy("/usr/bin/busybox", directory / "image")
+    command("tar", "-C", str(directory / "image"), "-cf", str(directory / "image.tar"), "busybox")
+    command(*docker, "import", str(directory / "image.tar"), "box")
+    server = ("/busybox", "nc", "-ll", "-p", "80", "-e", "/busybox", "cat")
+    command(*docker, "run", "-d", "--name", "box", "-p", "8090:80", "box", *server)
+    try:
+        yield
+    finally:
+        command(*docker, "rm", "-f", "box")
+
+
 @pytest.mark.original
 async def test_both_engines_on_one_host(host: Host, neighbour: Neighbour) -> None:
     one = await host.connect("one", port_bindings=PORTS)
@@ -249,8 +266,20 @@ async def test_both_engines_on_one_host(host: Host, neighbour: Neighbour) -> Non
         two = await host.connect("two", mode="front")
         assert two.netns_path and pings(two.netns_path, NEIGHBOUR_ADDRESS)
         assert not pings(two.netns_path, "172.17.0.2")
-        await host.restart()
-        await passes(host, neighbour)
+        with their_container(Path(directory)):
+            await host.restart()
+            await passes(host, neighbour)
+            assert reached(neighbour, 8090) and echo("127.0.0.1", 8090) == b"hello"
+            command("nft", "delete", "table", "ip", "orlop")
+            async with asyncio.timeout(30 * PACE):
+                while "8080" not in run(HERE, "nft", "list", "table", "ip", "orlop", check=False).stdout:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)  # as above
+            with echoing(one.netns_path, 80):
+                assert reached(neighbour) and reached(neighbour, 8090)
+                (their_netns,) = (Path(directory) / "exec" / "netns").glob("[!d]*")
+                assert echo("172.17.0.2", 80, b"x", str(their_netns)) == b""  # our bridges are kept apart
+        with echoing(one.netns_path, 80):
+            assert reached(neighbour)
     assert os.path.exists(one.netns_path)
 
 

@@ -20,9 +20,9 @@ from support.pace import PACE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_UNPACKED = Path(__file__).parents[2] / ".venv" / "firewalld"
-PROGRAM = _UNPACKED / "usr/sbin/firewalld"
-"""As tools/setup leaves it: it is not installed, for it would become this machine's firewall."""
+_PLACE = Path(__file__).parents[2] / ".venv"
+UNPACKED = {"distribution": _PLACE / "firewalld", "2": _PLACE / "firewalld2"}
+"""As tools/setup leaves them, not installed: one would become this machine's firewall. "2" is Debian 13's."""
 _BUS = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -43,12 +43,13 @@ _BUS = """\
 class Firewalld:
     """Started and stopped by the test, as often as it likes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, unpacked: Path) -> None:
         self._directory = directory
+        self._unpacked = unpacked
         self._processes: list[subprocess.Popen[bytes]] = []
         self.settings = directory / "firewalld"
-        shutil.copytree(_UNPACKED / "etc/firewalld", self.settings)
-        self._environment = {**os.environ, "PYTHONPATH": str(_UNPACKED / "usr/lib/python3/dist-packages")}
+        shutil.copytree(unpacked / "etc/firewalld", self.settings)
+        self._environment = {**os.environ, "PYTHONPATH": str(unpacked / "usr/lib/python3/dist-packages")}
 
     def start_bus(self) -> None:
         """Start the message bus, and wait until it listens."""
@@ -62,8 +63,15 @@ class Firewalld:
 
     def start(self) -> None:
         """Start firewalld, and wait until it answers."""
-        argv = ["/usr/bin/python3", str(PROGRAM), "--nofork", "--nopid", "--system-config", str(self.settings)]
-        argv += ["--default-config", str(_UNPACKED / "usr/lib/firewalld")]
+        argv = [
+            "/usr/bin/python3",
+            str(self._unpacked / "usr/sbin/firewalld"),
+            "--nofork",
+            "--nopid",
+            "--system-config",
+            str(self.settings),
+        ]
+        argv += ["--default-config", str(self._unpacked / "usr/lib/firewalld")]
         argv += ["--log-file", str(self._directory / "firewalld.log")]
         process = subprocess.Popen(
             argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment
@@ -90,7 +98,7 @@ class Firewalld:
 
     def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["/usr/bin/python3", str(_UNPACKED / "usr/bin/firewall-cmd"), *arguments],
+            ["/usr/bin/python3", str(self._unpacked / "usr/bin/firewall-cmd"), *arguments],
             capture_output=True, text=True, check=False, timeout=60 * PACE, env=self._environment,
         )  # fmt: skip
 
@@ -101,10 +109,10 @@ class Firewalld:
 
 
 @contextlib.contextmanager
-def running_firewalld(directory: Path) -> Iterator[Firewalld]:
+def running_firewalld(directory: Path, unpacked: Path) -> Iterator[Firewalld]:
     """A firewalld of the test's network namespace, which answers."""
     before = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS")
-    daemon = Firewalld(directory)
+    daemon = Firewalld(directory, unpacked)
     try:
         daemon.start_bus()
         daemon.start()
