@@ -10,30 +10,31 @@ from orlop.errdefs import InvalidArgumentError
 T = TypeVar("T")
 
 
-def decode(raw: bytes | str, to: type[T]) -> T:
+def decode(raw: bytes | str, to: type[T], *, called: str = "") -> T:
     """Parse JSON text into a msgspec type.
 
-    Raises InvalidArgumentError that names the field, as `$.linux.resources.memory.limit`.
+    Raises InvalidArgumentError that names the field, as `$.linux.resources.memory.limit`, of what is `called` so
+    (the type's name).
     """
     try:
         try:
             return msgspec.json.decode(raw, type=to)
         except msgspec.ValidationError:
             # Go writes an empty list or map without omitempty as null: take those out, then let msgspec judge.
-            return convert(msgspec.json.decode(raw), to)
+            return convert(msgspec.json.decode(raw), to, called=called)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgumentError(f"invalid {_name(to)}: {error}") from None
+        raise InvalidArgumentError(f"invalid {called or _name(to)}: {error}") from None
 
 
-def convert(value: Any, to: type[T]) -> T:
+def convert(value: Any, to: type[T], *, called: str = "") -> T:
     """Turn parsed JSON (dicts, lists, strings …) into a msgspec type.
 
-    Raises InvalidArgumentError that names the field.
+    Raises InvalidArgumentError that names the field, of what is `called` so (the type's name).
     """
     try:
         return msgspec.convert(_without_nulls(value), type=to)
     except msgspec.ValidationError as error:
-        raise InvalidArgumentError(f"invalid {_name(to)}: {error}") from None
+        raise InvalidArgumentError(f"invalid {called or _name(to)}: {error}") from None
 
 
 def encode(value: Any) -> bytes:

@@ -16,10 +16,11 @@ import pytest
 from support import stub_supervisor
 from support.networks import end
 
-from orlop.activation import cli, control, main
+from orlop.activation import cli, components, control, main, sockets
 from orlop.activation.control import Row
+from orlop.activation.daemon import Daemon
 from orlop.activation.layout import Layout
-from orlop.activation.process import start_ticks
+from orlop.activation.process import adopt, start_ticks
 
 DAEMONS = ("dockerd", "containerd", "netd")
 
@@ -254,6 +255,42 @@ def test_sigterm_of_the_supervisor_stops_everything(tmp_path: Path) -> None:
     pids = [row["pid"] for row in installation.rows().values()]
     end(pids[0])
     assert not alive(pids)
+
+
+def test_the_time_that_an_ending_daemon_asks_for() -> None:
+    assert sockets.extension([b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=2500000"]) == 2.5
+    assert sockets.extension([b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=-1", b""]) == 0
+    child = subprocess.Popen(
+        ["sh", "-c", "trap : TERM; echo; while :; do read wait; done"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        daemon = Daemon(components.table(Layout("/r", "/d", "/l"))[0])
+        process = adopt(child.pid, start_ticks(child.pid))
+        assert process is not None
+        daemon.started(process)
+        daemon.extend_stop(900.0)
+        daemon.begin_stop(100.0)
+        assert daemon.due == 100.0 + daemon.component.stop_seconds  # nobody has told it to end before
+        daemon.extend_stop(500.0)
+        daemon.extend_stop(200.0)
+        daemon.insist(499.0)
+        assert daemon.due == 500.0
+        daemon.insist(500.0)
+        assert child.wait(30) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.long
+def test_a_daemon_that_asks_for_time_to_end_gets_it(installed: Installation) -> None:
+    Path(installed.layout.data_root, "dockerd.slow").write_text(str(stub_supervisor.STOP_SECONDS + 2))
+    installed.bring_up()
+    assert installed.run("stop", "dockerd") == 0
+    assert installed.journal()[-1] == "ended"
 
 
 def test_socket_of_somebody_else_is_left_alone(

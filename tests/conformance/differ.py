@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import json
 import os
 import pathlib
 import sys
@@ -18,7 +19,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from conformance import scenario_containers, scenario_others, steps
+from conformance import exchange, scenario_containers, scenario_others, steps
 from conformance.compare import Difference, compare
 from engines import Docker
 from support.stack import Stack
@@ -55,9 +56,12 @@ class Rule(NamedTuple):
         )
 
 
-def rules() -> list[Rule]:
-    """What accepted.tsv lists."""
+def rules(release: str = "") -> list[Rule]:
+    """What accepted.tsv lists, and besides, if there is one, the table of the original's release (`26.1`)."""
+    own = ACCEPTED.with_name(f"accepted-{release}.tsv")
     lines = ACCEPTED.read_text(encoding="utf-8").splitlines()[1:]
+    if release and own.exists():
+        lines += own.read_text(encoding="utf-8").splitlines()[1:]
     return [Rule(*line.split("\t")) for line in lines if line]
 
 
@@ -88,6 +92,12 @@ def ours() -> Iterator[Daemon]:
         yield Daemon(stack.socket, {stack.data_root: "<data>", stack.exec_root: "<run>"})
 
 
+def release_of(daemon: Daemon) -> tuple[str, str]:
+    """Major and minor version of a daemon, and the newest API version that it serves."""
+    answer = json.loads(exchange.ask(daemon.socket, "GET", "/version", None, {}).body)
+    return ".".join(answer["Version"].split(".")[:2]), answer["ApiVersion"]
+
+
 def differences(version: str, theirs: Daemon, mine: Daemon) -> list[Difference]:
     """Run the scenario over both daemons: where they differ."""
     major, minor = version.split(".")
@@ -115,18 +125,23 @@ def unlisted(found: Sequence[Difference], accepted: Sequence[Rule]) -> list[Diff
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="tests/conformance/run", description=__doc__)
-    parser.add_argument("--version", action="append", help=f"an API version (default: {', '.join(VERSIONS)})")
+    parser.add_argument(
+        "--version",
+        action="append",
+        help=f"an API version (default: {', '.join(VERSIONS)}, the original's newest)",
+    )
     parser.add_argument("--reference", default="dockerd", help="the original's program (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="show also the differences that are listed as meant")
     given = parser.parse_args()
     if os.geteuid() != 0:
         print("tests/conformance/run: containers are started: run it as root", file=sys.stderr)
         return 1
-    accepted = rules()
     used: set[Rule] = set()
     failed = 0
     with reference(given.reference) as theirs, ours() as mine:
-        for version in given.version or VERSIONS:
+        release, newest = release_of(theirs)
+        accepted = rules(release)
+        for version in given.version or dict.fromkeys((*VERSIONS, newest)):
             found = differences(version, theirs, mine)
             used |= {rule for rule in accepted if any(map(rule.covers, found))}
             wrong = unlisted(found, accepted)

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import images
 from support.containerd import processes_about, wait_until
+from support.registry import running_registry
 from support.stack import DOCKER, Stack
+
+from orlop.oci.build import write_archive
 
 pytestmark = pytest.mark.root
 
@@ -45,6 +49,10 @@ def status(name: str, word: str) -> Callable[[Stack], bool]:
     return lambda stack: stack.docker("inspect", "-f", "{{.State.Status}}", name).out.strip() == word
 
 
+def pulled(stack: Stack) -> bool:
+    return "/made\n" in stack.docker("images", "--format", "{{.Repository}}").ok()
+
+
 def in_network(name: str, count: int) -> Callable[[Stack], bool]:
     return lambda stack: (
         stack.docker("inspect", "-f", "{{len .NetworkSettings.Networks}}", name).out == f"{count}\n"
@@ -70,6 +78,9 @@ OPERATIONS = {
     "commit": Operation("commit box made:1", ("create --name box busybox true",), there("made:1", "image")),
     "tag": Operation("tag busybox made:1", (), there("made:1", "image")),
     "remove-image": Operation("rmi made:1", ("tag busybox made:1",), gone("made:1", "image")),
+    "pull": Operation("pull REGISTRY/made:1", (), pulled),
+    "load": Operation("load -i ARCHIVE", (), there("made:1", "image")),
+    "import": Operation("import ARCHIVE made:1", (), there("made:1", "image")),
     "exec": Operation("exec box true", (RUN,), status("box", "running")),
     "pause": Operation("pause box", (RUN,), status("box", "paused")),
     "update": Operation("update --restart always box", (RUN,), status("box", "running")),
@@ -85,11 +96,18 @@ OPERATIONS = {
 
 
 class Dying:
-    """A stack whose dockerd can be told to die."""
+    """A stack whose dockerd can be told to die. `words` stand for what only the run knows."""
 
-    def __init__(self, stack: Stack, directory: Path) -> None:
+    def __init__(self, stack: Stack, directory: Path, words: dict[str, str]) -> None:
         self.stack = stack
         self._effects = directory / "effects"
+        self._words = words
+
+    def command(self, text: str) -> list[str]:
+        """A command's words."""
+        for word, value in self._words.items():
+            text = text.replace(word, value)
+        return text.split()
 
     def run(self, operation: Operation, die_at: int) -> list[str]:
         """Carry out an operation with a dockerd that dies at a point of it: what it has done until then."""
@@ -99,12 +117,12 @@ class Dying:
         self.stack.variables = {"DIE_AT": str(die_at), "EFFECTS": str(self._effects)}
         self.stack.start()
         for command in operation.before:
-            self.stack.docker(*command.split()).ok()
+            self.stack.docker(*self.command(command)).ok()
         assert self.stack.process is not None
         self.stack.process.send_signal(signal.SIGUSR2)
         wait_until(lambda: "armed" in self._effects.read_text())
         asked = subprocess.run(
-            [DOCKER, *operation.command.split()],
+            [DOCKER, *self.command(operation.command)],
             env=self.stack.environment(), capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         if die_at == _NEVER:
@@ -131,8 +149,9 @@ class Dying:
             if names := stack.docker(*listing).ok().split():
                 flags = ("-fv",) if kind == "container" else ()
                 stack.docker(kind, "rm", *flags, *names).ok()
-        if "made" in stack.docker("images", "--format", "{{.Repository}}").ok():
-            stack.docker("rmi", "made:1").ok()
+        for name in stack.docker("images", "--format", "{{.Repository}}:{{.Tag}}").ok().split():
+            if name.endswith("made:1"):
+                stack.docker("rmi", name).ok()
         stack.docker("image", "prune", "-f").ok()  # a second commit takes the name from the first, as in Docker
 
     def traces(self) -> dict[str, object]:
@@ -148,6 +167,8 @@ class Dying:
             "records": stack.containerd.ctr("containers", "ls", "-q").ok(),
             "snapshots": set(keys),
             "images": stack.containerd.ctr("images", "ls", "-q").ok(),
+            "content": stack.containerd.ctr("content", "ls", "-q").ok(),
+            "ingests": stack.containerd.ctr("content", "active").ok(),
             "files": {
                 name: sorted(os.listdir(f"{root}/{name}"))
                 for root, names in (
@@ -168,7 +189,12 @@ def dying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dying]:
     with Stack() as stack:
         stack.load("busybox")
         stack.docker("run", "--rm", "-p", "8080:80", "busybox", "true").ok()  # starts orlop-netd
-        yield Dying(stack, tmp_path_factory.mktemp("deaths"))
+        directory = tmp_path_factory.mktemp("deaths")
+        with open(directory / "made.tar", "wb") as archive:
+            write_archive({"made:1": images.sized(1, 2)}, archive)
+        with stack.network(), running_registry() as registry:
+            registry.push(images.sized(1, 2), "made:1")
+            yield Dying(stack, directory, {"REGISTRY": registry.host, "ARCHIVE": f"{directory}/made.tar"})
 
 
 def points(effects: int, few: bool) -> list[int]:
@@ -188,7 +214,7 @@ def kill_at(dying: Dying, name: str, *, few: bool) -> None:
         done = dying.run(operation, point)
         about = f"{name}, before {point} of {len(effects)}: {done[-1] if done else ''}"
         dying.revive()
-        again = dying.stack.docker(*operation.command.split())
+        again = dying.stack.docker(*dying.command(operation.command))
         assert operation.settled(dying.stack), f"{about}: {again.err}\n{dying.stack.log()[-3000:]}"
         dying.sweep()
         try:

@@ -74,7 +74,7 @@ def running(base: Path, command: list[str], **options: Any) -> Iterator[Daemon]:
             yield Daemon(process, ready)
             process.send_signal(signal.SIGTERM)
             process.wait(10)
-            assert ready.recv(100) == b"STOPPING=1"
+            assert ready.recv(100).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
             assert process.returncode == 0
         finally:
             process.kill()

@@ -8,12 +8,13 @@ from orlop.activation import components, main
 from orlop.activation.layout import Layout
 
 STUB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stub_daemon.py")
+STOP_SECONDS = 4.0
 
 
 def stub(component: components.Component, directory: str) -> components.Component:
     """The component with a stub for its program."""
     argv = (sys.executable, "-S", STUB, component.name, directory)
-    return component._replace(argv=argv, stop_seconds=2.0, lock="")
+    return component._replace(argv=argv, stop_seconds=STOP_SECONDS, lock="")
 
 
 if __name__ == "__main__":

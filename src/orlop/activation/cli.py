@@ -151,7 +151,8 @@ def _perform(layout: Layout, operation: str, component: str) -> list[Row]:
             main.start(layout)
         ends = operation == "stop" and component == control.ALL
         with control.ending(layout.control_socket) if ends else contextlib.nullcontext():
-            rows: list[Row] = control.request(layout.control_socket, message)["rows"]
+            timeout = control.ANSWER_SECONDS if operation == "status" else None
+            rows: list[Row] = control.request(layout.control_socket, message, timeout)["rows"]
     return rows
 
 

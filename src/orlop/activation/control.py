@@ -21,6 +21,7 @@ from typing import Any, TypedDict
 from orlop.errdefs import InternalError, UnavailableError
 
 ALL = "all"
+ANSWER_SECONDS = 120.0
 _END_SECONDS = 10.0
 _UCRED = struct.Struct("=iII")
 OPERATIONS = ("start", "stop", "restart", "status")
@@ -73,8 +74,11 @@ def ending(path: str) -> Iterator[None]:
         os.close(pidfd)
 
 
-def request(path: str, message: dict[str, Any], timeout: float = 120.0) -> dict[str, Any]:
-    """Ask the supervisor. Raises UnavailableError if there is none, InternalError with its own words."""
+def request(path: str, message: dict[str, Any], timeout: float | None = ANSWER_SECONDS) -> dict[str, Any]:
+    """Ask the supervisor. Raises UnavailableError if there is none, InternalError with its own words.
+
+    `timeout` in seconds; None waits for what the supervisor does, which has deadlines of its own.
+    """
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
         client.settimeout(timeout)
         try:

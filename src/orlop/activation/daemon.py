@@ -68,6 +68,11 @@ class Daemon:
             self.kill_at = now + self.component.stop_seconds
             self.process.signal(signal.SIGTERM)
 
+    def extend_stop(self, until: float) -> None:
+        """Give a process that is ending the time that it has asked for, if that is more than it has."""
+        if self.kill_at:
+            self.kill_at = max(self.kill_at, until)
+
     def insist(self, now: float) -> None:
         """Kill a process that was asked long enough ago."""
         if self.process is not None and self.kill_at and now >= self.kill_at:

@@ -95,6 +95,12 @@ class Fleet:
             if daemon.process is not None and daemon.process.pid == pid:
                 daemon.became_ready()
 
+    def extend_stop(self, pid: int, until: float) -> None:
+        """The process `pid` says how long its end may take."""
+        for daemon in self:
+            if daemon.process is not None and daemon.process.pid == pid:
+                daemon.extend_stop(until)
+
     def _needs_met(self, daemon: Daemon) -> bool:
         needs = [self[name] for name in daemon.component.needs]
         for needed in needs:

@@ -30,6 +30,12 @@ class Job:
         self._end = time.monotonic() + seconds
         self.deadline = time.monotonic()
 
+    def extend(self, until: float) -> None:
+        """A daemon that is ending may take until then: what this request has to do comes on top."""
+        if until + SECONDS > self._end:
+            self._seconds += until + SECONDS - self._end
+            self._end = until + SECONDS
+
     def advance(self, now: float) -> bool:
         """Go on as far as possible; True if that was the end."""
         try:

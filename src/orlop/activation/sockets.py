@@ -65,6 +65,15 @@ def read_notification(notify: socket.socket) -> tuple[int, list[bytes]]:
     return 0, []
 
 
+def extension(lines: list[bytes]) -> float:
+    """The seconds that EXTEND_TIMEOUT_USEC= in a notification asks for (sd_notify(3)), 0 for none."""
+    for line in lines:
+        name, _, value = line.partition(b"=")
+        if name == b"EXTEND_TIMEOUT_USEC" and value.isdigit():
+            return int(value) / 1e6
+    return 0.0
+
+
 def steal_listener(pidfd: int, fd: int, path: str) -> socket.socket | None:
     """The API socket out of a running dockerd, if it has it at `fd`: a supervisor that crashed gave it."""
     from orlop.unix.process import pidfd_getfd

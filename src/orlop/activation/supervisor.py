@@ -24,6 +24,7 @@ from orlop.activation.jobs import SECONDS, Job
 from orlop.activation.layout import Layout
 
 _MAX_REQUEST = 4096
+_LONGEST_WAIT = 86400.0  # seconds; selectors take no month
 
 
 class Supervisor:
@@ -107,6 +108,11 @@ class Supervisor:
         pid, lines = sockets.read_notification(self._notify)
         if b"READY=1" in lines:
             self._fleet.became_ready(pid)
+        if seconds := sockets.extension(lines):
+            until = time.monotonic() + seconds
+            self._fleet.extend_stop(pid, until)
+            for job in self._jobs:
+                job.extend(until)
 
     def _answer(self) -> None:
         now = time.monotonic()
@@ -121,7 +127,7 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         due = self._fleet.due() + [job.deadline for job in self._jobs]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min(max(0.0, min(due) - time.monotonic()), _LONGEST_WAIT) if due else None
 
 
 def _reply(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -29,6 +29,10 @@ log = logging.getLogger("orlop.dockerd")
 
 _IMPATIENT = 3
 """So many times SIGTERM or SIGINT end the daemon without waiting for anything, as Docker's."""
+_CLOSING_SECONDS = 20.0
+"""For what is closed after the last request, on a slow machine."""
+_ANY_USEC = 1 << 63
+"""For service managers: without an end."""
 _FROM_MANAGER = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -130,8 +134,9 @@ async def _serve(
             task.add_done_callback(reloads.discard)
 
         await _until_told(background, begin_reload)
-        manager.tell("STOPPING=1")
-        await parts.server.close(_grace(config))
+        grace = _grace(config)
+        manager.tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_stop_usec(grace)}")
+        await parts.server.close(grace)
     finally:
         if background is not None:
             background.cancel()
@@ -163,6 +168,11 @@ async def _until_told(background: "asyncio.Future[None]", reload: Callable[[], N
 def _grace(config: Config) -> float | None:
     """Seconds for requests in progress, None: all that they need. Streams (logs, events) are cut at once."""
     return None if config.shutdown_timeout < 0 else float(config.shutdown_timeout)
+
+
+def _stop_usec(grace: float | None) -> int:
+    """What a service manager shall wait for the end: the requests' time, and what is to be closed after them."""
+    return _ANY_USEC if grace is None else round((grace + _CLOSING_SECONDS) * 1e6)
 
 
 def _set_up_logging(config: Config) -> None:

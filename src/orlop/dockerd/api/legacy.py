@@ -223,7 +223,7 @@ def _mount(mount: Mount, version: Version) -> None:
 def _endpoints(asked: dict[str, EndpointSettings], version: Version) -> None:
     if version < (1, 44) and len(asked) > 1:
         names = ", ".join(sorted(asked))
-        raise InvalidArgumentError(f"Container cannot be connected to network endpoints: {names}")
+        raise InvalidArgumentError(f"Container cannot be created with multiple network endpoints: {names}")
     if version < (1, 48):
         for settings in asked.values():
             settings.gw_priority = 0

@@ -19,6 +19,7 @@ from orlop.oci.platforms import parse_platform
 
 T = TypeVar("T")
 
+_NOTHING = "invalid JSON: got EOF while reading request body"
 _OTHER_CASE = re.compile(rb'[{,]\s*"(?:[a-z]|CPU[A-Z])\w*"\s*:')
 """A key as no field of ours begins, but as clients write them: `detachKeys`, `CPURealtimePeriod`."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
@@ -139,19 +140,19 @@ class ApiRequest:
                 )
         if not body:
             if required:
-                raise InvalidArgumentError("invalid JSON: EOF")
+                raise InvalidArgumentError(_NOTHING)
             return to()
         if not body.strip():
-            raise InvalidArgumentError("invalid JSON: got EOF while reading request body")
+            raise InvalidArgumentError(_NOTHING)
         try:
             if _OTHER_CASE.search(body):
                 from orlop.dockerd.api.fold import fold  # seldom needed
 
                 body = fold(body, to)
-            return codec.decode(body, to)
+            return codec.decode(body, to, called="JSON")
         except InvalidArgumentError as error:
             if "trailing characters" in str(error):
                 raise InvalidArgumentError("unexpected content after JSON") from None
-            raise InvalidArgumentError(f"invalid JSON: {error}") from None
+            raise
         except msgspec.DecodeError as error:
             raise InvalidArgumentError(f"invalid JSON: {error}") from None
