@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control groups in this kernel: version 1, and version 2 in the unified hierarchy where there is one."""
 
+import ctypes
 import mmap
 import os
 import select
@@ -53,9 +54,13 @@ def value(manager, controller, file):
 
 @contextmanager
 def child(body, enter):
-    """A process that calls `enter`, tells so, then runs `body` until it ends or is killed."""
+    """A process that calls `enter`, tells so, then runs `body` until it ends or is killed.
+
+    Forked past the handlers of fork(2): those of grpc, which other tests load, start threads in the child, and
+    every thread counts in its group.
+    """
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = ctypes.PyDLL(None)._Fork()
     if pid == 0:
         status = 99
         try:

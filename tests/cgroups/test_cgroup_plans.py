@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The translation of OCI resources to writes, without a kernel."""
 
+import msgspec
 import pytest
 
 from orlop.cgroups import devices, hierarchies, plan, stats, stats_v1, stats_v2
@@ -44,7 +45,9 @@ EVERYTHING = Resources(
 
 
 def test_every_resource_on_version_1():
-    assert plan.plan_v1(EVERYTHING, update=False) == [
+    with pytest.raises(InvalidArgumentError, match=r"linux\.resources\.unified: cannot use unified"):
+        plan.plan_v1(EVERYTHING, update=False)
+    assert plan.plan_v1(msgspec.structs.replace(EVERYTHING, unified={}), update=False) == [
         ("cpu", "cpu.rt_period_us", "1000"),
         ("cpu", "cpu.rt_runtime_us", "950"),
         ("cpu", "cpu.shares", "512"),

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from orlop.cgroups import devices, plan, unit_properties
 from orlop.cgroups.hierarchies import container_paths, parse_mountinfo
 from orlop.codec import decode
@@ -70,8 +72,8 @@ def refusal(data: bytes) -> str | None:
         prepare.personality_of(spec.linux.personality)
         if spec.linux.cgroups_path:
             container_paths(spec.linux.cgroups_path, unified=False)
-        for make in (plan.plan_v1, plan.plan_v2):
-            make(resources, False)
+        plan.plan_v1(_without_unified(resources), False)
+        plan.plan_v2(resources, False)
         access = devices.evaluate(resources.devices)
         devices.writes_v1(access, None)
         devices.program_v2(access)
@@ -101,10 +103,15 @@ def resources(data: bytes) -> None:
         _attempt(_plan_resources, found)
 
 
+def _without_unified(asked: Resources) -> Resources:
+    """What version 1 may be asked for."""
+    return msgspec.structs.replace(asked, unified={})
+
+
 def _plan_resources(found: Resources) -> None:
-    for make in (plan.plan_v1, plan.plan_v2):
+    for make, asked in ((plan.plan_v1, _without_unified(found)), (plan.plan_v1, found), (plan.plan_v2, found)):
         for update in (False, True):
-            for controller, file, value in _attempt(make, found, update) or []:
+            for controller, file, value in _attempt(make, asked, update) or []:
                 assert "/" not in file and "\0" not in value, (controller, file, value)
     _attempt(unit_properties.properties_v1, found, 252, True)
     _attempt(unit_properties.properties_v2, found, 252)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -51,6 +52,24 @@ def test_each_limit_is_in_its_file(runtime: Runtime, bundle: Bundle) -> None:
         del found["cpu.cfs_burst_us"], wanted["cpu.cfs_burst_us"]  # an older original, which does not know it
     assert found == wanted
     assert _value(container, "memory.oom_control").split()[:2] == ["oom_kill_disable", "1"]
+
+
+@pytest.mark.parametrize("files", [{"memory.high": "10000000"}, {"memory.high": "1\0"}, {"memory.high\0": "1"}])
+def test_files_of_version_2_are_refused(runtime: Runtime, bundle: Bundle, files: dict[str, str]) -> None:
+    bundle.linux["resources"]["unified"] = files
+    result = runtime.run(bundle.args("true", ""))
+    assert result.status == 1
+    assert "cannot use unified on cgroup v1" in result.message
+    if runtime.is_ours:
+        assert "linux.resources.unified" in result.message
+        assert os.path.isdir(_PARENT.format("memory") + f"/{runtime.ids[-1]}") is False
+        container = runtime.start(runtime.bundle().args("sleep", "100"))
+        update = runtime("update", "-r", "-", container, stdin=json.dumps({"unified": files}))
+        assert (update.status, "linux.resources.unified" in update.message) == (1, True)
+    elif runtime.name == "crun":  # which leaves the groups
+        for directory in os.listdir("/sys/fs/cgroup"):
+            with contextlib.suppress(OSError):
+                os.rmdir(_PARENT.format(directory) + f"/{runtime.ids[-1]}")
 
 
 def test_idle_time_alone(runtime: Runtime, bundle: Bundle) -> None:

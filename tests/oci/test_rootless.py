@@ -155,6 +155,21 @@ def test_a_group_that_is_named_must_be_had(ours: UserRuntime) -> None:
     assert "permission denied" in result.message.lower()
 
 
+@pytest.mark.parametrize("tolerant", ["true", "false", "auto"])
+def test_whether_control_groups_that_may_not_be_made_are_tolerated(user: UserRuntime, tolerant: str) -> None:
+    """`--rootless`, which says so in the place of a guess. crun goes without in any case."""
+    bundle = user.bundle().args("echo ran")
+    container = user.new_id(bundle)
+    bundle.write()
+    result = user("--rootless", tolerant, "run", "--bundle", bundle.path, container)
+    if tolerant == "false" and user.name != "crun":
+        assert (result.status, result.out) == (1, "")
+        assert "permission denied" in result.message.lower()
+        assert ours_left_nothing(user)
+    else:
+        assert result.ok() == "ran\n"
+
+
 def test_delegated_control_groups_limit(ours: UserRuntime) -> None:
     ours.delegate(("pids", "memory"))
     bundle = ours.bundle().args("sleep", "100")

@@ -20,7 +20,12 @@ _DEFAULT_PERIOD = 100_000  # microseconds, Documentation/admin-guide/cgroup-v2.r
 
 
 def plan_v1(resources: Resources, update: bool) -> list[Write]:
-    """The writes for version 1, without devices. What equals a new group's default is left out unless `update`."""
+    """The writes for version 1, without devices. What equals a new group's default is left out unless `update`.
+
+    Raises InvalidArgumentError, as for `unified`, whose files version 1 does not have.
+    """
+    if resources.unified:
+        raise InvalidArgumentError("linux.resources.unified: cannot use unified on cgroup v1")
     plan: list[Write] = []
     if resources.cpu:
         plan += _cpu_v1(resources.cpu)
@@ -231,9 +236,9 @@ def _unified(unified: dict[str, str]) -> list[Write]:
     plan: list[Write] = []
     for file, value in unified.items():
         if "." not in file.strip(".") or set(file) & set("/?|\0"):
-            raise InvalidArgumentError(f"unified resource {file!r} must be a file name of a controller")
+            raise InvalidArgumentError(f"linux.resources.unified: {file!r} must be a file name of a controller")
         if "\0" in value:
-            raise InvalidArgumentError(f"unified resource {file!r} is {value!r}, expected text")
+            raise InvalidArgumentError(f"linux.resources.unified: {file!r} is {value!r}, expected text")
         plan += [(file.partition(".")[0], file, line) for line in value.splitlines() if line]
     return plan
 

@@ -18,7 +18,7 @@ from orlop.libcontainer.creation import launch
 from orlop.libcontainer.errors import explain
 from orlop.libcontainer.facts import NOTIFY_DIRECTORY, facts_of, validate_id
 from orlop.libcontainer.handle import Handle
-from orlop.libcontainer.journal import warn
+from orlop.libcontainer.journal import debug, warn
 from orlop.libcontainer.options import (
     CheckpointOptions,
     CreateOptions,
@@ -84,6 +84,9 @@ class Container(Handle):
             write_record(container.directory, record)
             cgroup.create()
             made_cgroup = True
+            debug(
+                f"{container_id}: control groups {' '.join(sorted(set(record.cgroup_paths.values()))) or 'none'}"
+            )
             if rootless:
                 cgroups.apply_rootless(cgroup, prepare.effective_resources(spec.linux))
             else:

@@ -11,6 +11,7 @@ from orlop.libcontainer.facts import START_SOCKET, process_start
 from orlop.libcontainer.hooks import run_hooks
 from orlop.libcontainer.init import InitPlan, run_init
 from orlop.libcontainer.intel_rdt import ResourceClass
+from orlop.libcontainer.journal import debug
 from orlop.libcontainer.options import CreateOptions
 from orlop.libcontainer.rootfs.plan import plan_rootfs
 from orlop.libcontainer.state import hook_state
@@ -48,6 +49,7 @@ def launch(container: "Container", options: CreateOptions) -> None:
     finally:
         theirs.close()
         _close(plan)
+    debug(f"{container.id}: init is process {pid}")
     try:
         _attend(container, ours, pid, pidfd, plan, options)
     except BaseException:
@@ -161,6 +163,7 @@ def run_creation_hooks(container: "Container", pid: int) -> None:
     hooks = container.record.spec.hooks
     if hooks is None:
         return
+    debug(f"{container.id}: {len(hooks.prestart)} prestart and {len(hooks.create_runtime)} createRuntime hooks")
     # The older kind belongs to the start (runtime-spec before 1.0.2), and expects that state.
     run_hooks("prestart", hooks.prestart, hook_state(container.oci_state("created", pid)))
     run_hooks("createRuntime", hooks.create_runtime, hook_state(container.oci_state("creating", pid)))

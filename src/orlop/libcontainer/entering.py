@@ -10,6 +10,7 @@ from orlop import cgroups
 from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import namespaces, parent, prepare, sync
 from orlop.libcontainer.join import JoinPlan, run_join
+from orlop.libcontainer.journal import debug
 from orlop.libcontainer.options import ExecOptions, ExecResult
 from orlop.libcontainer.rootless import unprivileged
 from orlop.oci.runtime import Linux, Process
@@ -61,6 +62,7 @@ def enter(container: "Container", process: Process, options: ExecOptions) -> syn
             os.close(plan.root)
         if options.cgroup:
             cgroup.close()
+    debug(f"{container.id}: the new process is {pid}")
     try:
         console = yield from _attend(container, ours, pid, pidfd, plan, options)
         return ExecResult(pid, console)

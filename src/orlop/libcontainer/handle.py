@@ -18,6 +18,7 @@ from orlop.libcontainer.facts import (
     read_facts,
     validate_id,
 )
+from orlop.libcontainer.journal import debug
 
 if TYPE_CHECKING:
     from typing import Self
@@ -148,6 +149,7 @@ class Handle:
                 else f"cannot start a container in the {status} state"
             )
         starting.await_program(self.directory, self.facts.executable)
+        debug(f"{self.id}: the program runs")
         if self.facts.poststart:
             self._run_poststart()
 
@@ -176,6 +178,7 @@ class Handle:
             return
         if self.status() == "stopped":
             raise NotFoundError("container not running")
+        debug(f"{self.id}: signal {number} for process {self.facts.init_pid}")
         self._kill_init(number)
 
     def _kill_init(self, number: int) -> None:
@@ -235,6 +238,7 @@ class Handle:
 
             holdings.release(self.record)
         self._remove_directory()
+        debug(f"{self.id}: removed")
         self.close()
         if poststop is not None:
             self._run_poststop(poststop)

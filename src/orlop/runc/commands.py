@@ -186,10 +186,9 @@ COMMANDS: dict[str, Command] = {
     "restore": (
         "checkpoint", _ID, 1, 1, "restore a container from a previous checkpoint",
         (
-            _BUNDLE, _CONSOLE, _PIDFD,
+            _BUNDLE, _CONSOLE,
             *_CRIU,
             ("detach", "d", "bool", "detach from the container's process"),
-            ("keep", "", "bool", "do not delete the container after it exits"),
             _PID_FILE, _SUBREAPER, _NO_PIVOT,
             ("tcp-close", "", "bool", "restore tcp connections in closed state"),
             ("lsm-profile", "", "string", "specify an LSM profile to be used during restore, as TYPE:NAME"),

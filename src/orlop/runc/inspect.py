@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from orlop.errdefs import FailedPreconditionError, InvalidArgumentError
+from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, OrlopError
 from orlop.libcontainer import Container
 from orlop.runc import state_text
 from orlop.runc.main import Call
@@ -102,17 +102,19 @@ def events(call: Call) -> int:
     poller.register(ended, select.POLLIN)
     poller.register(oom, select.POLLIN | select.POLLPRI)
     kills = manager.oom_kills()
-    while True:
-        ready = dict(poller.poll(interval * 1000))
-        if ended in ready:
-            break
-        if oom in ready:
-            drain_oom(oom)
-            before, kills = kills, manager.oom_kills()
-            if kills > before:
-                _emit({"type": "oom", "id": container.id})
-        if not ready:
-            _emit(event(container, "stats"))
+    while ended not in (ready := dict(poller.poll(interval * 1000))):
+        try:
+            if oom in ready:
+                drain_oom(oom)
+                before, kills = kills, manager.oom_kills()
+                if kills > before:
+                    _emit({"type": "oom", "id": container.id})
+            if not ready:
+                _emit(event(container, "stats"))
+        except (OrlopError, OSError):
+            if not select.select([ended], [], [], 0)[0]:
+                raise
+            break  # it has ended meanwhile, and its control groups are gone
     os.close(ended)
     os.close(oom)
     return 0

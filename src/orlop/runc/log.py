@@ -32,6 +32,11 @@ class Log:
         self._path = path
         self._json = form == "json"
 
+    @property
+    def debugs(self) -> bool:
+        """Whether `debug` says anything."""
+        return self._least == _LEVELS["debug"]
+
     def debug(self, message: str) -> None:
         """What only somebody who looks for a fault wants to know."""
         self._write("debug", message)

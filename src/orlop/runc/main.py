@@ -74,6 +74,8 @@ def _run(arguments: list[str]) -> int:
         call = _parse_command(rest, settings, log)
         if call is None:
             return _help(rest[:1])
+        if log.debugs:
+            _tell_steps(call)
     except OrlopError as error:
         log.error(str(error))
         return 1
@@ -88,6 +90,14 @@ def _run(arguments: list[str]) -> int:
 
         log.error(_prefix(call.command) + explain(error))
         return 255 if call.command == "exec" else 1
+
+
+def _tell_steps(call: Call) -> None:
+    from orlop.libcontainer.journal import set_debug_sink
+
+    set_debug_sink(call.log.debug)
+    words = " ".join([call.command, *call.arguments])
+    call.log.debug(f"{words}: root {call.root}, control groups by {call.cgroup_manager}, user {os.geteuid()}")
 
 
 def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:
@@ -126,9 +136,11 @@ def default_root() -> str:
 def _of_a_user() -> bool:
     if os.geteuid() != 0:
         return True
-    with open("/proc/self/uid_map", encoding="utf-8") as file:
-        in_user_namespace = file.read().split() != ["0", "0", "4294967295"]
-    return in_user_namespace and os.environ.get("USER") != "root"
+    if os.environ.get("USER") == "root":
+        return False
+    from orlop.unix.process import in_user_namespace
+
+    return in_user_namespace()
 
 
 def _cgroup_manager(settings: Flags) -> str:
