@@ -5,7 +5,7 @@ import pytest
 from support.image_daemons import client, containerd_daemon
 
 from orlop.containerd.client import Client, leases
-from orlop.containerd.client.leases import HALF_MADE, create_temporary, end_earlier, leased
+from orlop.containerd.client.leases import HALF_MADE, create_temporary, end_earlier, end_resumable, leased
 from orlop.oci.image import digest_of
 
 __all__ = ["client", "containerd_daemon"]
@@ -40,7 +40,7 @@ async def test_half_made_snapshots_go(client: Client, monkeypatch: pytest.Monkey
     data = b"bytes of a pull"
     digest = digest_of(data)
     async with _as(client, "orlopd one") as one:
-        for resumable in (False, True):
+        for resumable in ("", "image"):
             lease = await create_temporary(one, resumable=resumable)
             work = one.with_lease(lease)
             await work.snapshots().prepare(f"{HALF_MADE}{resumable}", "", {})
@@ -53,4 +53,8 @@ async def test_half_made_snapshots_go(client: Client, monkeypatch: pytest.Monkey
     await client.leases.delete("nudge", sync=True)  # waits for a collection
     assert [info.name async for info in client.snapshots().list()] == []
     assert (await client.content.info(digest)).size == len(data)
-    await client.leases.delete(lease, sync=True)
+    async with _as(client, "orlopd one") as one:
+        await end_resumable(one, "other image")
+        assert await _ids(client) == {lease}
+        await end_resumable(one, "image")
+    assert await _ids(client) == set()

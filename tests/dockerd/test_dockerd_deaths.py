@@ -235,7 +235,7 @@ def test_a_few_deaths(dying: Dying, name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)  # dozens of deaths each
+@pytest.mark.timeout(3600)  # dozens of deaths each
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_death(dying: Dying, name: str) -> None:
     kill_at(dying, name, few=False)

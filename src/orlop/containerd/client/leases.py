@@ -51,15 +51,15 @@ async def leased(client: Client) -> AsyncIterator[Client]:
             pass
 
 
-async def create_temporary(client: Client, *, resumable: bool = False) -> str:
-    """The name of a new lease that ends by itself one day; `resumable` if it keeps what a later try can use."""
+async def create_temporary(client: Client, *, resumable: str = "") -> str:
+    """The name of a new lease that ends by itself one day; `resumable` is what it keeps parts of for a later try."""
     lease = f"orlop-{secrets.token_hex(8)}"
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES))
     labels = {"containerd.io/gc.expire": expires}
     if client.owner:
         labels |= {OWNER: client.owner, LIFE: _LIFE}
     if resumable:
-        labels[RESUMABLE] = "true"  # empty values are not kept
+        labels[RESUMABLE] = resumable
     await client.leases.create(lease, labels)
     return lease
 
@@ -79,6 +79,16 @@ async def end_earlier(client: Client) -> None:
                 await client.leases.delete(lease.id)
         except NotFoundError:
             pass  # it has just expired
+
+
+async def end_resumable(client: Client, resumable: str) -> None:
+    """End the leases of earlier lives that keep parts of what is whole now."""
+    for lease in await client.leases.list(f'labels."{OWNER}"=="{client.owner}"'):
+        if lease.labels.get(RESUMABLE) == resumable and lease.labels.get(LIFE) != _LIFE:
+            try:
+                await client.leases.delete(lease.id)
+            except NotFoundError:
+                pass  # it has just expired
 
 
 async def _remove_half_made(client: Client, lease: str) -> None:

@@ -25,7 +25,7 @@ from orlop.containerd.client.fetch import (
     is_present,
     store_small,
 )
-from orlop.containerd.client.leases import create_temporary
+from orlop.containerd.client.leases import create_temporary, end_resumable
 from orlop.containerd.client.unpack import (
     INDEX_DEPTH_MAX,
     ImageContent,
@@ -130,13 +130,15 @@ class Puller:
         reference = reference.canonical()
         wanted = platform or host_platform()
         report = progress or (lambda _: None)
-        async with self._leased() as client, RegistryClient(self._config, auth) as registry:
+        async with self._leased(str(reference)) as client, RegistryClient(self._config, auth) as registry:
             one = ImagePull(client, registry, reference, wanted, snapshotter, report)
             pulled = await one.run(self._downloads, self._locks)
             if pulled.changed:
                 if before_naming:
                     await before_naming(pulled)
                 await _name(client, pulled.name, pulled.target)
+            if client.owner:
+                await end_resumable(client, str(reference))
             return pulled
 
     async def tags(self, reference: Reference, *, auth: AuthConfig | None = None) -> list[str]:
@@ -145,11 +147,14 @@ class Puller:
             return await registry.tags(reference)
 
     @asynccontextmanager
-    async def _leased(self) -> AsyncIterator[Client]:
-        """One lease for all pulls that overlap, since each may rest on what another has brought."""
+    async def _leased(self, name: str) -> AsyncIterator[Client]:
+        """One lease for all pulls that overlap, since each may rest on what another has brought.
+
+        It bears the name of the first: when that image has been pulled in a later life, what is left here is not needed.
+        """
         async with self._lease_lock:
             if not self._pulls:
-                self._lease = await create_temporary(self._client, resumable=True)
+                self._lease = await create_temporary(self._client, resumable=name)
             self._pulls += 1
             client = self._client.with_lease(self._lease)
         try:
