@@ -34,6 +34,7 @@ from orlop.dockerd.network import netns as netns_module
 from orlop.dockerd.network import sandbox_files
 from orlop.dockerd.network.firewall import Firewall
 from orlop.dockerd.network.kernel import Kernel, KernelThread
+from orlop.dockerd.network.linked import Links
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.types import PortMapping
 from orlop.engine.types import EndpointIPAMConfig, EndpointSettings, NetworkCreateRequest, PortBinding
@@ -136,17 +137,25 @@ async def test_udp_answers_come_from_the_address_that_was_asked(host: Host, neig
 
 
 async def test_udp_client_with_one_port_is_led_to_the_next_container(host: Host, neighbour: Neighbour) -> None:
+    await host.service.create_network(NetworkCreateRequest(name="dual", enable_ipv6=True))
+    ip("addr add fd00:51::1/64 dev wire0 nodad")
+    run(neighbour.netns, "ip", "addr", "add", "fd00:51::2/64", "dev", "wire1", "nodad")
     ports: dict[str, list[PortBinding] | None] = {"53/udp": [PortBinding(host_port="5353")]}
-    one = await host.connect("one", port_bindings=ports)
+    one = await host.connect("one", mode="dual", port_bindings=ports)
     assert one.netns_path
+    ways = (HOST_ADDRESS, "fd00:51::1")
     with serving_udp(one.netns_path, 53):
-        assert ask_udp(neighbour.netns, HOST_ADDRESS, 5353, source=4000) == "question!"
+        for address in ways:
+            assert ask_udp(neighbour.netns, address, 5353, source=4000) == "question!", address
     with lingering(one.netns_path):  # its address stays taken
         await host.service.release("one")
-        two = await host.connect("two", port_bindings=ports)
-        assert two.netns_path and two.endpoints["bridge"].ip_address == "172.17.0.3"
+        two = await host.connect("two", mode="dual", port_bindings=ports)
+        assert two.netns_path and two.endpoints["dual"].ip_address == "172.18.0.3"
         with serving_udp(two.netns_path, 53):
-            assert ask_udp(neighbour.netns, HOST_ADDRESS, 5353, source=4000) == "question!"
+            for address in ways:
+                assert ask_udp(neighbour.netns, address, 5353, source=4000) == "question!", address
+    await host.service.release("two")
+    await host.service.remove_network("dual")
 
 
 async def test_stale_arp_entry_is_dropped(host: Host) -> None:
@@ -432,7 +441,7 @@ async def test_rules_for_thousands_of_ports(netns: None, caplog: pytest.LogCaptu
         for number in range(5000)
     ]
     try:
-        await rules.start([], ports, [])
+        await rules.start([], ports, [], Links())
         before = nft()
         assert "tcp . 24999" in before
         command("nft", "flush", "ruleset")

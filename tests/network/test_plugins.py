@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.containerd import wait_until
-from support.networks import Host, pings, run
+from support.networks import HOST_ADDRESS, NEIGHBOUR_ADDRESS, Host, Neighbour, echo, echoing, pings, run
 from support.pace import PACE
 
 from orlop.dockerd.network import SandboxRequest
@@ -245,3 +245,62 @@ async def test_a_plugin_that_hangs_holds_up_nobody_else(plugged: Host, plugin: P
     assert not tasks[-1].done()
     plugin.end()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_without_a_gateway_of_the_plugins(plugin: Plugin, neighbour: Neighbour, plugged: Host) -> None:
+    """As with Docker's docker_gwbridge: the way out, and published ports, by a bridge that users do not see."""
+    await plugged.service.create_network(wanted(options={"gateway": "none"}))
+    ports: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(host_port="8080")]}
+    one = await plugged.connect("one", mode="mine", port_bindings=ports)
+    two = await plugged.connect("two", mode="mine", mac_address="02:00:00:00:00:77")
+    here, there = one.netns_path or "", two.netns_path or ""
+    assert list(one.endpoints) == ["mine"] and one.ports["80/tcp"] and "172.18" not in one.hosts
+    gate = plugged.service.inspect_network("docker_gwbridge")
+    names = {f"gateway_{box.sandbox_id[:12]}" for box in (one, two)}
+    assert set(gate["Containers"]) == {each["Name"] for each in gate["Containers"].values()} == names
+    assert pings(here, NEIGHBOUR_ADDRESS) and pings(there, NEIGHBOUR_ADDRESS) and pings(here, "10.66.0.3")
+    lookup = run(here, "busybox", "nslookup", "-type=a", "two", "127.0.0.11", check=False).stdout
+    assert "10.66.0.3" in lookup and "172.18" not in lookup
+    rest = run(there, "ip", "-4", "-o", "addr").stdout.split("172.18.")[1].partition("/")[0]
+    assert not pings(here, f"172.18.{rest}")  # it keeps its containers apart
+    with echoing(here, 80):
+        assert echo(HOST_ADDRESS, 8080, b"x", neighbour.netns) == b"x"
+        await plugged.restart()
+        assert echo(HOST_ADDRESS, 8080, b"x", neighbour.netns) == b"x" and pings(there, NEIGHBOUR_ADDRESS)
+        with pytest.raises(PermissionDeniedError, match=r'docker_gwbridge has active endpoints \(name:"gateway_'):
+            await plugged.service.remove_network("docker_gwbridge")
+        # a network with a way out of its own makes it superfluous, and its leaving needful again
+        request = SandboxRequest(container_id="one", name="one", hostname="one", dns=["127.0.0.1"])
+        request.port_bindings = ports
+        attached = await plugged.service.attach(request, "bridge", EndpointSettings())
+        assert attached.ports["80/tcp"] and echo(HOST_ADDRESS, 8080, b"x", neighbour.netns) == b"x"
+        left = set(plugged.service.inspect_network("docker_gwbridge")["Containers"])
+        assert left == {f"gateway_{two.sandbox_id[:12]}"}
+        detached = await plugged.service.detach("one", "bridge")
+        assert detached.ports["80/tcp"] and echo(HOST_ADDRESS, 8080, b"x", neighbour.netns) == b"x"
+        assert pings(here, NEIGHBOUR_ADDRESS)
+    await plugged.service.detach("one", "mine")
+    assert run(here, "ip", "-o", "link").stdout.count("\n") == 1  # lo
+    box = plugged.service.sandbox("one")
+    assert box is not None and box.endpoints == {}
+    for name in ("one", "two"):
+        await plugged.service.release(name)
+    await plugged.service.remove_network("docker_gwbridge")
+    await plugged.service.remove_network("mine")
+
+
+@pytest.mark.parametrize("gateway", ["contained", "routed"])
+async def test_no_way_out_that_the_plugin_does_not_want(plugged: Host, plugin: Plugin, gateway: str) -> None:
+    await plugged.service.create_network(wanted(options={"gateway": gateway}))
+    one = await plugged.connect("one", mode="mine")
+    routes = run(one.netns_path or "", "ip", "route").stdout
+    assert ("default" in routes) is (gateway == "routed")
+    assert "docker_gwbridge" not in {each["Name"] for each in plugged.service.list_networks()}
+
+
+async def test_a_scope_that_is_none(plugged: Host, plugin: Plugin) -> None:
+    await plugged.service.create_network(wanted(options={"scope": "galactic"}))
+    message = r'plugin "own": NetworkDriver\.GetCapabilities: Scope: \'galactic\' is not local or global'
+    with pytest.raises(InternalError, match=message):
+        await plugged.service.create_network(wanted("more", "10.67.0.0/24"))
+    assert "more" not in {each["Name"] for each in plugged.service.list_networks()}

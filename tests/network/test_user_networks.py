@@ -308,7 +308,7 @@ async def test_names_follow_connect_rename_and_disconnect(host: Host) -> None:
     assert lookup(one.netns_path, "deux") == ["172.18.0.3"] and lookup(two.netns_path, "first") == ["172.18.0.2"]
     assert lookup(one.netns_path, "first") == []
     host.service.rename("two", "second")
-    await asyncio.gather(*host.service._tasks)
+    await asyncio.gather(*host.service._lifecycle._tasks)
     assert lookup(one.netns_path, "second") == ["172.18.0.3"] and lookup(one.netns_path, "two") == []
     with pytest.raises(PermissionDeniedError, match="endpoint with name two already exists in network front"):
         await enter(host, "front", "two")

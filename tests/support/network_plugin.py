@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small network plugin over Docker's remote driver protocol: each network is a bridge of its own making.
 
-The option `hang` of a network names the method whose call it never answers, `address` what it gives endpoints.
+The option `hang` of a network names the method whose call it never answers, `address` what it gives endpoints;
+`gateway`: `none` names none, `contained` says that there shall be none, `routed` has a static route to everywhere.
 
 Start: `python -m support.network_plugin SOCKET`. It writes each call as a line of JSON to standard output.
 """
@@ -22,6 +23,8 @@ class State:
     refuse = ""
     hang = ""
     address = ""
+    gateway = ""
+    scope = "local"
     bare = False
     pools = 0
 
@@ -41,11 +44,13 @@ def answer(method: str, body: dict[str, Any]) -> dict[str, Any]:
         case "Plugin.Activate":
             return {"Implements": ["NetworkDriver", "IpamDriver"]}
         case "NetworkDriver.GetCapabilities":
-            return {"Scope": "local"}
+            return {"Scope": State.scope}
         case "NetworkDriver.CreateNetwork":
             State.refuse = body["Options"]["com.docker.network.generic"].get("refuse", "")
             State.hang = body["Options"]["com.docker.network.generic"].get("hang", "")
             State.address = body["Options"]["com.docker.network.generic"].get("address", "")
+            State.gateway = body["Options"]["com.docker.network.generic"].get("gateway", "")
+            State.scope = body["Options"]["com.docker.network.generic"].get("scope", "local")
             if State.hang == method:
                 threading.Event().wait()
             if State.refuse == method:
@@ -66,8 +71,11 @@ def answer(method: str, body: dict[str, Any]) -> dict[str, Any]:
             return {"Interface": mac | ({"Address": State.address} if State.address else {})}
         case "NetworkDriver.Join":
             name = {"SrcName": f"pc{endpoint[:8]}", "DstPrefix": "plug"}
-            if State.bare:
-                return {"InterfaceName": name}
+            if State.gateway == "routed":
+                route = {"Destination": "0.0.0.0/0", "RouteType": 0, "NextHop": "10.66.0.1"}
+                return {"InterfaceName": name, "StaticRoutes": [route]}
+            if State.bare or State.gateway:
+                return {"InterfaceName": name, "DisableGatewayService": State.gateway == "contained"}
             return {
                 "InterfaceName": name,
                 "Gateway": "10.66.0.1",

@@ -158,8 +158,9 @@ def echoing(netns: str, *ports: int) -> Iterator[None]:
 
 _UDP_SERVER = """
 import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("", PORT))
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(("::", PORT))
 print("bound", flush=True)
 while True:
     data, address = server.recvfrom(9999)

@@ -23,7 +23,7 @@ def run(client: Client, args: Args) -> int:
 
 
 def _run(client: Client, args: Args) -> int:
-    body = create_body(args)
+    body = _body(client, args, "run")
     detached = args.flag("detach")
     if detached:
         if args.items("attach"):
@@ -60,10 +60,21 @@ def _run(client: Client, args: Args) -> int:
 
 def create(client: Client, args: Args) -> int:
     try:
-        print(_create(client, args, create_body(args)))
+        print(_create(client, args, _body(client, args, "create")))
     except EngineError as error:
         raise ExitError(f"Error response from daemon: {error}") from None
     return 0
+
+
+def _body(client: Client, args: Args, command: str) -> dict[str, Any]:
+    """What is to be made. Raises ExitError for flags that mean nothing, UsageError."""
+    try:
+        body = create_body(args)
+    except ExitError as error:
+        raise ExitError(_run_error(str(error), command), 125) from None
+    if "MacAddress" in body and tuple(map(int, client.api_version.split("."))) >= (1, 44):
+        del body["MacAddress"]  # the endpoint has it
+    return body
 
 
 def _create(client: Client, args: Args, body: dict[str, Any]) -> str:
@@ -125,8 +136,8 @@ def _check_terminal(args: Args, detached: bool) -> None:
         raise ExitError("the input device is not a TTY", 1)
 
 
-def _run_error(message: str) -> str:
-    return f"{PROGRAM}: {message}\n\nRun '{PROGRAM} run --help' for more information"
+def _run_error(message: str, command: str = "run") -> str:
+    return f"{PROGRAM}: {message}\n\nRun '{PROGRAM} {command} --help' for more information"
 
 
 RUN = Command(

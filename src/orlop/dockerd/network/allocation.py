@@ -27,9 +27,11 @@ def endpoint(
     number: int,
     used: Collection[str],
     names: Collection[str] = (),
+    *,
+    way_out: bool = False,
 ) -> Endpoint:
     """The endpoint of a container's network `number`; `used` are the addresses that others have, `names` those of
-    the container's other interfaces.
+    the container's other interfaces; see `Endpoint.way_out`.
 
     Raises PermissionDeniedError if the address it asks for is taken, ResourceExhaustedError if all are.
     """
@@ -41,6 +43,7 @@ def endpoint(
         sandbox_id=sandbox_id,
         exposed=request.exposed_ports,
         gw_priority=asked.gw_priority,
+        way_out=way_out,
     )
     driver = drivers.of(network)
     if not driver.has_interfaces:
@@ -57,7 +60,7 @@ def endpoint(
     made.interface = name or free_name(driver.interface_prefix(network), number, names)
     if drivers.of(network).opens_links(network):
         made.linked = list(request.linked)
-    if network.served:
+    if network.served and not way_out:
         made.names = requests.endpoint_names(request, asked)
         made.aliases = requests.endpoint_aliases(request, asked, primary=number == 0)
     return made

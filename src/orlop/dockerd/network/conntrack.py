@@ -9,7 +9,7 @@ import errno
 import socket
 import struct
 from collections.abc import Collection
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from orlop.dockerd.network.netlink import (
     NLA_F_NESTED,
@@ -29,17 +29,26 @@ _NETLINK_NETFILTER = 12
 _CT_GET, _CT_DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_…
 _TUPLE_ORIG, _TUPLE_REPLY, _ID = 1, 2, 12
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC, _PROTO_NUM = 1, 1
-_GENMSG = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_IP_V4_SRC, _IP_V6_SRC, _PROTO_NUM = 1, 3, 1
+_GENMSG = struct.Struct("=BBH")
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def forget_udp(addresses: Collection[str]) -> int:
     """Forget the UDP flows that lead to any of `addresses`; returns how many there were. Raises OSError."""
-    wanted = {IPv4Address(address).packed for address in addresses}
+    parsed = [ip_address(address) for address in addresses]
+    return sum(
+        _forget(_FAMILIES[version], {each.packed for each in parsed if each.version == version})
+        for version in sorted({each.version for each in parsed})
+    )
+
+
+def _forget(family: int, wanted: set[bytes]) -> int:
+    head = _GENMSG.pack(family, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
-        flows = [flow for flow in _dump(netlink) if _answers_from(flow) in wanted]
+        flows = [flow for flow in _dump(netlink, head) if _answers_from(flow) in wanted]
         for number, flow in enumerate(flows):
-            body = _GENMSG + attribute(_TUPLE_ORIG | NLA_F_NESTED, flow[_TUPLE_ORIG]) + attribute(_ID, flow[_ID])
+            body = head + attribute(_TUPLE_ORIG | NLA_F_NESTED, flow[_TUPLE_ORIG]) + attribute(_ID, flow[_ID])
             netlink.send(message(_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, number, body))
             for packet in messages(netlink.recv(1 << 16)):
                 error = error_of(packet.payload, "forget a flow")
@@ -48,8 +57,8 @@ def forget_udp(addresses: Collection[str]) -> int:
     return len(flows)
 
 
-def _dump(netlink: socket.socket) -> list[dict[int, bytes]]:
-    netlink.send(message(_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 0, _GENMSG))
+def _dump(netlink: socket.socket, head: bytes) -> list[dict[int, bytes]]:
+    netlink.send(message(_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 0, head))
     flows: list[dict[int, bytes]] = []
     while True:
         for packet in messages(netlink.recv(1 << 18)):
@@ -57,7 +66,7 @@ def _dump(netlink: socket.socket) -> list[dict[int, bytes]]:
                 return flows
             if packet.type == NLMSG_ERROR:
                 raise error_of(packet.payload, "list flows") or OSError(errno.EPROTO, "unexpected acknowledgement")
-            flows.append(attributes(packet.payload, len(_GENMSG)))
+            flows.append(attributes(packet.payload, _GENMSG.size))
 
 
 def _answers_from(flow: dict[int, bytes]) -> bytes:
@@ -65,4 +74,5 @@ def _answers_from(flow: dict[int, bytes]) -> bytes:
     reply = attributes(flow.get(_TUPLE_REPLY, b""))
     if attributes(reply.get(_TUPLE_PROTO, b"")).get(_PROTO_NUM) != bytes([socket.IPPROTO_UDP]):
         return b""
-    return attributes(reply.get(_TUPLE_IP, b"")).get(_IP_V4_SRC, b"")
+    address = attributes(reply.get(_TUPLE_IP, b""))
+    return address.get(_IP_V4_SRC) or address.get(_IP_V6_SRC, b"")

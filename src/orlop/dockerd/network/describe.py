@@ -50,7 +50,7 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
         "ConfigFrom": {"Network": record.config_from},
         "ConfigOnly": record.config_only,
         "Containers": {
-            endpoint.container_id: _resource(record, endpoint)
+            endpoint_name(endpoint) if endpoint.way_out else endpoint.container_id: _resource(record, endpoint)
             for endpoint in endpoints
             if endpoint.network_id == record.id and endpoint.ready and not endpoint.placeholder
         },
@@ -59,10 +59,15 @@ def network(record: Network, endpoints: Iterable[Endpoint]) -> Description:
     }
 
 
+def endpoint_name(endpoint: Endpoint) -> str:
+    """What an endpoint is called: as its container, if the user put it there."""
+    return f"gateway_{endpoint.sandbox_id[:12]}" if endpoint.way_out else endpoint.container_name
+
+
 def _resource(record: Network, endpoint: Endpoint) -> Description:
     four, six = prefix_lengths(record, endpoint)
     return {
-        "Name": endpoint.container_name,
+        "Name": endpoint_name(endpoint),
         "EndpointID": endpoint.id,
         "MacAddress": endpoint.mac,
         "IPv4Address": f"{endpoint.address}/{four}" if endpoint.address else "",

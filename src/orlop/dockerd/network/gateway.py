@@ -12,7 +12,10 @@ Pair = tuple[Network, Endpoint]
 
 def in_order(pairs: Sequence[Pair]) -> list[Pair]:
     """A container's endpoints in Docker's order: by gateway priority, ways out first, then by name."""
-    return sorted(pairs, key=lambda pair: (-pair[1].gw_priority, not leads_outside(*pair), pair[0].name))
+    return sorted(
+        pairs,
+        key=lambda pair: (pair[1].way_out, -pair[1].gw_priority, not leads_outside(*pair), pair[0].name),
+    )
 
 
 def routes(pairs: Sequence[Pair]) -> list[tuple[Pair, Route]]:

@@ -13,6 +13,7 @@ from orlop.dockerd.network import (
     options,
     requests,
     sandbox_files,
+    way_out,
 )
 from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.steps import Steps
@@ -58,19 +59,25 @@ class Membership:
             await self._steps.open_links([network])
             await self._plug(mine, added, options.endpoint(asked.driver_opts or {})[0])
             await self._settle_ports(mine, [*mine, added], request)
-            await self._steps.resolvers.serve([each for _, each in [*mine, added]])
+            now = [*mine, added]
+            if not way_out.is_needed(now):
+                now = await self._drop_way_out(now, request)
+            elif way_out.present(now) is None:
+                now = await self._add_way_out(now, request, files)
+            await self._steps.resolvers.serve([each for _, each in now])
         except BaseException:
             await asyncio.shield(self._undo(added, mine))
             raise
         newly_resolved = endpoint.resolved and not first.resolved
         if newly_resolved:
-            for _, each in mine:
+            others = [each for _, each in now if each is not endpoint]
+            for each in others:
                 each.resolved, each.dns = True, endpoint.dns
-            self._steps.store.put_endpoints(each for _, each in mine)
+            self._steps.store.put_endpoints(others)
         return Attached(
             name=network.name,
             settings=describe.endpoint_settings(network, endpoint, asked),
-            ports=self._steps.bindings([*mine, added]),
+            ports=self._steps.bindings(now),
             resolv_conf=files.resolv_conf if newly_resolved else "",
             hosts_lines=sandbox_files.hosts_lines(request, addresses_of(endpoint)),
         )
@@ -91,10 +98,19 @@ class Membership:
             self._steps.store.put_endpoint(leaving[1])
             return Detached(name=network.name, network_id=network.id, addresses=[], ports={})
         others = [pair for pair in pairs if pair is not leaving]
-        if not others:
-            others = [self._place_holder(leaving[1])]
+        request = SandboxRequest(
+            container_id=container_id, name=leaving[1].container_name, exposed_ports=leaving[1].exposed
+        )
+        if way_out.is_needed(others) and way_out.present(others) is None:  # before, for the published ports' sake
+            files = sandbox_files.NO_FILES._replace(dns=leaving[1].dns)
+            pairs = await self._add_way_out(pairs, request, files)
+            others = [pair for pair in pairs if pair is not leaving]
+        if not any(not each.way_out for _, each in others):
+            others.insert(0, self._place_holder(leaving[1]))
         await self._settle_ports(pairs, others, None)
         await self._unplug(leaving, others)
+        if not way_out.is_needed(others):
+            others = await self._drop_way_out(others, request)
         return Detached(
             name=network.name,
             network_id=network.id,
@@ -119,6 +135,34 @@ class Membership:
         )
         endpoint.ready = True
         self._steps.store.put_endpoint(endpoint)
+
+    async def _add_way_out(
+        self, pairs: list[Pair], request: SandboxRequest, files: sandbox_files.Files
+    ) -> list[Pair]:
+        """All the endpoints, with one more that is only there for its default route."""
+        first = pairs[0][1]
+        network = await self._steps.way_out.network()
+        endpoint = await self._steps.allocate(
+            request, network, EndpointSettings(), first.sandbox_id, 0, files, netns_path=first.netns, way_out=True
+        )
+        added = (network, endpoint)
+        try:
+            await self._plug(pairs, added, "")
+            await self._settle_ports(pairs, [*pairs, added], request)
+        except BaseException:
+            await asyncio.shield(self._undo(added, pairs))
+            raise
+        return [*pairs, added]
+
+    async def _drop_way_out(self, pairs: list[Pair], request: SandboxRequest) -> list[Pair]:
+        """All the endpoints, but for one that is only there for its default route."""
+        there = way_out.present(pairs)
+        if there is None:
+            return pairs
+        others = [pair for pair in pairs if pair is not there]
+        await self._settle_ports(pairs, others, request)
+        await self._unplug(there, others)
+        return others
 
     async def _undo(self, added: Pair, mine: list[Pair]) -> None:
         if added[1].ports:

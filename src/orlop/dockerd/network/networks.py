@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
 
-from orlop.dockerd.network import configurations, creation, default_bridge, drivers, hostlinks, ipam
+from orlop.dockerd.network import configurations, creation, default_bridge, describe, drivers, hostlinks, ipam
 from orlop.dockerd.network.drivers.base import unavailable
 from orlop.dockerd.network.kernel import Kernel, KernelThread
 from orlop.dockerd.network.plugins import NetworkPlugins
@@ -229,7 +229,8 @@ class Networks:
         if network.predefined:
             raise PermissionDeniedError(f"{network.name} is a pre-defined network and cannot be removed")
         if active := endpoints(network.id):
-            shown = ", ".join(f'name:"{each.container_name}" id:"{each.id[:12]}"' for each in active)
+            names = ((describe.endpoint_name(each), each.id[:12]) for each in active)
+            shown = ", ".join(f'name:"{name}" id:"{identity}"' for name, identity in names)
             raise PermissionDeniedError(
                 f"error while removing network: network {network.name} has active endpoints ({shown})"
             )

@@ -84,7 +84,9 @@ class Resolvers:
         pairs = in_order(self._networks.pairs(endpoints))
         return View(
             networks=tuple(
-                Member(network.id, network.name, dict(each.aliases)) for network, each in pairs if network.served
+                Member(network.id, network.name, dict(each.aliases))
+                for network, each in pairs
+                if network.served and each.shown
             ),
             upstreams=(
                 *(Upstream(address) for address in dns.upstreams),

@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network service: gives each container its network sandbox and takes it away again."""
 
-import asyncio
-import logging
 import os
-import secrets
 import sqlite3
-from collections.abc import Sequence
 
 from orlop.dockerd import timestamps
 from orlop.dockerd.network import (
     describe,
     drivers,
-    gateway,
-    hostlinks,
     netns,
-    options,
     requests,
-    sandbox_files,
 )
 from orlop.dockerd.network.firewall import Firewall, parse_mark
-from orlop.dockerd.network.gateway import Pair
 from orlop.dockerd.network.kernel import KernelThread
+from orlop.dockerd.network.lifecycle import Lifecycle
 from orlop.dockerd.network.membership import Membership
 from orlop.dockerd.network.networks import Networks
 from orlop.dockerd.network.plugins import NetworkPlugins
@@ -30,13 +22,13 @@ from orlop.dockerd.network.publishing import Bindings, Publishing
 from orlop.dockerd.network.resolvers import Resolvers
 from orlop.dockerd.network.rules import Rules
 from orlop.dockerd.network.sandboxes import SandboxKernel
+from orlop.dockerd.network.settlement import Settlement
 from orlop.dockerd.network.steps import Steps
 from orlop.dockerd.network.store import NetworkStore
 from orlop.dockerd.network.types import (
     Attached,
     Description,
     Detached,
-    Endpoint,
     NetworkConfig,
     Sandbox,
     SandboxRequest,
@@ -47,10 +39,6 @@ from orlop.dockerd.plugins.discovery import Discovery
 from orlop.engine.types import EndpointSettings, NetworkCreateRequest, PortBinding
 from orlop.errdefs import NotFoundError
 from orlop.netd.client import NetdClient
-
-_log = logging.getLogger(__name__)
-_PLUGIN_SECONDS = 10.0
-"""How long plugins that do not answer may hold up the start."""
 
 
 class NetworkService:
@@ -82,8 +70,8 @@ class NetworkService:
         network_plugins = NetworkPlugins(plugins)
         self._networks = Networks(self._store, self._thread, config, self._rules, network_plugins)
         self._kernel = SandboxKernel(config, self._rules)
-        self._publisher = Publisher(netd, config, self._live_endpoints)
-        self._resolvers = Resolvers(netd, self._networks, self._live_endpoints)
+        self._publisher = Publisher(netd, config, self._store.ready_endpoints)
+        self._resolvers = Resolvers(netd, self._networks, self._store.ready_endpoints)
         self._steps = Steps(
             self._store,
             self._thread,
@@ -96,8 +84,8 @@ class NetworkService:
             self._directory,
         )
         self._publishing = Publishing(self._steps)
+        self._lifecycle = Lifecycle(self._steps, config)
         self._membership = Membership(self._steps, config)
-        self._tasks: set[asyncio.Task[None]] = set()
         netd.on_restart = self._netd_restarted
 
     async def start(self) -> None:
@@ -108,12 +96,13 @@ class NetworkService:
         """
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
         await self._networks.start()
-        await self._drop_dead_endpoints()
-        self._drop_unknown_pins()
+        settlement = Settlement(self._steps)
+        await settlement.drop_dead_endpoints()
+        settlement.drop_unknown_pins()
         await self._networks.tidy()
         if self._rules is not None:
             rules = [drivers.of(each).rules(each) for each in self._networks]
-            live = self._live_endpoints()
+            live = self._store.ready_endpoints()
             sources = [drivers.of(pair[0]).source(*pair) for pair in self._networks.pairs(live)]
             await self._rules.start(
                 [each for each in rules if each is not None],
@@ -126,7 +115,7 @@ class NetworkService:
 
     async def close(self) -> None:
         """Let go of sockets and threads; networks and sandboxes stay."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lifecycle.close()
         if self._rules is not None:
             await self._rules.close()
         await self._steps.leaving.close()
@@ -142,35 +131,11 @@ class NetworkService:
         `resolv_conf` and `hosts` are empty, for the other container's files serve both. Raises NotFoundError (no
         such network), InvalidArgumentError (names the field), InternalError for ports in Docker's words.
         """
-        if request.mode.startswith("container:"):
-            return requests.joined(request)
-        wanted = requests.wished(request, self._networks)
-        files = sandbox_files.compute(
-            request, [network for network, _ in wanted], self._config, self._networks.default_gateway()
-        )
-        await self.release(request.container_id)
-        pairs: list[Pair] = []
-        names = {options.endpoint(asked.driver_opts or {})[0] for _, asked in wanted if asked.driver_opts}
-        try:
-            sandbox_id = secrets.token_hex(32)
-            for number, (network, asked) in enumerate(wanted):
-                endpoint = await self._steps.allocate(
-                    request, network, asked, sandbox_id, number, files, names=names
-                )
-                names.add(endpoint.interface)
-                pairs.append((network, endpoint))
-            await self._make(pairs, request)
-            for _, endpoint in pairs:
-                endpoint.ready = True
-            self._store.put_endpoints(endpoint for _, endpoint in pairs)
-        except BaseException:
-            await self._undo([endpoint for _, endpoint in pairs])
-            raise
-        return self._sandbox(pairs, [asked for _, asked in wanted], files)
+        return await self._lifecycle.connect(request)
 
     async def release(self, container_id: str) -> None:
         """Undo `connect`; no error if there is nothing (any more)."""
-        await self._undo(self._store.endpoints_of(container_id))
+        await self._lifecycle.release(container_id)
 
     async def attach(self, request: SandboxRequest, reference: str, settings: EndpointSettings) -> Attached:
         """Put a running container into one more network; everything is undone on error.
@@ -194,7 +159,7 @@ class NetworkService:
         """
         network = self._networks.find(reference)
         for endpoint in self._store.endpoints_in(network.id):
-            if name in (endpoint.container_name, endpoint.container_id):
+            if endpoint.shown and name in (endpoint.container_name, endpoint.container_id):
                 others = len(self._store.endpoints_of(endpoint.container_id)) > 1
                 if others and netns.is_pinned(endpoint.netns):
                     await self._membership.detach(endpoint.container_id, network.id)
@@ -205,18 +170,11 @@ class NetworkService:
 
     def rename(self, container_id: str, name: str) -> None:
         """A container has another name now: networks show it, and DNS. No error if it has no sandbox."""
-        for endpoint in self._store.endpoints_of(container_id):
-            if endpoint.names:
-                others = [each for each in endpoint.names if each not in (name, endpoint.container_name)]
-                endpoint.names = [name, *others]
-                self._later(endpoint)
-            endpoint.container_name = name
-            self._store.put_endpoint(endpoint)
+        self._lifecycle.rename(container_id, name)
 
     def sandbox(self, container_id: str) -> Sandbox | None:
         """The sandbox that a container has, as recorded; its hosts and resolv.conf are not: they are empty."""
-        pairs = self._networks.pairs(self._steps.ready_endpoints(container_id))
-        return self._sandbox(pairs, [None] * len(pairs), sandbox_files.NO_FILES) if pairs else None
+        return self._lifecycle.sandbox(container_id)
 
     # -- networks
 
@@ -266,111 +224,9 @@ class NetworkService:
             requests.check(settings, network, "")
         return describe.network(network, ())
 
-    # -- the start
-
-    async def _drop_dead_endpoints(self) -> None:
-        endpoints = self._store.endpoints()
-        live = {each.id for each in endpoints if self._is_live(each)}
-        pins = {each.netns for each in endpoints if each.id in live}
-        until = asyncio.get_running_loop().time() + _PLUGIN_SECONDS
-        for endpoint in endpoints:
-            if endpoint.id in live:
-                continue
-            for pair in self._networks.pairs([endpoint]):
-                if drivers.of(pair[0]).asks_plugin:
-                    await self._thread.call(self._kernel.withdraw, pair)
-                await self._steps.dismiss(*pair, until)
-            # its ports are not entered yet, and orlop-netd is told later to free what no live endpoint has
-            pinned = endpoint.netns in pins
-            await self._thread.call(self._kernel.dismantle, endpoint, published=False, pinned=pinned)
-            if endpoint.veth:
-                await self._thread.call(hostlinks.delete, endpoint.veth)
-            self._store.delete_endpoint(endpoint.id)
-            if pinned:  # it was being attached or detached
-                routes = gateway.routes(self._networks.pairs(self._steps.ready_endpoints(endpoint.container_id)))
-                await self._thread.call(self._kernel.lead, routes)
-
-    def _is_live(self, endpoint: Endpoint) -> bool:
-        known = endpoint.network_id in self._networks
-        return endpoint.ready and known and (not endpoint.netns or netns.is_pinned(endpoint.netns))
-
-    def _drop_unknown_pins(self) -> None:
-        pins = {os.path.basename(endpoint.netns) for endpoint in self._store.endpoints()}
-        for name in os.listdir(self._directory):
-            if name not in pins:
-                netns.remove(os.path.join(self._directory, name))
-
     async def _netd_restarted(self) -> None:
         await self._publisher.hold_live()
         await self._resolvers.serve_live()
-
-    # -- the steps
-
-    def _live_endpoints(self) -> list[Endpoint]:
-        return [endpoint for endpoint in self._store.endpoints() if endpoint.ready]
-
-    async def _make(self, pairs: list[Pair], request: SandboxRequest) -> None:
-        resolved = any(network.served for network, _ in pairs)
-        for _, endpoint in pairs:
-            endpoint.resolved = resolved
-        default = gateway.choose(pairs)
-        if default is not None:
-            await self._steps.publish(default, request)
-        await self._steps.open_links([network for network, _ in pairs])
-        if pairs[0][1].netns:  # not in the host's, where there is nothing to be made
-            await self._steps.in_kernel(pairs[0][1], self._kernel.build, pairs, request.netns_origin)
-        await self._resolvers.serve([endpoint for _, endpoint in pairs])
-
-    async def _undo(self, endpoints: Sequence[Endpoint]) -> None:
-        """Take endpoints away; their records go last, so that a failure in between is settled later."""
-        if not endpoints:
-            return
-        await self._resolvers.withdraw(endpoints)
-        for endpoint in endpoints:
-            if endpoint.veth:
-                self._steps.leaving.expect(endpoint.veth, addresses_of(endpoint))
-        for pair in self._networks.pairs(endpoints):
-            if drivers.of(pair[0]).has_interfaces and not pair[1].veth:  # whose going nobody would notice
-                await self._thread.call(self._kernel.withdraw, pair)
-            await self._steps.dismiss(*pair)
-        for endpoint in endpoints:
-            if endpoint.netns or endpoint.ports:
-                await self._thread.call(self._kernel.dismantle, endpoint)
-        for endpoint in endpoints:
-            await self._publisher.withdraw(endpoint.container_id, endpoint.ports)
-            self._store.delete_endpoint(endpoint.id)
-        await self._steps.open_links([network for network, _ in self._networks.pairs(endpoints)])
-
-    def _later(self, endpoint: Endpoint) -> None:
-        task = asyncio.get_running_loop().create_task(self._resolvers.enter(endpoint))
-        self._tasks.add(task)
-        task.add_done_callback(self._entered)
-
-    def _entered(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a new name is not served: %s", error)
-
-    # -- what a sandbox is
-
-    def _sandbox(
-        self, pairs: list[Pair], asked: Sequence[EndpointSettings | None], files: sandbox_files.Files
-    ) -> Sandbox:
-        first = pairs[0][1]
-        addresses = [address for _, endpoint in pairs for address in addresses_of(endpoint)]
-        return Sandbox(
-            sandbox_id=first.sandbox_id,
-            sandbox_key=first.netns or os.path.join(self._directory, "default"),
-            netns_path=first.netns or None,
-            endpoints={
-                network.name: describe.endpoint_settings(network, endpoint, wish)
-                for (network, endpoint), wish in zip(pairs, asked, strict=True)
-                if not endpoint.placeholder
-            },
-            ports=self._steps.bindings(pairs),
-            resolv_conf=files.resolv_conf,
-            hosts=files.hosts(addresses),
-        )
 
 
 def _firewall(config: NetworkConfig) -> Firewall:

@@ -26,6 +26,7 @@ from orlop.dockerd.network.types import (
     PortMapping,
     SandboxRequest,
 )
+from orlop.dockerd.network.way_out import WayOut
 from orlop.engine.types import EndpointSettings, PortBinding
 from orlop.errdefs import InternalError, NotFoundError, OrlopError, ResourceExhaustedError
 from orlop.unix.nftables import NftablesError
@@ -57,9 +58,10 @@ class Steps:
         self.publisher = publisher
         self.resolvers = resolvers
         self.leaving = LeavingLinks(thread)
+        self.way_out = WayOut(networks)
         self._plugins = plugins
         self._config = config
-        self._directory = directory
+        self.directory = directory
 
     def ready_endpoints(self, container_id: str) -> list[Endpoint]:
         """A container's endpoints, without those that are being made or taken away."""
@@ -76,6 +78,7 @@ class Steps:
         *,
         netns_path: str = "",
         names: Collection[str] = (),
+        way_out: bool = False,
     ) -> Endpoint:
         """An endpoint, written down as intent: whatever happens now can be undone after a crash.
 
@@ -89,10 +92,10 @@ class Steps:
             asked = await ipam_plugin.request_addresses(network, asked)
             self._require(network)
         used = self.store.addresses(network.id) | self.leaving.addresses()
-        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names)
+        endpoint = allocation.endpoint(request, network, asked, sandbox_id, number, used, names, way_out=way_out)
         endpoint.dns = files.dns
         if drivers.of(network).own_namespace:
-            endpoint.netns = netns_path or allocation.pin(self._directory, sandbox_id)
+            endpoint.netns = netns_path or allocation.pin(self.directory, sandbox_id)
         self.store.put_endpoint(endpoint)
         if drivers.of(network).asks_plugin:
             await self._admit(network, endpoint, request)

@@ -79,6 +79,10 @@ class NetworkStore:
         """All endpoints."""
         return [self._endpoint.decode(row[0]) for row in self._all("SELECT record FROM endpoints ORDER BY rowid")]
 
+    def ready_endpoints(self) -> list[Endpoint]:
+        """All endpoints, without those that are being made or taken away."""
+        return [endpoint for endpoint in self.endpoints() if endpoint.ready]
+
     def endpoints_of(self, container_id: str) -> list[Endpoint]:
         """The endpoints of one container."""
         rows = self._all("SELECT record FROM endpoints WHERE container_id = ? ORDER BY rowid", container_id)

@@ -254,12 +254,13 @@ def addresses_of(endpoint: "Endpoint") -> list[str]:
 
 class Joined(msgspec.Struct, kw_only=True, frozen=True):
     """What a network plugin answered when an endpoint joined: the interface that it made, gateways, and routes as
-    destination and gateway (empty: on the link)."""
+    destination and gateway (empty: on the link); `contained`: without a gateway there shall be no way out."""
 
     source: str
     gateway: str = ""
     gateway6: str = ""
     routes: list[tuple[str, str]] = []
+    contained: bool = False
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
@@ -270,7 +271,8 @@ class Endpoint(msgspec.Struct, kw_only=True):
     `ports` are published through the endpoint that has the default route. `link_local` are more addresses,
     `sysctls` settings of the interface below /proc/sys/net. `resolved`: orlop-netd serves DNS in the namespace. A
     `placeholder` keeps the namespace of a running container that has left all its networks. `linked` are the ids
-    of the containers whose exposed ports it reaches although its bridge keeps containers apart.
+    of the containers whose exposed ports it reaches although its bridge keeps containers apart. `way_out`: it is
+    only there for its default route, the user has not asked for it.
     """
 
     id: str
@@ -299,6 +301,12 @@ class Endpoint(msgspec.Struct, kw_only=True):
     resolved: bool = False
     placeholder: bool = False
     linked: list[str] = []
+    way_out: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether the container is in this network as far as its user is concerned."""
+        return not self.placeholder and not self.way_out
 
 
 Description = dict[str, Any]

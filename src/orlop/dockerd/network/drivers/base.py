@@ -105,6 +105,10 @@ class Driver:
         """Routes through an endpoint besides the default ones."""
         return ()
 
+    def wants_way_out(self, network: Network, endpoint: Endpoint) -> bool:
+        """Whether an endpoint that has no default route needs one in another network."""
+        return False
+
     def link(self, network: Network, endpoint: Endpoint, config: NetworkConfig) -> Link:
         """How the interface of an endpoint is made. Called in the kernel's thread. Raises OSError (the step)."""
         raise NotImplementedError

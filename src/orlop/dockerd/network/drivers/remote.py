@@ -61,6 +61,13 @@ class RemoteDriver(Driver):
             if text
         ]
 
+    def wants_way_out(self, network: Network, endpoint: Endpoint) -> bool:
+        """Unless the network is internal, or the plugin wants none or has a route of its own to everywhere."""
+        joined = endpoint.joined
+        if network.internal or joined is None or joined.contained:
+            return False
+        return str(EVERYWHERE[4]) not in (destination for destination, _ in joined.routes)
+
     def other_routes(self, network: Network, endpoint: Endpoint) -> Sequence[Route]:
         """Those that the plugin wants."""
         if endpoint.joined is None:
@@ -78,7 +85,10 @@ class RemoteDriver(Driver):
 
     async def announce(self, plugins: NetworkPlugins, network: Network) -> None:
         """CreateNetwork."""
-        await plugins.call(self.name, "NetworkDriver.GetCapabilities")
+        capabilities = await plugins.call(self.name, "NetworkDriver.GetCapabilities")
+        if (scope := capabilities.get("Scope")) not in ("local", "global"):
+            text = f'plugin "{self.name}": NetworkDriver.GetCapabilities: Scope: {scope!r} is not local or global'
+            raise InternalError(text)
         arguments = {
             "NetworkID": network.id,
             "Options": {
@@ -227,6 +237,7 @@ def _joined(answer: Mapping[str, Any], name: str) -> Joined:
         gateway=answer.get("Gateway") or "",
         gateway6=answer.get("GatewayIPv6") or "",
         routes=routes,
+        contained=bool(answer.get("DisableGatewayService")),
     )
     try:
         for destination, gateway in [*routes, ("", joined.gateway), ("", joined.gateway6)]:
