@@ -5,24 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support.apparmor import needs_apparmor
 from support.bundles import Bundle, Runtime
 
 from orlop.oci.apparmor import profile_text
 
-ENABLED = Path("/sys/module/apparmor/parameters/enabled")
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        not ENABLED.exists() or ENABLED.read_text() != "Y\n", reason="this kernel runs no AppArmor"
-    ),
-    pytest.mark.skipif(shutil.which("apparmor_parser") is None, reason="apparmor_parser is not installed"),
-]
+pytestmark = [pytest.mark.root, needs_apparmor]
 _TEXT = """
 profile @NAME@ flags=(attach_disconnected,mediate_deleted) {
   file, capability, network, signal, deny /forbidden rw,
