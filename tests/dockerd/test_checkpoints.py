@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from support.checkpoints import REMEMBER, needs_criu
+from support.containerd import wait_until
 from support.stack import Stack
 
 from orlop.engine.client import Client, EngineError
@@ -102,3 +104,30 @@ def test_outside_of_experimental_mode() -> None:
             client.post("/containers/made/start", {"checkpoint": "one"})
         assert refused.value.status == 400
         client.close()
+
+
+@needs_criu
+def test_a_container_goes_on_where_it_was(stack: Stack) -> None:
+    """Stopped by its checkpoint and started from it, its memory is as before; by a plain start it is another."""
+
+    def word() -> str:
+        stack.docker("exec", "box", "rm", "-f", "/word").ok()
+        wait_until(lambda: stack.docker("exec", "box", "test", "-s", "/word").status == 0, timeout=30)
+        return stack.docker("exec", "box", "cat", "/word").ok()
+
+    def running() -> str:
+        return stack.docker("inspect", "-f", "{{.State.Running}}", "box").ok()
+
+    stack.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", REMEMBER).ok()
+    try:
+        before = word()
+        stack.docker("checkpoint", "create", "box", "first").ok()
+        wait_until(lambda: running() == "false\n", timeout=30)
+        stack.docker("start", "--checkpoint", "first", "box").ok()
+        assert (running(), word()) == ("true\n", before)
+        assert stack.docker("checkpoint", "ls", "box").ok().split()[2:] == ["first"]
+        stack.docker("checkpoint", "rm", "box", "first").ok()
+        stack.docker("restart", "-t", "0", "box").ok()
+        assert word() != before
+    finally:
+        stack.docker("rm", "-f", "box").ok()

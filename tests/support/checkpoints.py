@@ -11,6 +11,8 @@ import pytest
 from support.bundles import Bundle, Runtime, eventually
 from support.pace import PACE
 
+# What it says in /word is of its memory: the same after a restore, another one in a new process.
+REMEMBER = "word=$(cat /proc/sys/kernel/random/uuid); while :; do echo $word > /word; sleep 0.05; done"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.02; done"
 
 
