@@ -3,11 +3,12 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from orlop.cli import gotemplate, tree
-from orlop.cli.commands import networks
+from orlop.cli.commands import networks, run
 from orlop.cli.commands.ps import PS
 from orlop.cli.commands.run_flags import CREATE_FLAGS, RUN_FLAGS
 from orlop.cli.container_options import create_body, parse_mount
@@ -18,6 +19,7 @@ from orlop.cli.streams import _DetachKeys, parse_detach_keys
 from orlop.cli.table import render
 from orlop.cli.timestamps import api_time
 from orlop.cli.units import ago, binary_size, human_size, parse_size, parse_time
+from orlop.engine.client import Client
 from orlop.engine.durations import human_duration, parse_duration
 
 
@@ -180,6 +182,55 @@ def test_networks() -> None:
         with pytest.raises(ExitError) as caught:
             networks(*argv)
         assert message in str(caught.value)
+
+
+class _Recorder(Client):
+    """A daemon that agrees to everything."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+
+    def post(self, path: str, query: object = None, body: object = None, **_: object) -> Any:
+        self.bodies.append(body)
+        return {"Id": "1"}
+
+
+def test_flags_of_networks() -> None:
+    daemon = _Recorder()
+    flags = ["--attachable", "--ingress", "--internal", "--scope", "swarm", "--ipam-opt", "a=b", "-o", "c=d"]
+    networks._create(daemon, parse(networks.CREATE.flags, [*flags, "--ipv4=false", "--ipv6", "front"]))
+    made = daemon.bodies.pop()
+    assert (made["Attachable"], made["Ingress"], made["Internal"], made["Scope"]) == (True, True, True, "swarm")
+    assert (made["EnableIPv4"], made["EnableIPv6"], made["Options"]) == (False, True, {"c": "d"})
+    assert made["IPAM"]["Options"] == {"a": "b"}
+    wishes = ["--ip", "10.0.0.7", "--ip6", "fd00::7", "--link-local-ip", "169.254.9.9,169.254.9.8"]
+    wishes += ["--link", "db:d", "--alias", "x", "--driver-opt", "a=b", "--gw-priority", "-3"]
+    networks._connect(daemon, parse(networks.CONNECT.flags, [*wishes, "front", "web"]))
+    assert daemon.bodies.pop() == {
+        "Container": "web",
+        "EndpointConfig": {
+            "IPAMConfig": {
+                "IPv4Address": "10.0.0.7",
+                "IPv6Address": "fd00::7",
+                "LinkLocalIPs": ["169.254.9.9", "169.254.9.8"],
+            },
+            "Links": ["db:d"],
+            "Aliases": ["x"],
+            "DriverOpts": {"a": "b"},
+            "GwPriority": -3,
+        },
+    }
+
+
+@pytest.mark.parametrize(("version", "sent"), [("1.43", True), ("1.44", False), ("1.56", False)])
+def test_a_mac_address_is_the_endpoints_where_the_daemon_knows_that(
+    version: str, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_API_VERSION", version)
+    args = parse(RUN_FLAGS, ["--mac-address", "02:00:00:00:00:07", "box"], interspersed=False)
+    made = run._body(Client("unix:///nobody"), args, "run")
+    assert ("MacAddress" in made) is sent
+    assert made["NetworkingConfig"]["EndpointsConfig"]["default"]["MacAddress"] == "02:00:00:00:00:07"
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,58 @@ async def test_default_options_of_new_networks(neighbour: Neighbour, tmp_path: P
         assert one.ports == {"80/tcp": [PortBinding(host_ip=HOST_ADDRESS, host_port="8080")]}
 
 
+async def test_settings_of_the_default_bridge(neighbour: Neighbour, tmp_path: Path) -> None:
+    settings = {
+        "bip": "172.17.0.1/16",
+        "fixed_cidr": "172.17.9.0/24",
+        "default_gateway": "172.17.0.9",
+        "ipv6": True,
+        "fixed_cidr6": "fd00:17::/64",
+        "default_gateway6": "fd00:17::9",
+        "mtu": 1400,
+        "ip_masq": False,
+        "dns": ["192.0.2.53"],
+        "dns_search": ["example.org"],
+        "dns_options": ["ndots:3"],
+        "host_gateway_ip": "192.0.2.1",
+    }
+    async with started(tmp_path, "one", **settings) as host:
+        one = await host.connect("one", extra_hosts=["gate:host-gateway"])
+        inside = one.netns_path or ""
+        assert one.endpoints["bridge"].ip_address.startswith("172.17.9.")
+        assert "mtu 1400" in run(inside, "ip", "link", "show", "eth0").stdout
+        assert "default via 172.17.0.9" in run(inside, "ip", "route").stdout
+        assert "default via fd00:17::9" in run(inside, "ip", "-6", "route").stdout
+        for line in ("nameserver 192.0.2.53", "search example.org", "options ndots:3"):
+            assert line in one.resolv_conf.splitlines()
+        assert "192.0.2.1\tgate" in one.hosts
+        assert "172.17" not in command("nft", "list", "set", "ip", "orlop", "masqueraded")
+
+
+async def test_no_rules_for_ipv6(netns: None, tmp_path: Path) -> None:
+    async with started(tmp_path, ip6tables=False) as host:
+        made = await create(host, "front", enable_ipv6=True)
+        assert made["EnableIPv6"] and "table ip6 orlop" not in command("nft", "list", "tables")
+        await host.service.remove_network("front")
+
+
+async def test_what_is_kept_and_shown(host: Host) -> None:
+    given = IPAM(config=[IPAMConfig(subnet="10.8.1.0/24")], options={"tier": "gold"})
+    request = NetworkCreateRequest(
+        name="noted",
+        ipam=given,
+        attachable=True,
+        enable_ipv6=True,
+        labels={"of": "ours"},
+        options={options.SOURCE[6]: "2001:db8::7"},
+    )
+    made = await host.service.create_network(request)
+    assert (made["Attachable"], made["Ingress"], made["Scope"]) == (True, False, "local")
+    assert made["IPAM"]["Options"] == {"tier": "gold"} and made["Labels"] == {"of": "ours"}
+    assert "2001:db8::7" in command("nft", "list", "map", "ip6", "orlop", "sources")
+    await host.service.remove_network("noted")
+
+
 def test_marks() -> None:
     assert [firewall.parse_mark(each) for each in ("", "7", "0x10/0xf0")] == ["", "7", "and 240 == 16"]
     for bad in ("x", "1/2/3", "0x100000000", "1/"):
