@@ -105,6 +105,8 @@ async def test_life(client: Client, shared: Daemon, tmp_path: object) -> None:
     with open(f"{bundle}/config.json", "rb") as file:
         assert file.read() == SPEC.value
     assert (await client.sandboxes.metrics("s")).id == "s"
+    asked = pb.ControllerUpdateRequest(sandbox_id="s", sandboxer="shim", sandbox=sandbox("s", program, x="1"))
+    await client.sandboxes._controller.Update(asked, metadata=(("containerd-namespace", client.namespace),))
     waiting = asyncio.ensure_future(client.sandboxes.wait("s"))
     await client.sandboxes.stop("s", 9)
     assert (await waiting).exit_status == 7

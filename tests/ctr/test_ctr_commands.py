@@ -60,7 +60,11 @@ def test_shim(ctr: Ctr) -> None:
     attached = ctr("shim", "--id", "box", "exec", "--attach", "/bin/sh", "-c", "echo here; exit 4")
     assert (attached.status, attached.out) == (4, "here\n")
     assert "our own" in ctr("shim", "--id", "box", "exec", "-a", "--stdout", "x", "/bin/true").err
-    assert "profiles of Go" in ctr("shim", "pprof", "goroutines").err
+    assert "shim/debug.py" in ctr("shim", "--id", "box", "pprof", "goroutines").ok()
+    assert "builtins.dict" in ctr("shim", "--id", "box", "pprof", "heap").ok()
+    assert "501" in ctr("shim", "--id", "box", "pprof", "profile", "--seconds", "1s").err  # of Go alone
+    assert "container id must be provided" in ctr("shim", "pprof", "goroutines").err
+    assert "dial unix" in ctr("shim", "--id", "none", "pprof", "heap").err
     assert ctr("shim", "--id", "box", "delete").status == 1
     ctr("shim", "--id", "box", "shutdown").ok()  # it still has a task, and stays
     assert json.loads(ctr("shim", "--id", "box", "state").ok())["status"] == 2
@@ -164,6 +168,26 @@ def test_mapped_ids(ctr: Ctr, tmp_path: Path) -> None:
     assert json.loads(config.read_text())["linux"]["uidMappings"] == [
         {"containerID": 0, "hostID": 70000, "size": 65536}
     ]
+
+
+def test_defaults(ctr: Ctr) -> None:
+    """A namespace's label names its snapshotter, an image the signal that ends its containers."""
+    ctr("ns", "label", ctr.daemon.namespace, "containerd.io/defaults/snapshotter=native").ok()
+    ctr("containers", "create", IMAGE, "of-native", "true").ok()
+    ctr("ns", "label", ctr.daemon.namespace, "containerd.io/defaults/snapshotter=").ok()
+    assert json.loads(ctr("containers", "info", "of-native").ok())["Snapshotter"] == "native"
+    ctr("containers", "rm", "of-native").ok()
+    script = "trap 'exit 7' INT; echo ready; while :; do sleep 0.1; done"
+    label = "io.containerd.image.config.stop-signal=SIGINT"
+    kept = Path(f"{ctr.daemon.base}/trapped")
+    flags = ("-d", "--runtime", "io.containerd.orlop.v2", "--log-uri", f"file://{kept}")
+    ctr("run", *flags, IMAGE, "trap", "sh", "-c", script).ok()
+    ctr("containers", "label", "trap", label).ok()
+    wait_until(lambda: kept.exists() and "ready" in kept.read_text())
+    ctr("tasks", "kill", "trap").ok()
+    wait_until(lambda: "STOPPED" in ctr("tasks", "ls").ok())
+    assert "non-zero exit code 7" in ctr("tasks", "rm", "trap").err
+    ctr("containers", "rm", "trap").ok()
 
 
 def test_refused_flags(ctr: Ctr) -> None:

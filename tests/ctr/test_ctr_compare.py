@@ -7,6 +7,7 @@ comparison: times, ages, names of one's own, and the order of labels, which Go d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from support import images
 from support.containerd import CTR, Daemon, Result, run
+from support.pace import PACE
 from support.registry import Registry, registry
 
 from orlop.codec import decode
@@ -58,6 +60,14 @@ content active
 content label {layer} a=b
 content label {layer} a=
 content rm sha256:0000000000000000000000000000000000000000000000000000000000000000
+content ingest --expected-digest sha256:0000000000000000000000000000000000000000000000000000000000000000 {own}
+content ingest
+content fetch --plain-http localhost:1/none:1
+content fetch-object --plain-http localhost:1/none:1
+content push-object localhost:1/none:1
+content edit sha256:0000000000000000000000000000000000000000000000000000000000000000
+images pull --plain-http localhost:1/none:1
+images push --plain-http localhost:1/none:1
 content prune references --dry
 snapshots ls
 snapshots info {top}
@@ -74,7 +84,16 @@ snapshots rm {own}
 snapshots rm none
 snapshots unpack {manifest}
 snapshots unpack sha256:0000000000000000000000000000000000000000000000000000000000000000
+snapshots view {own} {top}
+snapshots ls
+snapshots rm {own}
+snapshots prepare {own}-p {top}
+snapshots commit {own}-c {own}-p
+snapshots info {own}-c
+snapshots rm {own}-c
 leases create --id {own} a=b
+leases ls
+leases ls -q
 leases rm {own}
 leases rm {own}
 ns ls
@@ -102,7 +121,21 @@ tasks exec --exec-id {own} box sh -c exit_5
 tasks pause {own}-box
 tasks metrics {own}-none
 tasks resume {own}-box
+containers create {image} {own}-t true
+tasks start --null-io {own}-t
+tasks ls
+tasks rm {own}-t
+containers rm {own}-t
+containers create {image} {own}-t sh -c exit_5
+tasks start --null-io {own}-t
+tasks rm {own}-t
+containers rm {own}-t
+tasks kill {own}-box
+tasks kill -s KILL {own}-box
 tasks kill none
+tasks start none
+tasks attach none
+tasks checkpoint none
 tasks rm none
 tasks rm box
 shim --id box state
@@ -224,6 +257,75 @@ def test_mount(pair: Pair) -> None:
         outs.append((_normal(mounted), _normal(unmounted)))
         assert target not in pair.run(own, "snapshots ls").ok()
     assert outs[0] == outs[1]
+
+
+def test_import(pair: Pair) -> None:
+    """What it prints, and what is there then; with the image's other archive, that of `docker save`."""
+    outs = []
+    for own in PROGRAMS:
+        done = pair.run(
+            own, f"images import --no-unpack --index-name example.com/{own}:i {images.archive('busybox')}"
+        )
+        made = json.loads(pair.run(own, f"content get {_digest_of(pair, own)}").ok())
+        outs.append((_normal(re.sub(r"\.\.\.done|\t.*", "", done.ok())).strip(), made))
+        pair.run(own, f"images rm example.com/{own}:i").ok()
+    assert outs[0][1] == outs[1][1]
+
+
+def _digest_of(pair: Pair, own: str) -> str:
+    listing = pair.run(own, f"images ls name==example.com/{own}:i").ok()
+    return listing.splitlines()[1].split()[2]
+
+
+def test_ingest(pair: Pair) -> None:
+    """Each stores what it is given; the other reads it and throws it away."""
+    for own, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):
+        text = f"of {own}\n".encode()
+        digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        words = ["content", "ingest", "--expected-size", str(len(text)), "--expected-digest", digest, own]
+        done = subprocess.run([*PROGRAMS[own], *pair.base, *words], input=text, capture_output=True, check=True)
+        assert (done.stdout, done.stderr) == (b"", b"")
+        assert pair.run(other, f"content get {digest}").ok() == text.decode()
+        assert pair.run(other, f"content rm {digest}").ok() == f"{digest}\n"
+
+
+def test_profiles(pair: Pair) -> None:
+    """As containerd serves them."""
+    for command in ("block", "goroutines", "heap", "threadcreate", "profile -s 1s", "trace -s 1s"):
+        lengths = []
+        for own in PROGRAMS:
+            words = ["pprof", "-d", f"{pair.daemon.base}/debug.sock", *command.split()]
+            done = subprocess.run([*PROGRAMS[own], *pair.base, *words], capture_output=True, check=True)
+            lengths.append(len(done.stdout))
+        assert min(lengths) > 0, command
+
+
+def test_attached(pair: Pair) -> None:
+    """A task that was started without anybody to read its output, which the shim keeps until somebody does."""
+    outs = []
+    for own in PROGRAMS:
+        directory = f"{pair.daemon.base}/fifos-{own}"
+        words = [
+            "run",
+            "-d",
+            "--fifo-dir",
+            directory,
+            IMAGE,
+            f"{own}-a",
+            "sh",
+            "-c",
+            "read x; echo got $x; exit 5",
+        ]
+        run([*PROGRAMS[own], *pair.base, *words], stdin=subprocess.DEVNULL).ok()
+        attached = subprocess.Popen(
+            [*PROGRAMS[own], *pair.base, "tasks", "attach", f"{own}-a"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        out, err = attached.communicate(b"typed\n", timeout=60 * PACE)
+        outs.append((attached.returncode, out, bool(err)))
+        pair.daemon.ctr("tasks", "rm", "-f", f"{own}-a")
+        pair.daemon.ctr("containers", "rm", f"{own}-a").ok()
+    assert outs[0] == outs[1] == (5, b"got typed\n", False)
 
 
 def test_push_and_content_of_a_registry(pair: Pair, registry: Registry) -> None:

@@ -98,13 +98,74 @@ def test_convert(ctr: Ctr, tmp_path: Path) -> None:
     config = json.loads(ctr("content", "get", made.config.digest).ok())
     assert [layer.digest for layer in made.layers] == config["rootfs"]["diff_ids"]
     assert ctr("run", "--rm", "example.com/plain:1", "plain", "echo", "runs").ok() == "runs\n"
-    assert "EROFS" in ctr("images", "convert", "--erofs", "raw", IMAGE, "example.com/e:1").err
     # Away with the original: what was converted stands by itself.
     ctr("images", "export", str(tmp_path / "plain.tar"), "example.com/plain:1").ok()
     with tarfile.open(tmp_path / "plain.tar") as tar:
         assert f"blobs/{made.layers[0].digest.replace(':', '/')}" in tar.getnames()
     ctr("images", "rm", "--sync", "example.com/plain:1").ok()
     assert made.layers[0].digest not in ctr.blobs()
+
+
+def test_file_systems(ctr: Ctr, registry: Registry, tmp_path: Path) -> None:
+    """Layers as EROFS: what the kernel mounts is what the layers say, deletions as overlayfs has them."""
+    name = registry.push(images.layers(), "ctr/layers:1")
+    ctr("images", "pull", "--plain-http", name).ok()
+    digest = ctr("images", "convert", "--erofs", "raw", "--oci", name, "example.com/erofs:1").ok().strip()
+    again = ctr("images", "convert", "--erofs", "raw", "--oci", name, "example.com/erofs:2").ok().strip()
+    assert again == digest
+    made = decode(ctr("content", "get", digest).ok().encode(), Manifest)
+    assert {layer.media_type for layer in made.layers} == {"application/vnd.erofs.layer.v1"}
+    config = json.loads(ctr("content", "get", made.config.digest).ok())
+    assert config["rootfs"]["diff_ids"] == [layer.digest for layer in made.layers]
+    assert config["os.features"] == ["erofs"]
+
+    words = ("--erofs", "zstd", "--erofs-compressors", "lz4hc,9", "--erofs-mkfs-options=-Eforce-inode-extended")
+    digest = ctr("images", "convert", *words, name, "example.com/erofs:3").ok().strip()
+    packed = decode(ctr("content", "get", digest).ok().encode(), Manifest)
+    assert {layer.media_type for layer in packed.layers} == {"application/vnd.erofs.layer.v1+zstd"}
+    assert "expected raw or zstd" in ctr("images", "convert", "--erofs", "x", name, "example.com/x:1").err
+    assert (
+        "mkfs.erofs: " in ctr("images", "convert", "--erofs=raw", "--erofs-compressors=x", name, "a.com/x:1").err
+    )
+
+    cache = tmp_path / "cache"
+    done = ctr("images", "build-erofs-cache", "--dmverity", "--compressors", "lz4", name, str(cache))
+    assert done.ok() == f"{cache}\n"
+    source = decode(images.layers().blobs[images.layers().target.digest], Manifest)
+    diff_ids = json.loads(images.layers().blobs[source.config.digest])["rootfs"]["diff_ids"]
+    blobs = [
+        cache / "sha256" / hex[:2] / f"{hex}.erofs" for _, _, hex in (each.partition(":") for each in diff_ids)
+    ]
+    assert {path for path in cache.rglob("*") if path.is_file()} == {
+        *blobs, *(path.with_name(f"{path.name}.dmverity") for path in blobs)
+    }  # fmt: skip
+    for path in blobs:
+        told = json.loads(path.with_name(f"{path.name}.dmverity").read_text())
+        words = ("verify", str(path), str(path), told["roothash"], f"--hash-offset={told['hashoffset']}")
+        subprocess.run(["veritysetup", *words], check=True, capture_output=True)
+    tree = _mounted(blobs, tmp_path)
+    assert tree == ctr("run", "--rm", "--user", "0", "--cwd", "/", name, "tree", "sh", "-c", _LISTING).ok()
+    assert (
+        "tree/inner/kept " in tree and "below" not in tree and tree.endswith("two\n") and "opaque/old" not in tree
+    )
+    ctr("images", "rm", "--sync", name, *(f"example.com/erofs:{number}" for number in (1, 2, 3))).ok()
+
+
+# Not /tree itself: a layer that does not bring a directory cannot tell its time.
+_PATHS = "tree/inner/* opaque replaced changed setuid owned first second"
+_LISTING = f"find {_PATHS} -exec stat -c '%n %f %u:%g %Y' {{}} + | sort; cat changed"
+
+
+def _mounted(blobs: list[Path], directory: Path) -> str:
+    """What a listing of file systems shows that are mounted over each other, the first at the bottom."""
+    places = [directory / f"lower{number}" for number in range(len(blobs))]
+    for place in (*places, directory / "all"):
+        place.mkdir()
+    lines = [f"mount -t erofs -o loop,ro {blob} {place}" for blob, place in zip(blobs, places, strict=True)]
+    lower = ":".join(map(str, reversed(places)))
+    lines += [f"mount -t overlay -o ro,lowerdir={lower} none {directory}/all", f"cd {directory}/all", _LISTING]
+    words = ["unshare", "--mount", "sh", "-ec", "\n".join(lines)]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
 def test_convert_to_zstd_and_back(ctr: Ctr) -> None:

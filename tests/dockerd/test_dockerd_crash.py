@@ -158,6 +158,7 @@ def test_containerd_dies_and_comes_back(own_stack: Stack) -> None:
     stack = own_stack
     stack.docker("run", "-d", "--name", "count", "busybox", "sh", "-c", COUNT).ok()
     stack.docker("run", "-d", "--name", "short", "busybox", "sh", "-c", "sleep 0.6; exit 5").ok()
+    logged = len(stack.log())
     stack.containerd.kill()
     failed = stack.docker("run", "--rm", "busybox", "true")
     assert failed.status == 125
@@ -175,6 +176,9 @@ def test_containerd_dies_and_comes_back(own_stack: Stack) -> None:
     lines = [int(line) for line in stack.docker("logs", "count").ok().split()]
     assert lines == list(range(len(lines)))
     stack.docker("rm", "short", "count").ok()
+    lines_since = stack.log()[logged:].splitlines()
+    told = [line for line in lines_since if "level=WARNING" in line or "containerd is back" in line]
+    assert ["is away" in line for line in told] == [True, False], told
 
 
 def test_what_a_crash_left_half_made_is_removed(own_stack: Stack) -> None:

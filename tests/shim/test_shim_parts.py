@@ -109,6 +109,7 @@ def test_bootstrap_forms(monkeypatch: pytest.MonkeyPatch) -> None:
         "ttrpc_address": "/t",
         "socket_dir": "/sd",
         "debug": True,
+        "debug_socket": "",
         "modern": True,
     }
     assert BootstrapResult.FromString(bootstrap.answer(new, "unix:///s")) == BootstrapResult(

@@ -37,6 +37,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
   "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 [grpc]
   address = "{base}/c.sock"
+[debug]
+  address = "{base}/debug.sock"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{base}/opt"
 """

@@ -11,10 +11,10 @@ from orlop import codec
 from orlop.api.containers_pb2 import Container
 from orlop.api.runc_options_pb2 import Options
 from orlop.api.runtime_options_pb2 import Options as ConfigOptions
-from orlop.containerd.client import DEFAULT_SNAPSHOTTER, typeurl
+from orlop.containerd.client import typeurl
 from orlop.containerd.client.leases import leased
 from orlop.ctr.flags import Flag
-from orlop.ctr.labels import label_arguments
+from orlop.ctr.labels import STOP_SIGNAL_LABEL, label_arguments
 from orlop.ctr.remap import prepare_rootfs
 from orlop.ctr.spec import build_spec
 from orlop.ctr.users import mounted, resolve_user
@@ -44,7 +44,7 @@ RUNTIME_FLAGS = (
 )
 CONTAINER_FLAGS = (
     *RUNTIME_FLAGS,
-    Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER"),
+    Flag("snapshotter", help="snapshotter name; empty stands for the default", env="CONTAINERD_SNAPSHOTTER"),
     Flag("snapshotter-label", list, help="labels added to the new snapshot for this container"),
     Flag("config c", help="path to the runtime-specific spec config file"),
     Flag("cwd", help="specify the working directory of the process"),
@@ -78,7 +78,7 @@ CONTAINER_FLAGS = (
     Flag("rootfs", bool, help="use custom rootfs that is not managed by containerd snapshotter"),
     Flag("no-pivot", bool, help="disable use of pivot-root"),
     Flag("cpus", float, help="set the CFS cpu quota"),
-    Flag("cpu-shares", int, help="set the cpu shares"),
+    Flag("cpu-shares", int, 1024, help="set the cpu shares"),
     Flag("cpu-quota", int, -1, "limit CPU CFS quota"),
     Flag("cpu-period", int, help="limit CPU CFS period"),
     Flag("cpuset-cpus", help="set the CPUs the container will run in (e.g. 1-2,4)"),
@@ -150,7 +150,7 @@ async def _create_from_image(
     record = _record(values, id, codec.encode(spec))
     record.image = name
     record.snapshotter, record.snapshot_key = values["snapshotter"], id
-    record.labels["io.containerd.image.config.stop-signal"] = content.image.config.stop_signal or "SIGTERM"
+    record.labels[STOP_SIGNAL_LABEL] = content.image.config.stop_signal or "SIGTERM"
     for key, value in {**content.image.config.labels, **image.labels}.items():
         if key not in record.labels and not key.startswith(_RESERVED):
             record.labels[key] = value

@@ -49,6 +49,14 @@ class Values:
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
 
+    def has(self, name: str) -> bool:
+        """Whether the command has such a flag."""
+        return name in self._values
+
+    def set(self, name: str, value: Any) -> None:
+        """Replace the value of a flag by what it stands for."""
+        self._values[name] = value
+
     def given(self, name: str) -> bool:
         """Whether the flag stood on the command line."""
         return name in self._given

@@ -77,6 +77,7 @@ _GLOBAL = (
     Flag("help h", bool, help="show help"),
     Flag("version v", bool, help="print the version"),
 )
+_SNAPSHOTTER_LABEL = "containerd.io/defaults/snapshotter"
 _HELP = Flag("help h", bool, help="show help")
 
 
@@ -147,7 +148,21 @@ async def _call(command: Command, values: Values, options: Values) -> int:
         if options["connect-timeout"]:
             await client.connect(options["connect-timeout"])
         async with asyncio.timeout(options["timeout"] or None):
+            if values.has("snapshotter") and not values["snapshotter"]:
+                values.set("snapshotter", await _default_snapshotter(client))
             return await command.run(client, values) or 0
+
+
+async def _default_snapshotter(client: Client) -> str:
+    """What a label of the namespace says, else containerd's own choice."""
+    from orlop.containerd.client import DEFAULT_SNAPSHOTTER
+    from orlop.errdefs import NotFoundError
+
+    try:
+        namespace = await client.namespaces.get(client.namespace)
+    except NotFoundError:
+        return DEFAULT_SNAPSHOTTER  # the first object in a namespace makes it
+    return namespace.labels.get(_SNAPSHOTTER_LABEL) or DEFAULT_SNAPSHOTTER
 
 
 def _overview() -> str:

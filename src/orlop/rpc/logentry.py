@@ -28,7 +28,7 @@ class Encoder:
     def feed(self, data: bytes, now: int) -> bytes:
         """The entries of all lines that are complete now."""
         *lines, rest = (self._rest + data).split(b"\n")
-        head = self._source + b"\x10" + _varint(now)
+        head = self._source + b"\x10" + varint(now)
         out: list[bytes] = []
         for whole_line in lines:
             line = self._pieces(head, whole_line, out)
@@ -41,7 +41,7 @@ class Encoder:
         rest, self._rest = self._rest, b""
         if not rest:
             return b""
-        return self._piece(self._source + b"\x10" + _varint(now), rest, last=False)
+        return self._piece(self._source + b"\x10" + varint(now), rest, last=False)
 
     def _pieces(self, head: bytes, line: bytes, out: list[bytes]) -> bytes:
         while len(line) >= PARTIAL:
@@ -57,7 +57,7 @@ class Encoder:
     def _piece(self, head: bytes, line: bytes, *, last: bool) -> bytes:
         identity, count = self._cut or (os.urandom(32).hex().encode(), 0)
         self._cut = identity, count + 1
-        about = (b"\x08\x01" if last else b"") + _bytes(b"\x12", identity) + b"\x18" + _varint(count + 1)
+        about = (b"\x08\x01" if last else b"") + _bytes(b"\x12", identity) + b"\x18" + varint(count + 1)
         return _frame(head + _line(line) + b"\x20\x01" + _bytes(b"\x2a", about) + self._attrs)
 
 
@@ -101,10 +101,11 @@ def _line(line: bytes) -> bytes:
 
 
 def _bytes(tag: bytes, value: bytes) -> bytes:
-    return tag + _varint(len(value)) + value
+    return tag + varint(len(value)) + value
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it, such as the length of what follows."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -19,7 +19,7 @@ PROTOCOL_VERSION = 3
 class Start:
     """How a shim is to be started. `modern` is whether containerd wrote BootstrapParams (2.3 and later)."""
 
-    __slots__ = ("address", "debug", "id", "modern", "namespace", "socket_dir", "ttrpc_address")
+    __slots__ = ("address", "debug", "debug_socket", "id", "modern", "namespace", "socket_dir", "ttrpc_address")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class Start:
         socket_dir: str,
         debug: bool,
         modern: bool,
+        debug_socket: str = "",
     ) -> None:
         self.namespace = namespace
         self.id = id
@@ -38,6 +39,7 @@ class Start:
         self.socket_dir = socket_dir
         self.debug = debug
         self.modern = modern
+        self.debug_socket = debug_socket  # chosen by flag; only with `debug`
 
 
 def read_params(raw: bytes, namespace: str, container_id: str, address: str, debug: bool) -> Start:
@@ -111,7 +113,16 @@ def group_of(bundle: str, container_id: str) -> str:
 
 def socket_address(start: Start, group: str) -> str:
     """The path of a shim's socket. Raises InvalidArgumentError when it would be too long for a socket."""
-    name = _sha256(os.path.join(start.address, start.namespace, group).encode())
+    return _hashed(start, group)
+
+
+def debug_address(start: Start, group: str) -> str:
+    """The path of a shim's debug socket, if it has one. Raises InvalidArgumentError as `socket_address` does."""
+    return _hashed(start, group, "debug")
+
+
+def _hashed(start: Start, *parts: str) -> str:
+    name = _sha256(os.path.join(start.address, start.namespace, *parts).encode())
     path = f"{start.socket_dir}/{name}"
     if len(path) > _LIMIT:
         raise InvalidArgumentError(f"socket path {path} is longer than {_LIMIT} bytes")

@@ -140,6 +140,7 @@ def _serve(flags: dict[str, str]) -> None:
     start = bootstrap.read_params(
         b"", flags["namespace"], _id(flags), flags.get("address", ""), flags.get("debug", "") == "true"
     )
+    start.debug_socket = flags.get("debug-socket", "").removeprefix("unix://")
     wanted = flags.get("socket", "").removeprefix("unix://")
     if wanted:
         bound = bootstrap.bind(wanted)
@@ -154,6 +155,7 @@ def _serve(flags: dict[str, str]) -> None:
             raise InvalidArgumentError(f"descriptor 3 is no socket: {error.strerror}") from None
         os.close(3)
         wanted = str(path)
+    start.socket_dir = os.path.dirname(wanted)
     os.setsid()
     settle_in(os.getcwd())
     serve(listener, start, wanted)

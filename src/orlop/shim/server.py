@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from orlop.api import shim_v2_pb2, shim_v3_pb2
@@ -98,7 +99,12 @@ def serve(listener: socket.socket, start: Start, path: str, template: "Template 
     log.configure(start.debug, start.id, start.namespace)
     set_name("containerd-shim")
     early = None if template is None else early_helper(os.getcwd())
-    Shim(listener, start, path, template, early=early).run()
+    shim = Shim(listener, start, path, template, early=early)
+    if start.debug:
+        from orlop.shim.debug import listen
+
+        shim.end_debug = listen(shim.loop, start)
+    shim.run()
     os._exit(0)
 
 
@@ -137,11 +143,15 @@ class Shim:
         self.loop.add(self._signals, select.EPOLLIN, self._signalled)
         self._server.listen(listener)
         self._ending = False
+        self.end_debug: Callable[[], None] | None = None
+        """Takes the debug socket away, if there is one."""
         self._rest.later()
 
     def run(self) -> None:
         """Serve until the end."""
         self.loop.run()
+        if self.end_debug is not None:
+            self.end_debug()
         try:
             # Before the connections close: containerd takes that for the end, and may start a namesake at once.
             os.unlink(self._path)

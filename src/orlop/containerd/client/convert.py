@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orlop.containerd.client.erofs import OS_FEATURE, Erofs, erofs_layer
 from orlop.containerd.client.fetch import children_labels, store_small
 from orlop.containerd.client.pull_platforms import Wanted, choose
 from orlop.containerd.client.recompress import Compression, recompressed
@@ -58,12 +59,13 @@ class Conversion(NamedTuple):
     """What becomes of an image.
 
     `platforms`: none for all. `compression`: of all layers; None leaves them. `oci`: Docker's media types become
-    OCI's.
+    OCI's. `erofs`: layers become file systems, and `os.features` of the image says so.
     """
 
     platforms: Sequence[Platform] = ()
     compression: Compression | None = None
     oci: bool = False
+    erofs: Erofs | None = None
 
 
 async def convert(client: Client, target: Descriptor, wanted: Conversion, depth: int = 0) -> Descriptor:
@@ -92,7 +94,16 @@ async def _children(
     if not chosen:
         raise NotFoundError(f"image has no manifest for {', '.join(map(str, wanted.platforms))}")
     made = {digest: await convert(client, child, wanted, depth + 1) for digest, child in chosen.items()}
-    return [_described(entry, made[entry["digest"]]) for entry in entries if entry["digest"] in made]
+    found = [_described(entry, made[entry["digest"]]) for entry in entries if entry["digest"] in made]
+    if wanted.erofs:
+        for entry in found:
+            platform = entry.setdefault("platform", {})
+            platform["os.features"] = _with_erofs(platform.get("os.features"))
+    return found
+
+
+def _with_erofs(features: Sequence[str] | None) -> list[str]:
+    return sorted({*(features or ()), OS_FEATURE})
 
 
 async def _convert_image(client: Client, manifest: Manifest, fields: dict[str, Any], wanted: Conversion) -> None:
@@ -103,9 +114,28 @@ async def _convert_image(client: Client, manifest: Manifest, fields: dict[str, A
         pairs = zip(manifest.layers, image.rootfs.diff_ids, strict=True)
         made = [await recompressed(client, layer, diff_id, wanted.compression) for layer, diff_id in pairs]
         fields["layers"] = [_described(entry, new) for entry, new in zip(fields["layers"], made, strict=True)]
+    if wanted.erofs and manifest.config.media_type in CONFIG_TYPES:
+        await _to_erofs(client, manifest, fields, wanted.erofs)
     if wanted.oci:
         for entry in (fields["config"], *fields["layers"]):
             entry["mediaType"] = _OCI_TYPES.get(entry["mediaType"], entry["mediaType"])
+
+
+async def _to_erofs(client: Client, manifest: Manifest, fields: dict[str, Any], wanted: Erofs) -> None:
+    """Let an image consist of file systems: its manifest's layers, and its config, which names them."""
+    raw = await client.content.read_blob(manifest.config.digest, MANIFEST_SIZE_MAX)
+    image = parse_image(raw)
+    check_layers(manifest, image)
+    pairs = zip(manifest.layers, image.rootfs.diff_ids, strict=True)
+    made = [await erofs_layer(client, layer, diff_id, wanted) for layer, diff_id in pairs]
+    fields["layers"] = [_described(entry, new) for entry, (new, _) in zip(fields["layers"], made, strict=True)]
+    config = json.loads(raw)
+    config["rootfs"]["diff_ids"] = [plain for _, plain in made]
+    config["os.features"] = _with_erofs(config.get("os.features"))
+    raw = json.dumps(config, ensure_ascii=False, separators=(",", ":")).encode()
+    described = Descriptor(media_type=manifest.config.media_type, digest=digest_of(raw), size=len(raw))
+    await store_small(client, described, raw, {})
+    fields["config"] = _described(fields["config"], described)
 
 
 def _described(entry: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:

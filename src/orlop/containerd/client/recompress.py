@@ -50,6 +50,8 @@ _TYPES: dict[Compression, tuple[str, str]] = {
     Compression.ZSTD: (OCI_LAYER_ZSTD, DOCKER_LAYER_ZSTD),
 }
 """The media types of layers, OCI's and Docker's."""
+LAYER_TYPES = frozenset(name for names in _TYPES.values() for name in names)
+"""Of those that can be distributed."""
 _COMPRESSORS: dict[Compression, type[Compressor]] = {
     Compression.NONE: PlainCompressor,
     Compression.GZIP: GzipCompressor,
@@ -68,34 +70,39 @@ async def recompressed(client: Client, layer: Descriptor, diff_id: str, wanted: 
     )
     if family is None or layer.media_type == _TYPES[wanted][family]:
         return layer
-    digest, size = await _rewrite(client, layer, _COMPRESSORS[wanted](), diff_id)
-    return Descriptor(media_type=_TYPES[wanted][family], digest=digest, size=size)
-
-
-async def _rewrite(client: Client, layer: Descriptor, compressor: Compressor, diff_id: str) -> tuple[str, int]:
-    """Digest and size of what a compressor makes of the plain layer, in the content store, labelled."""
     ref = f"convert-{layer.digest}-{secrets.token_hex(6)}"
-    labels = {LABEL_UNCOMPRESSED: diff_id}
-    size = 0
     with tempfile.TemporaryFile(prefix="orlop-layer-") as file:
         async for data in client.content.read(layer.digest):
             file.write(data)
         file.flush()
-        with LayerSource(file.fileno(), hash_compressed=False) as source:
-            async with ingestion(client, ref) as writer:
-                pieces = _pieces(source, compressor)
-                while piece := await asyncio.to_thread(next, pieces, b""):
-                    await writer.write(piece)
-                    size += len(piece)
-                if source.digest != diff_id:
-                    raise DataLossError(
-                        f"layer {layer.digest} unpacks to {source.digest}, the image says {diff_id}"
-                    )
-                try:
-                    return await writer.commit(size=size, labels=labels), size
-                except AlreadyExistsError as error:
-                    digest = await _there_already(client, str(error), labels)
-                    return digest, size
+        digest, size, _ = await store_compressed(client, ref, file.fileno(), wanted, layer.digest, diff_id)
+    return Descriptor(media_type=_TYPES[wanted][family], digest=digest, size=size)
+
+
+async def store_compressed(
+    client: Client, ref: str, fd: int, wanted: Compression, name: str = "", expected: str = ""
+) -> tuple[str, int, str]:
+    """Put what a file holds, without the compression that it may have, into the content store in another one.
+
+    Returns digest and size there, and the digest without compression. Raises DataLossError where that is not the
+    one `expected` of the layer `name`.
+    """
+    compressor = _COMPRESSORS[wanted]()
+    size = 0
+    with LayerSource(fd, hash_compressed=False) as source:
+        async with ingestion(client, ref) as writer:
+            pieces = _pieces(source, compressor)
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                await writer.write(piece)
+                size += len(piece)
+            plain = source.digest
+            if expected and plain != expected:
+                raise DataLossError(f"layer {name} unpacks to {plain}, the image says {expected}")
+            labels = {LABEL_UNCOMPRESSED: plain}
+            try:
+                return await writer.commit(size=size, labels=labels), size, plain
+            except AlreadyExistsError as error:
+                return await _there_already(client, str(error), labels), size, plain
 
 
 def _pieces(source: LayerSource, compressor: Compressor) -> Iterator[bytes]:

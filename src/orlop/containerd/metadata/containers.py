@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,16 @@ class MetadataContainers:
 
     def list(self, namespace: str, filters_: Sequence[str] = ()) -> list[Container]:
         """As the contract says."""
+        return [Container.FromString(record) for record in self.encoded(namespace, filters_)]
+
+    def encoded(self, namespace: str, filters_: Sequence[str] = ()) -> builtins.list[bytes]:
+        """As the contract says."""
         accept = filters.parse_all(filters_)
         rows = self._db.rows("SELECT record FROM containers WHERE namespace = ? ORDER BY id", (namespace,))
-        records = (Container.FromString(row["record"]) for row in rows)
-        return [record for record in records if accept(_adaptor(record))]
+        records = [row["record"] for row in rows]
+        if not filters_:
+            return records
+        return [record for record in records if accept(_adaptor(Container.FromString(record)))]
 
     def create(self, namespace: str, container: Container) -> Container:
         """As the contract says."""

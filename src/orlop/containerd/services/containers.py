@@ -12,6 +12,7 @@ from orlop.api import events_pb2 as events_pb
 from orlop.api.containers_pb2_grpc import ContainersServicer
 from orlop.containerd.core.namespaces import scope_of
 from orlop.errdefs import InvalidArgumentError
+from orlop.rpc.logentry import varint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,18 +33,18 @@ class ContainersService(ContainersServicer):
         namespace = scope_of(context.invocation_metadata()).namespace
         return pb.GetContainerResponse(container=self._store.get(namespace, request.id))
 
-    async def List(self, request: pb.ListContainersRequest, context: Any) -> pb.ListContainersResponse:
-        """All records that match."""
+    async def List(self, request: pb.ListContainersRequest, context: Any) -> bytes:  # type: ignore[override]
+        """All records that match: a ListContainersResponse."""
         namespace = scope_of(context.invocation_metadata()).namespace
-        return pb.ListContainersResponse(containers=self._store.list(namespace, request.filters))
+        return b"".join(map(_first_field, self._store.encoded(namespace, request.filters)))
 
-    async def ListStream(
+    async def ListStream(  # type: ignore[override]
         self, request: pb.ListContainersRequest, context: Any
-    ) -> AsyncIterator[pb.ListContainerMessage]:
-        """All records that match, one a message."""
+    ) -> AsyncIterator[bytes]:
+        """All records that match, one a message: a ListContainerMessage."""
         namespace = scope_of(context.invocation_metadata()).namespace
-        for container in self._store.list(namespace, request.filters):
-            yield pb.ListContainerMessage(container=container)
+        for record in self._store.encoded(namespace, request.filters):
+            yield _first_field(record)
 
     async def Create(self, request: pb.CreateContainerRequest, context: Any) -> pb.CreateContainerResponse:
         """Store a record."""
@@ -74,3 +75,8 @@ class ContainersService(ContainersServicer):
         self._store.delete(namespace, request.id)
         self._events.publish(namespace, "/containers/delete", events_pb.ContainerDelete(id=request.id))
         return Empty()
+
+
+def _first_field(message: bytes) -> bytes:
+    """A message as it is written where it is the first field of another, or one of that list."""
+    return b"\x0a" + varint(len(message)) + message

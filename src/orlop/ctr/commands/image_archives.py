@@ -26,12 +26,13 @@ from orlop.ctr.commands.image_transfers import (
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.labels import label_arguments
 from orlop.ctr.main import Command
-from orlop.errdefs import InvalidArgumentError, NotFoundError, NotImplementedByUsError
+from orlop.errdefs import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from orlop.containerd.client.archive import ImportedImage
+    from orlop.containerd.client.erofs import Erofs
     from orlop.containerd.client.recompress import Compression
     from orlop.oci.image import Descriptor
 
@@ -160,10 +161,8 @@ async def _convert(client: Client, values: Values) -> None:
     from orlop.containerd.client.unpack import from_proto, to_proto
 
     source, name = values.need("src image ref", "target image ref")
-    if values["erofs"]:
-        raise NotImplementedByUsError("erofs: layers as EROFS images")
     image = await client.images.get(source)
-    wanted = Conversion(platforms_of(values), _compression(values), values["oci"])
+    wanted = Conversion(platforms_of(values), _compression(values), values["oci"], _erofs(values))
     async with leased(client) as work:
         target = await convert(work, from_proto(image.target), wanted)
         await set_image(work, Image(name=name, target=to_proto(target), labels=image.labels))
@@ -180,13 +179,47 @@ def _compression(values: Values) -> Compression | None:
     return flags[asked[0]] if asked else None
 
 
-async def _build_erofs_cache(_client: Client, _values: Values) -> None:
-    raise NotImplementedByUsError("build-erofs-cache: layers as EROFS images")
+def _erofs(values: Values) -> Erofs | None:
+    from orlop.containerd.client.erofs import Erofs
+
+    if not values.given("erofs"):
+        return None
+    if values["erofs"] not in ("raw", "zstd"):
+        raise InvalidArgumentError(f"erofs: expected raw or zstd, got {values['erofs']!r}")
+    if _compression(values) is not None:
+        raise InvalidArgumentError("--erofs excludes the compression of tars")
+    return Erofs(values["erofs"] == "zstd", values["erofs-compressors"], values["erofs-mkfs-options"].split())
+
+
+async def _build_erofs_cache(client: Client, values: Values) -> None:
+    from orlop.containerd.client.erofs import Erofs, build_cache
+    from orlop.containerd.client.unpack import from_proto, read_image
+    from orlop.oci.platforms import host_platform, parse_platform
+
+    name, directory = values.need("image ref", "cache dir")
+    platform = parse_platform(values["platform"]) if values["platform"] else host_platform()
+    image = await client.images.get(name)
+    content = await read_image(client, from_proto(image.target), platform)
+    layers = list(zip(content.layers, content.image.rootfs.diff_ids, strict=True))
+    wanted = Erofs(False, values["compressors"], values["mkfs-options"].split())
+    try:
+        await build_cache(client, layers, directory, wanted, verity=values["dmverity"])
+    except NotFoundError as error:
+        raise NotFoundError(f"fetch the image's content first (ctr content fetch {name}): {error}") from None
+    print(directory)
 
 
 COMMANDS = {
     "build-erofs-cache": Command(
-        _build_erofs_cache, "build an EROFS cache of an image's layers (not supported)", "<image_ref> <cache_dir>"
+        _build_erofs_cache,
+        "build an EROFS cache of an image's layers",
+        "[flags] <image_ref> <cache_dir>",
+        (
+            Flag("compressors", help="compression of the blocks, such as lz4hc"),
+            Flag("mkfs-options", help="further options of mkfs.erofs"),
+            Flag("platform", help="the platform whose layers are meant; the host's by default"),
+            Flag("dmverity", bool, help="add dm-verity's hashes to each file system"),
+        ),
     ),
     "convert": Command(
         _convert,
@@ -197,7 +230,9 @@ COMMANDS = {
             Flag("gzip", bool, help="compress layers with gzip"),
             Flag("zstd", bool, help="compress layers with zstd"),
             Flag("oci", bool, help="convert Docker media types to OCI media types"),
-            Flag("erofs", help="convert layers to EROFS format (not supported)"),
+            Flag("erofs", help="convert layers to EROFS format: raw or zstd"),
+            Flag("erofs-compressors", help="compression of the blocks of EROFS layers"),
+            Flag("erofs-mkfs-options", help="further options of mkfs.erofs"),
             PLATFORMS,
             ALL_PLATFORMS,
         ),

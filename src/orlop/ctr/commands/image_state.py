@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from orlop.containerd.client import DEFAULT_SNAPSHOTTER, Client
+from orlop.containerd.client import Client
 from orlop.ctr import table
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.main import Command
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from orlop.containerd.client.unpack import ImageContent
     from orlop.oci.image import Descriptor, Index, Manifest
 
-SNAPSHOTTER = Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER")
+SNAPSHOTTER = Flag(
+    "snapshotter", help="snapshotter name; empty stands for the default", env="CONTAINERD_SNAPSHOTTER"
+)
 
 
 class _State(NamedTuple):

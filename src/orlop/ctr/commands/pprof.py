@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from orlop.containerd.client import Client
@@ -43,30 +44,36 @@ def fetch(path: str, page: str) -> None:
         connection.close()
 
 
-async def _fetch(page: str, _client: Client, values: Values) -> None:
-    fetch(values["debug-socket"], f"{page}?debug={values['debug']}")
+SocketOf = Callable[[Client, Values], str]
+"""Where the debug server of what is asked about listens."""
 
 
-async def _timed(page: str, _client: Client, values: Values) -> None:
-    fetch(values["debug-socket"], f"{page}?seconds={int(values['seconds'])}&debug={values['debug']}")
+async def _fetch(page: str, socket_of: SocketOf, client: Client, values: Values) -> None:
+    fetch(socket_of(client, values), f"{page}?debug={values['debug']}")
+
+
+async def _timed(page: str, socket_of: SocketOf, client: Client, values: Values) -> None:
+    fetch(socket_of(client, values), f"{page}?seconds={int(values['seconds'])}&debug={values['debug']}")
 
 
 _DEBUG = Flag("debug", int, 0, "output format, value = 0: binary, value > 0: plaintext")
 
-COMMANDS = {
-    "block": Command(partial(_fetch, "block"), "goroutine blocking profile", "", (_DEBUG,)),
-    "goroutines": Command(
-        partial(_fetch, "goroutine"), "dump goroutine stack dump", "", (_DEBUG._replace(default=2),)
-    ),
-    "heap": Command(partial(_fetch, "heap"), "dump heap profile", "", (_DEBUG,)),
-    "profile": Command(
-        partial(_timed, "profile"), "CPU profile", "", (Flag("seconds s", duration, 30.0, "duration"), _DEBUG)
-    ),
-    "threadcreate": Command(partial(_fetch, "threadcreate"), "goroutine thread creating profile", "", (_DEBUG,)),
-    "trace": Command(
-        partial(_timed, "trace"),
-        "collect execution trace",
-        "",
-        (Flag("seconds s", duration, 5.0, "duration"), _DEBUG),
-    ),
-}
+
+def profiles(socket_of: SocketOf) -> dict[str, Command]:
+    """The commands that fetch profiles from a debug server."""
+    stacks = (_DEBUG._replace(default=2),)
+    profiled = (Flag("seconds s", duration, 30.0, "duration for collection"), _DEBUG)
+    traced = (Flag("seconds s", duration, 5.0, "trace time"), _DEBUG)
+    return {
+        "block": Command(partial(_fetch, "block", socket_of), "goroutine blocking profile", "", (_DEBUG,)),
+        "goroutines": Command(partial(_fetch, "goroutine", socket_of), "dump goroutine stack dump", "", stacks),
+        "heap": Command(partial(_fetch, "heap", socket_of), "dump heap profile", "", (_DEBUG,)),
+        "profile": Command(partial(_timed, "profile", socket_of), "CPU profile", "", profiled),
+        "threadcreate": Command(
+            partial(_fetch, "threadcreate", socket_of), "goroutine thread creating profile", "", (_DEBUG,)
+        ),
+        "trace": Command(partial(_timed, "trace", socket_of), "collect execution trace", "", traced),
+    }
+
+
+COMMANDS = profiles(lambda _client, values: str(values["debug-socket"]))

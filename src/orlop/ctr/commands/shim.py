@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from orlop.api import shim_v2_pb2, shim_v3_pb2
 from orlop.containerd.client import Client, typeurl
+from orlop.ctr.commands.pprof import profiles
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.io import make_fifos, remove_fifos
 from orlop.ctr.main import Command
@@ -57,15 +58,27 @@ class _Shim:
 def _connect(client: Client, values: Values) -> ttrpc.Client:
     if values["shim-address"]:
         return ttrpc.Client.connect(values["shim-address"])
-    # As shims of Go choose their sockets, in containerd's directory and in that of orlop-containerd.
-    name = hashlib.sha256(os.path.join(client.address, client.namespace, values["id"]).encode()).hexdigest()
-    state = os.path.join(os.path.dirname(client.address), "state", "s")
-    for directory in ("/run/containerd/s", os.path.join(os.path.dirname(client.address), "s"), state):
+    for path in _places(client, values["id"]):
         try:
-            return ttrpc.Client.connect(f"{directory}/{name}")
+            return ttrpc.Client.connect(path)
         except UnavailableError:
             continue
     raise NotFoundError(f"shim of container {values['id']}: no socket is served; see --shim-address")
+
+
+def _places(client: Client, *parts: str) -> list[str]:
+    """Where a shim's socket may be: as shims of Go name it, in containerd's directory and in ours."""
+    name = hashlib.sha256(os.path.join(client.address, client.namespace, *parts).encode()).hexdigest()
+    beside = os.path.dirname(client.address)
+    return [f"{directory}/{name}" for directory in ("/run/containerd/s", f"{beside}/s", f"{beside}/state/s")]
+
+
+def _debug_socket(client: Client, values: Values) -> str:
+    """The debug socket of a shim, which has one when containerd logs at the level debug."""
+    if not values["id"]:
+        raise InvalidArgumentError("container id must be provided")
+    places = _places(client, values["id"], "debug")
+    return next(filter(os.path.exists, places), places[0])
 
 
 def _version(values: Values) -> int:
@@ -145,10 +158,6 @@ async def _attached(client: Client, shim: _Shim, values: Values, exec_id: str) -
         remove_fifos(streams)
 
 
-async def _pprof(_client: Client, _values: Values) -> None:
-    raise NotImplementedByUsError("shim pprof: profiles of Go's runtime; our shim logs its stack at SIGUSR1")
-
-
 def _process(values: Values) -> dict[str, Any]:
     """The OCI process that a file describes, or the flags and arguments."""
     if values["spec"]:
@@ -166,11 +175,10 @@ def _process(values: Values) -> dict[str, Any]:
     return {**process, "user": {"uid": 0, "gid": 0}, "noNewPrivileges": True}
 
 
-_PPROF = Command(_pprof, "profiles of shims in Go (not supported)")
 _API_VERSION = Flag("api-version", int, 3, "version of the shim's API")
 
 COMMANDS = {
-    **{f"pprof {name}": _PPROF for name in ("block", "goroutines", "heap", "profile", "threadcreate", "trace")},
+    **{f"pprof {name}": command for name, command in profiles(_debug_socket).items()},
     "delete": Command(_delete, "delete a container with a task"),
     "exec": Command(
         _exec,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from orlop.api.snapshots_pb2 import Info, Kind
-from orlop.containerd.client import DEFAULT_SNAPSHOTTER, Client
+from orlop.containerd.client import Client
 from orlop.containerd.client.leases import leased
 from orlop.ctr import table
 from orlop.ctr.flags import Flag, Values
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orlop.api.types_pb2 import Mount
     from orlop.containerd.client.snapshots import Snapshots
 
-FLAGS = (Flag("snapshotter", str, DEFAULT_SNAPSHOTTER, "snapshotter name", "CONTAINERD_SNAPSHOTTER"),)
+FLAGS = (Flag("snapshotter", help="snapshotter name; empty stands for the default", env="CONTAINERD_SNAPSHOTTER"),)
 
 
 def _snapshots(client: Client, values: Values) -> Snapshots:

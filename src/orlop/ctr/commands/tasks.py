@@ -17,6 +17,7 @@ from orlop.ctr import table
 from orlop.ctr.commands.run import STREAM_FLAGS, run_task, streams_of
 from orlop.ctr.flags import Flag, Values
 from orlop.ctr.io import Streams, remove_fifos
+from orlop.ctr.labels import STOP_SIGNAL_LABEL
 from orlop.ctr.main import Command
 from orlop.ctr.process import Attachment
 from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
@@ -149,8 +150,13 @@ async def _run_exec(client: Client, id: str, exec_id: str, values: Values, attac
 
 async def _kill(client: Client, values: Values) -> None:
     (id,) = values.need("container id")
-    number = signal_number(values["signal"])
+    number = signal_number(values["signal"] or await _stop_signal(client, id))
     await client.tasks.kill(id, number, exec_id=values["exec-id"], all=values["all"])
+
+
+async def _stop_signal(client: Client, id: str) -> str:
+    """The signal that ends a container, as its image says."""
+    return (await client.containers.get(id)).labels.get(STOP_SIGNAL_LABEL) or "SIGTERM"
 
 
 def signal_number(text: str) -> int:
@@ -324,10 +330,10 @@ COMMANDS = {
     ),
     "kill": Command(
         _kill,
-        "signal a container (default: SIGTERM)",
+        "signal a container (default: what its image says, else SIGTERM)",
         "[flags] CONTAINER",
         (
-            Flag("signal s", str, "SIGTERM", "signal to send to the container"),
+            Flag("signal s", help="signal to send to the container"),
             Flag("exec-id", help="process ID to kill"),
             Flag("all a", bool, help="send signal to all processes inside the container"),
         ),

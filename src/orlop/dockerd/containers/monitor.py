@@ -59,12 +59,15 @@ class Monitor:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _catch_up(self, resync: Callable[[], Awaitable[None]]) -> None:
+        told = ""
         while True:
             try:
                 await resync()
                 return
             except OrlopError as error:
-                log.warning("catching up with containerd: %s; trying again", error)
+                if told != str(error):
+                    log.warning("catching up with containerd: %s; trying again", error)
+                told = str(error)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:

@@ -187,7 +187,7 @@ class ImageStore:
                     async for _ in events:
                         self._fresh = False
             except OrlopError as error:
-                _log.warning("image events: %s", error)
+                _log.debug("image events: %s", error)  # the monitor of tasks says once that containerd is away
             finally:
                 self._watched = self._fresh = False
             await asyncio.sleep(1)  # containerd is away: ask again once a second

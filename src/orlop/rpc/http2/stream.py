@@ -26,7 +26,7 @@ class Stream:
         self.window = connection.stream_window
         self.over = False
         self._connection = connection
-        self._pending: deque[bytes] = deque()
+        self._pending: deque[bytes | memoryview] = deque()
         self._trailers: bytes | None = None
         self._drained: asyncio.Future[None] | None = None
         self._ended = False  # the peer has sent everything
@@ -67,8 +67,8 @@ class Stream:
             if len(data) <= allowed:
                 pending.popleft()
             else:
-                pending[0] = data[allowed:]
-                data = data[:allowed]
+                rest = memoryview(data)  # the rest of a large message is not copied for each of its frames
+                data, pending[0] = rest[:allowed], rest[allowed:]
             self.window -= len(data)
             connection.window -= len(data)
             connection.write(frames.head(len(data), frames.DATA, 0, self.id) + data)

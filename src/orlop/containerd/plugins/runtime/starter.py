@@ -114,8 +114,11 @@ class ShimStarter:
         return bootstrap
 
     def _orlop_address(self, bundle: Bundle) -> str:
-        name = f"{self._environment.address}/{bundle.namespace}/{bundle.id}"
-        return f"unix://{self._environment.socket_dir}/{hashlib.sha256(name.encode()).hexdigest()}"
+        return f"unix://{self._environment.socket_dir}/{self._hashed(bundle)}"
+
+    def _hashed(self, bundle: Bundle, *more: str) -> str:
+        name = "/".join((self._environment.address, bundle.namespace, bundle.id, *more))
+        return hashlib.sha256(name.encode()).hexdigest()
 
     async def clean_up(self, bundle: Bundle, program: str) -> Exit:
         """Have the shim's program kill and remove what a dead shim left: what it says of the process."""
@@ -131,12 +134,14 @@ class ShimStarter:
         return Exit(answer.pid, answer.exit_status, answer.exited_at)
 
     def _remove_socket(self, bundle: Bundle, program: str) -> None:
-        """A shim that was killed has left its socket, which no `delete` removes."""
+        """A shim that was killed has left its socket, which no `delete` removes, and that for debugging."""
         bootstrap = self._address(bundle, program)
         path = bootstrap.address.removeprefix("unix://") if bootstrap is not None else ""
-        if os.path.isabs(path):
+        if not os.path.isabs(path):
+            return
+        for each in (path, os.path.join(os.path.dirname(path), self._hashed(bundle, "debug"))):
             try:
-                remove_stale(path)
+                remove_stale(each)
             except OrlopError as error:
                 log.error("the socket of the shim of %s/%s is left: %s", bundle.namespace, bundle.id, error)
 
