@@ -248,6 +248,24 @@ def test_preserved_descriptors_of_create_and_exec(runtime: Runtime, bundle: Bund
         os.close(descriptor)
 
 
+def test_descriptors_to_preserve_that_are_not_open(ours: Runtime, bundle: Bundle) -> None:
+    running = ours.start(bundle.args("sleep", "100"))
+    another = ours.bundle().args("true", "")
+    container = ours.new_id(another)
+    another.write()
+    for words in (
+        ("run", "-b", another.path, container),
+        ("create", "-b", another.path, container),
+        ("exec", running, "true"),
+    ):
+        status = 255 if words[0] == "exec" else 1
+        result = ours(words[0], "--preserve-fds", "2", *words[1:])
+        assert (result.status, "descriptor 3 (3 to 4) is not open" in result.message) == (status, True), words
+        result = ours(words[0], "--preserve-fds", "-1", *words[1:])
+        assert (result.status, "--preserve-fds is -1" in result.message) == (status, True), words
+    assert ours("state", container).status == 1
+
+
 # -- exec -----------------------------------------------------------------------------------------
 
 

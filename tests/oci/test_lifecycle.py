@@ -210,6 +210,7 @@ def _offsets(bundle: Bundle, offsets: dict[str, dict[str, int]]) -> None:
         (lambda b: b.process["user"].update(uid=2**32 - 1), "process.user.uid is 4294967295"),
         (lambda b: b.process.update(env=["NOPE"]), "missing '='"),
         (lambda b: b.process.update(rlimits=[{"type": "RLIMIT_X", "hard": 1, "soft": 1}]), "RLIMIT_X"),
+        (lambda b: b.process.update(rlimits=[{"type": "RLIMIT_CORE", "hard": 1, "soft": 2}]), "2 is above hard 1"),
         (lambda b: b.spec["root"].update(path="nowhere"), "invalid rootfs"),
         (lambda b: b.spec["root"].update(path="/"), "the root of the host"),
         (lambda b: b.mount("/", "tmpfs", "tmpfs"), "on the top of the root filesystem"),

@@ -75,6 +75,10 @@ def validate_process(process: Process) -> None:
             raise InvalidArgumentError(f"process.rlimits: {limit.type} is there twice")
         if not (0 <= limit.soft < 2**64 and 0 <= limit.hard < 2**64):
             raise InvalidArgumentError(f"process.rlimits: {limit.type} is out of range")
+        if limit.soft > limit.hard:
+            raise InvalidArgumentError(
+                f"process.rlimits: {limit.type}: soft {limit.soft} is above hard {limit.hard}"
+            )
         seen.add(limit.type)
     if process.oom_score_adj is not None and not -1000 <= process.oom_score_adj <= 1000:
         raise InvalidArgumentError(f"process.oomScoreAdj is {process.oom_score_adj}, expected -1000 to 1000")

@@ -6,7 +6,7 @@ import os
 from orlop.libcontainer import CheckpointOptions, Container, RestoreOptions
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.runc.common import check_terminal, create_options, load_bundle
-from orlop.runc.main import Call
+from orlop.runc.main import Call, absolute
 from orlop.runc.parse import Flags
 from orlop.runc.run import attend
 
@@ -44,6 +44,7 @@ def restore(call: Call) -> int:
     detached = flags.flag("detach")
     terminal = spec.process is not None and spec.process.terminal
     check_terminal(terminal=terminal, detached=detached, socket=flags.text("console-socket"))
+    create = create_options(call)
     foreground = None
     if not detached:
         from orlop.runc.foreground import Foreground
@@ -56,12 +57,12 @@ def restore(call: Call) -> int:
         lsm_mount_context=flags.text("lsm-mount-context"),
     )
     _common(images, flags)
-    container = Container.restore(call.root, call.arguments[0], bundle, spec, create_options(call), images)
+    container = Container.restore(call.root, call.arguments[0], bundle, spec, create, images)
     return 0 if foreground is None else attend(call, container, foreground)
 
 
 def _image_path(flags: Flags) -> str:
-    return os.path.abspath(flags.text("image-path") or "checkpoint")
+    return absolute(flags.text("image-path") or "checkpoint")
 
 
 def _common(options: CheckpointOptions | RestoreOptions, flags: Flags) -> None:

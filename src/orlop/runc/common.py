@@ -7,7 +7,8 @@ from orlop.errdefs import InvalidArgumentError, NotFoundError
 from orlop.libcontainer import CreateOptions
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Spec, decode_spec
-from orlop.runc.main import Call
+from orlop.runc.main import Call, absolute
+from orlop.runc.parse import Flags
 
 _CHUNK = 1 << 20
 _LARGEST_DOCUMENT = 64 << 20
@@ -16,7 +17,7 @@ _LARGEST_DOCUMENT = 64 << 20
 def load_bundle(call: Call) -> tuple[str, Spec]:
     """The bundle directory of --bundle (or the current one) and its config.json."""
     set_warning_sink(call.log.warning)
-    bundle = os.path.abspath(call.flags.text("bundle") or ".")
+    bundle = absolute(call.flags.text("bundle") or ".")
     name = call.flags.text("config") or "config.json"
     path = os.path.join(bundle, name)
     try:
@@ -49,7 +50,7 @@ def create_options(call: Call) -> CreateOptions:
         console_socket=flags.text("console-socket") or None,
         pidfd_socket=flags.text("pidfd-socket") or None,
         pid_file=flags.text("pid-file") or None,
-        preserve_fds=flags.number("preserve-fds") + listen_fds(),
+        preserve_fds=preserved_fds(flags),
         no_pivot=flags.flag("no-pivot"),
         no_new_keyring=flags.flag("no-new-keyring"),
         systemd_cgroup=call.cgroup_manager == "systemd",
@@ -57,6 +58,25 @@ def create_options(call: Call) -> CreateOptions:
         rootless=call.rootless,
         notify_directory=bool(os.environ.get("NOTIFY_SOCKET")),
     )
+
+
+def preserved_fds(flags: Flags) -> int:
+    """How many descriptors from 3 on the process is to have. Raises InvalidArgumentError unless they are open.
+
+    To be asked before this command opens descriptors of its own.
+    """
+    count = flags.number("preserve-fds")
+    if count < 0:
+        raise InvalidArgumentError(f"--preserve-fds is {count}, expected 0 or more")
+    count += listen_fds()
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise InvalidArgumentError(
+                f"--preserve-fds, $LISTEN_FDS: descriptor {fd} (3 to {2 + count}) is not open"
+            ) from None
+    return count
 
 
 def listen_fds() -> int:

@@ -8,13 +8,14 @@ from orlop.errdefs import InvalidArgumentError
 from orlop.libcontainer import Container, ExecOptions
 from orlop.libcontainer.journal import set_warning_sink
 from orlop.oci.runtime import Capabilities, Process
-from orlop.runc.common import check_terminal, listen_fds, read_document
+from orlop.runc.common import check_terminal, preserved_fds, read_document
 from orlop.runc.main import Call
 
 
 def exec(call: Call) -> int:
     """Run the process; without --detach wait for its end and answer its exit code."""
     set_warning_sink(call.log.warning)
+    preserved = preserved_fds(call.flags)
     container = Container.load(call.root, call.arguments[0])
     process = _process(call, container)
     flags = call.flags
@@ -34,7 +35,7 @@ def exec(call: Call) -> int:
             console_socket=flags.text("console-socket") or None,
             pidfd_socket=flags.text("pidfd-socket") or None,
             pid_file=flags.text("pid-file") or None,
-            preserve_fds=flags.number("preserve-fds") + listen_fds(),
+            preserve_fds=preserved,
             ignore_paused=flags.flag("ignore-paused"),
             cgroup=cgroups[0] if cgroups else "",
         ),

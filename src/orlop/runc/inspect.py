@@ -7,8 +7,9 @@ import sys
 
 import msgspec
 
-from orlop.errdefs import FailedPreconditionError, InvalidArgumentError, OrlopError
+from orlop.errdefs import FailedPreconditionError, InternalError, InvalidArgumentError, OrlopError
 from orlop.libcontainer import Container
+from orlop.libcontainer.errors import explain
 from orlop.runc import state_text
 from orlop.runc.main import Call
 
@@ -122,7 +123,10 @@ def events(call: Call) -> int:
 
 def _emit(value: object) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise InternalError(f"cannot write to standard output: {explain(error)}") from error
 
 
 def _seconds(text: str) -> float:

@@ -49,7 +49,7 @@ class Log:
         """The command has failed; with a log file also said on standard error."""
         self._write("error", message)
         if self._path:
-            sys.stderr.write(message + "\n")
+            _tell(message + "\n")
 
     def _write(self, level: str, message: str) -> None:
         if _LEVELS[level] < self._least:
@@ -60,17 +60,27 @@ class Log:
         else:
             line = f'time="{now}" level={level} msg={_quote(message)}\n'
         if not self._path:
-            sys.stderr.write(line)
+            _tell(line)
             return
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError:
-            sys.stderr.write(line)
+            _tell(line)
             return
         try:
             os.write(fd, line.encode("utf-8", "replace"))
+        except OSError:
+            _tell(line)
         finally:
             os.close(fd)
+
+
+def _tell(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        return  # full, or nobody there: the exit code remains
 
 
 def _quote(text: str) -> str:

@@ -2,9 +2,10 @@
 """The command line of `orlop-runc`: global flags, the choice of the command, errors and exit codes."""
 
 import os
+import signal
 import sys
 
-from orlop.errdefs import InvalidArgumentError, OrlopError
+from orlop.errdefs import InvalidArgumentError, NotFoundError, OrlopError
 from orlop.runc.commands import COMMANDS, GLOBAL
 from orlop.runc.log import Log
 from orlop.runc.parse import Flags, parse
@@ -35,14 +36,17 @@ class Call:
 def main() -> int:
     """Run the command line in sys.argv; its exit code."""
     _open_streams()
-    try:
-        status = _run(sys.argv[1:])
-    except BrokenPipeError:
-        status = 1
+    # Whose caller ignores it collects no children: no hook's exit code, no container's.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    log = Log()
+    status = _run(sys.argv[1:], log)
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
+    except BrokenPipeError:
+        status = status or 1  # who has read enough need not be told
+    except OSError as error:
+        if status == 0:  # else it has been said
+            log.error(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
         status = status or 1
     return status
 
@@ -60,8 +64,7 @@ def _open_streams() -> None:
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
 
 
-def _run(arguments: list[str]) -> int:
-    log = Log()
+def _run(arguments: list[str], log: Log) -> int:
     try:
         settings, rest = parse(arguments, GLOBAL, stop=True)
         level = "debug" if settings.flag("debug") else settings.text("log-level")
@@ -112,9 +115,17 @@ def _parse_command(words: list[str], settings: Flags, log: Log) -> Call | None:
         exact = f"exactly {fewest}" if fewest == most else f"a minimum of {fewest}"
         raise InvalidArgumentError(f'runc: "{name}" requires {exact} argument(s)')
     root = settings.text("root") or default_root()
-    call = Call(name, flags, rest, os.path.abspath(root), log, _cgroup_manager(settings))
+    call = Call(name, flags, rest, absolute(root), log, _cgroup_manager(settings))
     call.rootless = _rootless(settings.text("rootless"))
     return call
+
+
+def absolute(path: str) -> str:
+    """The path from the root on. Raises NotFoundError."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise NotFoundError(f'"{path}" cannot be found: the current directory has been removed') from None
 
 
 def default_root() -> str:

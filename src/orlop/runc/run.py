@@ -28,12 +28,13 @@ def run(call: Call) -> int:
     detached = call.flags.flag("detach")
     terminal = spec.process is not None and spec.process.terminal
     check_terminal(terminal=terminal, detached=detached, socket=call.flags.text("console-socket"))
+    options = create_options(call)
     foreground = None
     if not detached:
         from orlop.runc.foreground import Foreground
 
         foreground = Foreground(subreaper=not call.flags.flag("no-subreaper"))
-    container = Container.create(call.root, call.arguments[0], bundle, spec, create_options(call))
+    container = Container.create(call.root, call.arguments[0], bundle, spec, options)
     try:
         _start(container, stays=not detached)
     except OrlopError:
