@@ -52,7 +52,7 @@ async def leased(client: Client) -> AsyncIterator[Client]:
 
 
 async def create_temporary(client: Client, *, resumable: str = "") -> str:
-    """The name of a new lease that ends by itself one day; `resumable` is what it keeps parts of for a later try."""
+    """The name of a new lease that ends by itself one day; `resumable`: what it keeps parts of for a later try."""
     lease = f"orlop-{secrets.token_hex(8)}"
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + EXPIRES))
     labels = {"containerd.io/gc.expire": expires}

@@ -150,7 +150,8 @@ class Puller:
     async def _leased(self, name: str) -> AsyncIterator[Client]:
         """One lease for all pulls that overlap, since each may rest on what another has brought.
 
-        It bears the name of the first: when that image has been pulled in a later life, what is left here is not needed.
+        It bears the name of the first: when that image has been pulled in a later life, what is left here is not
+        needed.
         """
         async with self._lease_lock:
             if not self._pulls:
