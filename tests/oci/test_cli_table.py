@@ -60,3 +60,11 @@ def test_the_tests_of_the_table_exist_and_use_the_flag() -> None:
                 command,
                 flag,
             )
+
+
+def test_the_tests_that_the_security_notes_name_exist() -> None:
+    notes = (HERE.parent.parent / "docs" / "security.md").read_text()
+    named = set(re.findall(r"`(?:[\w/]+\.py::)?(?:Test\w+::)?(Test\w+|test_\w+)`", notes))
+    texts = "\n".join(path.read_text() for path in HERE.parent.rglob("test_*.py"))
+    assert len(named) > 80
+    assert {name for name in named if f"def {name}(" not in texts and f"class {name}" not in texts} == set()
