@@ -131,6 +131,45 @@ async def test_messages_of_every_size_go_both_ways(tmp_path: Path, size: int) ->
         assert await channel.stream_unary("/t.T/join")(iter([data, data])) == data + data
 
 
+@pytest.mark.parametrize("size", [0, frames.FRAME_SIZE, frames.WINDOW + 1, 1 << 20])
+async def test_plain_functions_answer_at_once_or_give_something_to_wait_for(tmp_path: Path, size: int) -> None:
+    """A request says what to do with it: its first byte."""
+    tasks: list[object] = []
+
+    async def later(request: bytes) -> bytes:
+        await asyncio.sleep(0)
+        tasks.append(asyncio.current_task())
+        return request
+
+    def one(request: bytes, context: Any) -> Any:
+        if request.startswith(b"!"):
+            raise errdefs.ConflictError("no")
+        tasks.append(context.task)
+        return later(request) if request.startswith(b"l") else request
+
+    async def many_later(request: bytes) -> AsyncIterator[bytes]:
+        yield request
+        await asyncio.sleep(0)
+        raise errdefs.OutOfRangeError("end")
+
+    def many(request: bytes, context: Any) -> Any:
+        return many_later(request) if request.startswith(b"l") else iter((request, b"", request))
+
+    async with serving(tmp_path, Server(), unary_unary_one=one, unary_stream_many=many) as channel:
+        for kind in (b"a", b"l"):
+            data = kind + bytes(size)
+            assert await channel.unary_unary("/t.T/one")(data) == data
+        assert tasks[0] is None and tasks[1] is None and isinstance(tasks[2], asyncio.Task)
+        assert await status_of(channel.unary_unary("/t.T/one")(b"!")) == (grpc.StatusCode.ABORTED, "no")
+        data = b"a" + bytes(size)
+        assert [each async for each in channel.unary_stream("/t.T/many")(data)] == [data, b"", data]
+        got = []
+        with pytest.raises(grpc.aio.AioRpcError, match="end"):
+            async for each in channel.unary_stream("/t.T/many")(b"l"):
+                got.append(each)
+        assert got == [b"l"]
+
+
 async def test_many_calls_at_once(tmp_path: Path) -> None:
     gate = asyncio.Event()
 
@@ -284,10 +323,13 @@ class Raw:
         return self._encoder.encode(list((fields | more).items()))
 
     def call(self, stream: int, path: str, message: bytes) -> None:
+        self.send(self.frames_of(stream, path, message))
+
+    def frames_of(self, stream: int, path: str, message: bytes) -> bytes:
         block = self.block(path)
-        self.send(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream) + block)
+        head = frames.head(len(block), frames.HEADERS, frames.END_HEADERS, stream)
         data = struct.pack(">BI", 0, len(message)) + message
-        self.send(frames.head(len(data), frames.DATA, frames.END_STREAM, stream) + data)
+        return head + block + frames.head(len(data), frames.DATA, frames.END_STREAM, stream) + data
 
     async def frame(self) -> tuple[int, int, int, bytes]:
         """The next frame that is not about settings or windows: kind, flags, stream, payload."""
@@ -310,6 +352,31 @@ class Raw:
                 data += payload
             if flags & frames.END_STREAM and kind in (frames.HEADERS, frames.DATA):
                 return fields, data
+
+
+async def test_calls_begin_in_the_order_in_which_they_come(tmp_path: Path) -> None:
+    begun: list[bytes] = []
+
+    async def task(request: bytes, context: Any) -> bytes:
+        begun.append(request)
+        await asyncio.sleep(0)
+        return request
+
+    def plain(request: bytes, context: Any) -> bytes:
+        begun.append(request)
+        return request
+
+    async with serving(tmp_path, Server(), unary_unary_task=task, unary_unary_plain=plain):
+        raw = await Raw.connect(tmp_path)
+        names = ["plain", "task", "plain", "task", "plain"]
+        calls = [raw.frames_of(2 * at + 1, f"/t.T/{name}", b"%d" % at) for at, name in enumerate(names)]
+        raw.send(b"".join(calls))
+        for _ in names:
+            assert (await raw.answer())[0]["grpc-status"] == "0"
+        raw.call(11, "/t.T/plain", b"5")  # and no longer behind anything
+        assert (await raw.answer())[1][5:] == b"5"
+        raw.writer.close()
+    assert begun == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
 async def test_frames_in_pieces_padded_and_continued(tmp_path: Path) -> None:

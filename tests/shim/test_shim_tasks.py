@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Task API over every driver and runtime: life, exit codes, execs, terminals, limits, errors, events."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from orlop.errdefs import (
 )
 from orlop.rpc.ttrpc.client import Client
 from orlop.shim.bootstrap import is_served
+from orlop.unix import mount
 
 pytestmark = pytest.mark.root
 
@@ -316,20 +318,36 @@ def test_both_versions_of_the_api_are_served(lab: Lab) -> None:
     shim.shutdown()
 
 
-def test_rootfs_is_mounted_and_unmounted(lab: Lab) -> None:
+def is_held(pid: int, device: int) -> bool:
+    """Whether a process has something of the file system open."""
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_dev == device:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("more", [[], ["index=off"]], ids=["", "whose end is put off"])
+def test_rootfs_is_mounted_and_unmounted(lab: Lab, more: list[str]) -> None:
     shim = lab.shim(["sh", "-c", "touch /made; ls /made"])
     config = json.loads((shim.bundle / "config.json").read_text())
     config["root"]["path"] = "rootfs"
     (shim.bundle / "config.json").write_text(json.dumps(config))
     for name in ("upper", "work"):
         (shim.bundle / name).mkdir()
-    options = [f"lowerdir={lab.rootfs}", f"upperdir={shim.bundle}/upper", f"workdir={shim.bundle}/work"]
+    options = [f"lowerdir={lab.rootfs}", f"upperdir={shim.bundle}/upper", f"workdir={shim.bundle}/work", *more]
     shim.run(rootfs=[types_pb2.Mount(type="overlay", source="overlay", options=options)])
     assert f"{shim.bundle}/rootfs " in Path("/proc/mounts").read_text()
+    device = (shim.bundle / "rootfs").stat().st_dev
     assert shim.wait() == 0
     assert (shim.bundle / "upper/made").exists()
     shim.delete()
     assert f"{shim.bundle}/rootfs " not in Path("/proc/mounts").read_text()
+    if more:  # the same may be mounted at once
+        again = mount.detached_mount("overlay", "overlay", options)
+        assert os.path.exists(f"/proc/self/fd/{again}/made")
+        os.close(again)
+    eventually(lambda: not is_held(shim.pid, device), within=60)
     shim.shutdown()
 
 

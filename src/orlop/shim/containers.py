@@ -93,6 +93,7 @@ class Container:
         self._init_exit: Exit | None = None
         self._starting = False
         self.kill_orphans: Callable[[], None] = lambda: None
+        self.rootfs_may_end_later = False
 
     def process(self, exec_id: str) -> Process:
         """Init, or an exec by its id. Raises NotFoundError."""

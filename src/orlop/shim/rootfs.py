@@ -84,6 +84,44 @@ def _ranges(text: str) -> list[tuple[int, int, int]]:
     return ranges
 
 
+def may_end_later(mounts: "Sequence[Mount]") -> bool:
+    """Whether these may live on, in no mount table, when the task is gone.
+
+    Overlays that allow their upper directory to be mounted anew, with all layers in one file system: not what has
+    a device of its own, which whoever is told that the task is gone may remove.
+    """
+    return bool(mounts) and all(map(_is_plain_overlay, mounts))
+
+
+def _is_plain_overlay(wanted: "Mount") -> bool:
+    if wanted.type != "overlay" or "index=off" not in wanted.options:
+        return False
+    layers = [
+        layer
+        for name, _, value in (option.partition("=") for option in wanted.options)
+        if name in ("lowerdir", "lowerdir+", "datadir+", "upperdir")
+        for layer in value.split(":")
+    ]
+    try:
+        return len({os.stat(layer).st_dev for layer in layers}) == 1
+    except OSError:
+        return False
+
+
+def take_off(rootfs: str) -> int:
+    """Unmount, but let the file system live until the descriptor that is given back is closed.
+
+    The end of an overlay is a syncfs(2) of what its upper directory is on: it takes as long as the disk is busy.
+    """
+    held = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        unmount_all(rootfs)
+    except BaseException:
+        os.close(held)
+        raise
+    return held
+
+
 def unmount_all(rootfs: str) -> None:
     """Unmount everything on `rootfs`; fine when nothing is."""
     while True:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from orlop.shim.runtime.helper import EarlyHelper
 
 VERSION = "0.1.0"
+_END_OF_ROOTFS = 1.0
+"""Seconds after a deletion: the answer has been sent, and a shim that holds nothing else has been told to end."""
 
 _METHODS = {
     "State": "state",
@@ -183,6 +185,7 @@ class TaskService:
                 on_exit=lambda process: self._exited(container, process),
                 checkpoint=messages.checkpoint_of(request, options),
             )
+            container.rootfs_may_end_later = rootfs.may_end_later(request.rootfs)
             container.kill_orphans = lambda: self._kill_orphans(container)
             await container.create(request.terminal)
         except BaseException:
@@ -261,7 +264,11 @@ class TaskService:
             return messages.delete_response(process)
         process = container.init
         await container.delete()
-        rootfs.unmount_all(f"{container.bundle}/rootfs")
+        if container.rootfs_may_end_later:
+            held = rootfs.take_off(f"{container.bundle}/rootfs")
+            self._loop.call_later(_END_OF_ROOTFS, lambda: os.close(held))  # or with the process
+        else:
+            rootfs.unmount_all(f"{container.bundle}/rootfs")
         for each in (process, *container.execs.values()):
             each.streams.close()
         watch = self._ooms.pop(request.id, None)

@@ -28,12 +28,12 @@ class ContainersService(ContainersServicer):
         self._store = store
         self._events = events
 
-    async def Get(self, request: pb.GetContainerRequest, context: Any) -> pb.GetContainerResponse:
+    def Get(self, request: pb.GetContainerRequest, context: Any) -> pb.GetContainerResponse:
         """One record."""
         namespace = scope_of(context.invocation_metadata()).namespace
         return pb.GetContainerResponse(container=self._store.get(namespace, request.id))
 
-    async def List(self, request: pb.ListContainersRequest, context: Any) -> bytes:  # type: ignore[override]
+    def List(self, request: pb.ListContainersRequest, context: Any) -> bytes:  # type: ignore[override]
         """All records that match: a ListContainersResponse."""
         namespace = scope_of(context.invocation_metadata()).namespace
         return b"".join(map(_first_field, self._store.encoded(namespace, request.filters)))
@@ -46,7 +46,7 @@ class ContainersService(ContainersServicer):
         for record in self._store.encoded(namespace, request.filters):
             yield _first_field(record)
 
-    async def Create(self, request: pb.CreateContainerRequest, context: Any) -> pb.CreateContainerResponse:
+    def Create(self, request: pb.CreateContainerRequest, context: Any) -> pb.CreateContainerResponse:
         """Store a record."""
         namespace = scope_of(context.invocation_metadata()).namespace
         made = self._store.create(namespace, request.container)
@@ -57,7 +57,7 @@ class ContainersService(ContainersServicer):
         self._events.publish(namespace, "/containers/create", event)
         return pb.CreateContainerResponse(container=made)
 
-    async def Update(self, request: pb.UpdateContainerRequest, context: Any) -> pb.UpdateContainerResponse:
+    def Update(self, request: pb.UpdateContainerRequest, context: Any) -> pb.UpdateContainerResponse:
         """Change a record."""
         namespace = scope_of(context.invocation_metadata()).namespace
         if not request.container.id:
@@ -69,7 +69,7 @@ class ContainersService(ContainersServicer):
         self._events.publish(namespace, "/containers/update", event)
         return pb.UpdateContainerResponse(container=made)
 
-    async def Delete(self, request: pb.DeleteContainerRequest, context: Any) -> Empty:
+    def Delete(self, request: pb.DeleteContainerRequest, context: Any) -> Empty:
         """Remove a record."""
         namespace = scope_of(context.invocation_metadata()).namespace
         self._store.delete(namespace, request.id)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """containerd.services.content.v1: translation to the content store."""
 
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -29,11 +30,11 @@ class ContentService(ContentServicer):
         self._content = content
         self._workers = workers
 
-    async def Info(self, request: pb.InfoRequest, context: Any) -> pb.InfoResponse:
+    def Info(self, request: pb.InfoRequest, context: Any) -> pb.InfoResponse:
         """One blob."""
         return pb.InfoResponse(info=_info(self._bind(context).info(request.digest)))
 
-    async def Update(self, request: pb.UpdateRequest, context: Any) -> pb.UpdateResponse:
+    def Update(self, request: pb.UpdateRequest, context: Any) -> pb.UpdateResponse:
         """Change labels."""
         info = request.info
         updated = self._bind(context).update(info.digest, dict(info.labels), tuple(request.update_mask.paths))
@@ -45,44 +46,47 @@ class ContentService(ContentServicer):
         for start in range(0, len(infos), _PAGE):
             yield pb.ListContentResponse(info=[_info(info) for info in infos[start : start + _PAGE]])
 
-    async def Delete(self, request: pb.DeleteContentRequest, context: Any) -> Empty:
+    def Delete(self, request: pb.DeleteContentRequest, context: Any) -> Empty:
         """Take a blob from the namespace."""
         self._bind(context).delete(request.digest)
         return Empty()
 
-    async def Read(self, request: pb.ReadContentRequest, context: Any) -> AsyncIterator[pb.ReadContentResponse]:
+    def Read(
+        self, request: pb.ReadContentRequest, context: Any
+    ) -> Iterator[pb.ReadContentResponse] | AsyncIterator[pb.ReadContentResponse]:
         """Bytes of a blob; a size of 0, or beyond the end, means up to the end."""
-        reader = self._bind(context).reader(validate_digest(request.digest))
-        try:
-            offset = max(request.offset, 0)
-            if offset > reader.size:
-                raise OutOfRangeError(f"read past object length {reader.size} bytes")
-            left = reader.size - offset
-            if 0 < request.size < left:
-                left = request.size
+        digest, store = validate_digest(request.digest), self._bind(context)
+        with contextlib.closing(store.reader(digest)) as reader:
+            offset, left = _part(reader.size, request)
+            data = reader.read_cached(offset, left) if 0 < left <= _INLINE else None
+        if data is not None and len(data) == left:
+            return iter((pb.ReadContentResponse(offset=offset, data=data),))
+        return self._read(store, request)
+
+    async def _read(
+        self, store: BoundContent, request: pb.ReadContentRequest
+    ) -> AsyncGenerator[pb.ReadContentResponse, None]:
+        with contextlib.closing(store.reader(request.digest)) as reader:
+            offset, left = _part(reader.size, request)
             while left:
                 at, size = offset, min(left, _CHUNK)
-                data = reader.read_cached(at, size) if size <= _INLINE else None
-                if data is None:
-                    data = await self._run(lambda at=at, size=size: reader.read_at(at, size))  # type: ignore[misc]
+                data = await self._run(lambda at=at, size=size: reader.read_at(at, size))  # type: ignore[misc]
                 if not data:
                     raise OutOfRangeError(f"blob {request.digest} ends at {offset} of {reader.size} bytes")
                 yield pb.ReadContentResponse(offset=offset, data=data)
                 offset += len(data)
                 left -= len(data)
-        finally:
-            reader.close()
 
-    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
+    def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
         """One ingest."""
         return pb.StatusResponse(status=_status(self._bind(context).status(request.ref)))
 
-    async def ListStatuses(self, request: pb.ListStatusesRequest, context: Any) -> pb.ListStatusesResponse:
+    def ListStatuses(self, request: pb.ListStatusesRequest, context: Any) -> pb.ListStatusesResponse:
         """The ingests that match."""
         statuses = self._bind(context).statuses(tuple(request.filters))
         return pb.ListStatusesResponse(statuses=[_status(status) for status in statuses])
 
-    async def Abort(self, request: pb.AbortRequest, context: Any) -> Empty:
+    def Abort(self, request: pb.AbortRequest, context: Any) -> Empty:
         """Throw an ingest away."""
         self._bind(context).abort(request.ref)
         return Empty()
@@ -172,6 +176,15 @@ class _WriteSession:
         self.writer.close()
         self._store.abort(self._ref)
         raise AlreadyExistsError(f"blob with expected digest {digest} exists")
+
+
+def _part(size: int, request: pb.ReadContentRequest) -> tuple[int, int]:
+    """Where a read begins, and how many bytes it takes. Raises OutOfRangeError."""
+    offset = max(request.offset, 0)
+    if offset > size:
+        raise OutOfRangeError(f"read past object length {size} bytes")
+    left = size - offset
+    return offset, min(request.size, left) if request.size > 0 else left
 
 
 def _info(info: Info) -> pb.Info:

@@ -27,13 +27,13 @@ class EventsService(EventsServicer):
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    async def Publish(self, request: pb.PublishRequest, context: Any) -> Empty:
+    def Publish(self, request: pb.PublishRequest, context: Any) -> Empty:
         """Publish an event now, in the caller's namespace."""
         namespace = scope_of(context.invocation_metadata()).namespace
         self._exchange.publish(namespace, request.topic, request.event)
         return Empty()
 
-    async def Forward(self, request: pb.ForwardRequest, context: Any) -> Empty:
+    def Forward(self, request: pb.ForwardRequest, context: Any) -> Empty:
         """Publish an event of another namespace or time."""
         self._exchange.forward(request.envelope)
         return Empty()

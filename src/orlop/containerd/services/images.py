@@ -31,11 +31,11 @@ class ImagesService(ImagesServicer):
         self._content = content
         self._workers = workers
 
-    async def Get(self, request: pb.GetImageRequest, context: Any) -> pb.GetImageResponse:
+    def Get(self, request: pb.GetImageRequest, context: Any) -> pb.GetImageResponse:
         """One image."""
         return pb.GetImageResponse(image=_message(self._bind(context).get(request.name)))
 
-    async def List(self, request: pb.ListImagesRequest, context: Any) -> pb.ListImagesResponse:
+    def List(self, request: pb.ListImagesRequest, context: Any) -> pb.ListImagesResponse:
         """The images that match."""
         images = self._bind(context).list(tuple(request.filters))
         return pb.ListImagesResponse(images=[_message(image) for image in images])

@@ -34,13 +34,13 @@ class IntrospectionService(IntrospectionServicer):
         self._plugins = plugins
         self._runtime_info = runtime_info
 
-    async def Plugins(self, request: pb.PluginsRequest, context: Any) -> pb.PluginsResponse:
+    def Plugins(self, request: pb.PluginsRequest, context: Any) -> pb.PluginsResponse:
         """The plugins that match any of the filters."""
         accept = filters.parse_all(request.filters)
         found = [plugin.to_proto() for plugin in self._plugins if accept(_adaptor(plugin))]
         return pb.PluginsResponse(plugins=found)
 
-    async def Server(self, request: Empty, context: Any) -> pb.ServerResponse:
+    def Server(self, request: Empty, context: Any) -> pb.ServerResponse:
         """The identity of the daemon. The uuid is kept over restarts."""
         return pb.ServerResponse(uuid=self._uuid, pid=os.getpid(), pidns=os.stat("/proc/self/ns/pid").st_ino)
 

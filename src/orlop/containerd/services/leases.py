@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """containerd.services.leases.v1: translation to the lease manager."""
 
+from collections.abc import Coroutine
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -21,36 +22,39 @@ class LeasesService(LeasesServicer):
         self._leases = leases
         self._gc = gc
 
-    async def Create(self, request: pb.CreateRequest, context: Any) -> pb.CreateResponse:
+    def Create(self, request: pb.CreateRequest, context: Any) -> pb.CreateResponse:
         """Make a lease."""
         return pb.CreateResponse(lease=_message(self._bind(context).create(request.id, dict(request.labels))))
 
-    async def Delete(self, request: pb.DeleteRequest, context: Any) -> Empty:
+    def Delete(self, request: pb.DeleteRequest, context: Any) -> Empty | Coroutine[Any, Any, Empty]:
         """Remove a lease; with `sync` what it held is collected before the answer."""
         self._bind(context).delete(request.id)
         if request.sync:
-            await self._gc.collect_and_wait()
-        else:
-            self._gc.deleted()
+            return self._collected()
+        self._gc.deleted()
         return Empty()
 
-    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
+    async def _collected(self) -> Empty:
+        await self._gc.collect_and_wait()
+        return Empty()
+
+    def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
         """The leases that match."""
         leases = self._bind(context).list(tuple(request.filters))
         return pb.ListResponse(leases=[_message(lease) for lease in leases])
 
-    async def AddResource(self, request: pb.AddResourceRequest, context: Any) -> Empty:
+    def AddResource(self, request: pb.AddResourceRequest, context: Any) -> Empty:
         """Hold a resource."""
         self._bind(context).add_resource(request.id, Resource(request.resource.type, request.resource.id))
         return Empty()
 
-    async def DeleteResource(self, request: pb.DeleteResourceRequest, context: Any) -> Empty:
+    def DeleteResource(self, request: pb.DeleteResourceRequest, context: Any) -> Empty:
         """Let a resource go."""
         self._bind(context).delete_resource(request.id, Resource(request.resource.type, request.resource.id))
         self._gc.deleted()
         return Empty()
 
-    async def ListResources(self, request: pb.ListResourcesRequest, context: Any) -> pb.ListResourcesResponse:
+    def ListResources(self, request: pb.ListResourcesRequest, context: Any) -> pb.ListResourcesResponse:
         """What a lease holds."""
         resources = self._bind(context).list_resources(request.id)
         return pb.ListResourcesResponse(resources=[pb.Resource(id=one.id, type=one.type) for one in resources])

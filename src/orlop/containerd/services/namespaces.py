@@ -17,7 +17,7 @@ class NamespacesService(NamespacesServicer):
     def __init__(self, store: NamespaceStore) -> None:
         self._store = store
 
-    async def Get(self, request: pb.GetNamespaceRequest, context: Any) -> pb.GetNamespaceResponse:
+    def Get(self, request: pb.GetNamespaceRequest, context: Any) -> pb.GetNamespaceResponse:
         """One namespace. One that nobody made answers without labels, as containerd's does."""
         try:
             namespace = self._store.get(request.name)
@@ -25,22 +25,22 @@ class NamespacesService(NamespacesServicer):
             namespace = Namespace(request.name, {})
         return pb.GetNamespaceResponse(namespace=_message(namespace))
 
-    async def List(self, request: pb.ListNamespacesRequest, context: Any) -> pb.ListNamespacesResponse:
+    def List(self, request: pb.ListNamespacesRequest, context: Any) -> pb.ListNamespacesResponse:
         """All namespaces; containerd ignores the filter too."""
         return pb.ListNamespacesResponse(namespaces=[_message(one) for one in self._store.list()])
 
-    async def Create(self, request: pb.CreateNamespaceRequest, context: Any) -> pb.CreateNamespaceResponse:
+    def Create(self, request: pb.CreateNamespaceRequest, context: Any) -> pb.CreateNamespaceResponse:
         """Make a namespace."""
         created = self._store.create(request.namespace.name, dict(request.namespace.labels))
         return pb.CreateNamespaceResponse(namespace=_message(created))
 
-    async def Update(self, request: pb.UpdateNamespaceRequest, context: Any) -> pb.UpdateNamespaceResponse:
+    def Update(self, request: pb.UpdateNamespaceRequest, context: Any) -> pb.UpdateNamespaceResponse:
         """Set labels."""
         wanted = request.namespace
         updated = self._store.update(wanted.name, dict(wanted.labels), tuple(request.update_mask.paths))
         return pb.UpdateNamespaceResponse(namespace=_message(updated))
 
-    async def Delete(self, request: pb.DeleteNamespaceRequest, context: Any) -> Empty:
+    def Delete(self, request: pb.DeleteNamespaceRequest, context: Any) -> Empty:
         """Remove an empty namespace."""
         self._store.delete(request.name)
         return Empty()

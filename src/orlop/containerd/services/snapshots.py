@@ -2,17 +2,16 @@
 """containerd.services.snapshots.v1: translation to the snapshotters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 
 from orlop.api import snapshots_pb2 as pb
-from orlop.api import types_pb2
 from orlop.api.snapshots_pb2_grpc import SnapshotsServicer
 from orlop.containerd.core.mount import to_proto
-from orlop.containerd.core.namespaces import scope_of
+from orlop.containerd.core.namespaces import Scope, scope_of
 from orlop.containerd.core.snapshots import Info, Kind
 from orlop.containerd.disk import disk_errors
 from orlop.containerd.metadata.snapshots import BoundSnapshots, MetadataSnapshots
@@ -22,6 +21,8 @@ from orlop.containerd.threads import in_thread
 from orlop.errdefs import InvalidArgumentError, NotImplementedByUsError
 
 T = TypeVar("T")
+R = TypeVar("R", pb.PrepareSnapshotResponse, pb.ViewSnapshotResponse)
+_CreateRequest = pb.PrepareSnapshotRequest | pb.ViewSnapshotRequest
 _KINDS = {Kind.VIEW: pb.VIEW, Kind.ACTIVE: pb.ACTIVE, Kind.COMMITTED: pb.COMMITTED}
 _PAGE = 100  # snapshots in one message of a list
 
@@ -42,24 +43,33 @@ class SnapshotsService(SnapshotsServicer):
         self._default = default
         self._workers = workers
 
-    async def Prepare(self, request: pb.PrepareSnapshotRequest, context: Any) -> pb.PrepareSnapshotResponse:
+    def Prepare(
+        self, request: pb.PrepareSnapshotRequest, context: Any
+    ) -> pb.PrepareSnapshotResponse | Coroutine[Any, Any, pb.PrepareSnapshotResponse]:
         """Create an active snapshot."""
-        mounts = await self._create(Kind.ACTIVE, request, context)
-        return pb.PrepareSnapshotResponse(mounts=mounts)
+        return self._create(Kind.ACTIVE, request, context, pb.PrepareSnapshotResponse)
 
-    async def View(self, request: pb.ViewSnapshotRequest, context: Any) -> pb.ViewSnapshotResponse:
+    def View(
+        self, request: pb.ViewSnapshotRequest, context: Any
+    ) -> pb.ViewSnapshotResponse | Coroutine[Any, Any, pb.ViewSnapshotResponse]:
         """Create a view."""
-        mounts = await self._create(Kind.VIEW, request, context)
-        return pb.ViewSnapshotResponse(mounts=mounts)
+        return self._create(Kind.VIEW, request, context, pb.ViewSnapshotResponse)
 
-    async def Mounts(self, request: pb.MountsRequest, context: Any) -> pb.MountsResponse:
+    def Mounts(
+        self, request: pb.MountsRequest, context: Any
+    ) -> pb.MountsResponse | Coroutine[Any, Any, pb.MountsResponse]:
         """What to mount."""
         remote = self._remotes.get(request.snapshotter)
         if remote is not None:
-            scope = scope_of(context.invocation_metadata())
-            return pb.MountsResponse(mounts=await remote.mounts(scope, request.key))
+            return self._remote_mounts(remote, request, context)
         snapshots = self._bind(request.snapshotter, context)
         return pb.MountsResponse(mounts=to_proto(snapshots.mounts(request.key)))
+
+    async def _remote_mounts(
+        self, remote: RemoteSnapshots, request: pb.MountsRequest, context: Any
+    ) -> pb.MountsResponse:
+        scope = scope_of(context.invocation_metadata())
+        return pb.MountsResponse(mounts=await remote.mounts(scope, request.key))
 
     async def Commit(self, request: pb.CommitSnapshotRequest, context: Any) -> Empty:
         """Turn an active snapshot into a committed one, measured in a worker thread."""
@@ -77,16 +87,16 @@ class SnapshotsService(SnapshotsServicer):
         snapshots.commit(request.name, request.key, dict(request.labels), usage)
         return Empty()
 
-    async def Remove(self, request: pb.RemoveSnapshotRequest, context: Any) -> Empty:
+    def Remove(self, request: pb.RemoveSnapshotRequest, context: Any) -> Empty:
         """Remove a snapshot."""
         self._bind(request.snapshotter, context).remove(request.key)
         return Empty()
 
-    async def Stat(self, request: pb.StatSnapshotRequest, context: Any) -> pb.StatSnapshotResponse:
+    def Stat(self, request: pb.StatSnapshotRequest, context: Any) -> pb.StatSnapshotResponse:
         """One snapshot."""
         return pb.StatSnapshotResponse(info=_message(self._bind(request.snapshotter, context).stat(request.key)))
 
-    async def Update(self, request: pb.UpdateSnapshotRequest, context: Any) -> pb.UpdateSnapshotResponse:
+    def Update(self, request: pb.UpdateSnapshotRequest, context: Any) -> pb.UpdateSnapshotResponse:
         """Change labels."""
         info = request.info
         updated = self._bind(request.snapshotter, context).update(
@@ -129,19 +139,26 @@ class SnapshotsService(SnapshotsServicer):
         await asyncio.gather(*map(asyncio.wrap_future, owner.deletions()), return_exceptions=True)
         return Empty()
 
-    async def _create(
-        self, kind: Kind, request: pb.PrepareSnapshotRequest | pb.ViewSnapshotRequest, context: Any
-    ) -> list[types_pb2.Mount]:
+    def _create(
+        self, kind: Kind, request: _CreateRequest, context: Any, answer: Callable[..., R]
+    ) -> R | Coroutine[Any, Any, R]:
         owner = self._owner(request.snapshotter)
-        snapshots = owner.bind(scope_of(context.invocation_metadata()))
+        scope = scope_of(context.invocation_metadata())
+        if request.snapshotter in self._remotes or owner.driver.slow_create:
+            return self._create_slowly(kind, request, scope, answer)
+        snapshots = owner.bind(scope)
+        create = snapshots.prepare if kind == Kind.ACTIVE else snapshots.view
+        return answer(mounts=to_proto(create(request.key, request.parent, dict(request.labels))))
+
+    async def _create_slowly(
+        self, kind: Kind, request: _CreateRequest, scope: Scope, answer: Callable[..., R]
+    ) -> R:
+        owner = self._owner(request.snapshotter)
+        snapshots = owner.bind(scope)
         key, parent, labels = request.key, request.parent, dict(request.labels)
         remote = self._remotes.get(request.snapshotter)
         if remote is not None:
-            scope = scope_of(context.invocation_metadata())
-            return list(await remote.create(scope, kind, key, parent, labels))
-        if not owner.driver.slow_create:
-            create = snapshots.prepare if kind == Kind.ACTIVE else snapshots.view
-            return to_proto(create(key, parent, labels))
+            return answer(mounts=await remote.create(scope, kind, key, parent, labels))
         number, parents = snapshots.reserve(kind, key, parent, labels, create=False)
         owner.creating.add(number)
         try:
@@ -154,7 +171,7 @@ class SnapshotsService(SnapshotsServicer):
         owner.creating.discard(number)
         if kind == Kind.ACTIVE:
             snapshots.announce(key, parent)
-        return to_proto(owner.driver.mounts(number, kind, parents))
+        return answer(mounts=to_proto(owner.driver.mounts(number, kind, parents)))
 
     def _owner(self, snapshotter: str) -> MetadataSnapshots:
         if not snapshotter:

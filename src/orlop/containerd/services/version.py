@@ -18,6 +18,6 @@ class VersionService(VersionServicer):
     def __init__(self, version: str, revision: str) -> None:
         self._answer = VersionResponse(version=version, revision=revision)
 
-    async def Version(self, request: Empty, context: Any) -> VersionResponse:
+    def Version(self, request: Empty, context: Any) -> VersionResponse:
         """Version and revision of the daemon."""
         return self._answer

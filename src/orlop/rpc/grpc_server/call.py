@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import struct
 from collections import deque
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orlop.errdefs import (
@@ -22,11 +23,13 @@ from orlop.rpc.grpc_server.head import MalformedError
 from orlop.rpc.http2.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from orlop.rpc.grpc_server.head import Head, Metadata
-    from orlop.rpc.grpc_server.server import Server
+    from orlop.rpc.grpc_server.server import Observed, Server
     from orlop.rpc.http2.connection import Connection
+
+    _Later = AsyncGenerator[Any, None] | Coroutine[Any, Any, Any]
 
 _EXPECTED = (OrlopError, MalformedError, asyncio.CancelledError)
 _PREFIX = struct.Struct(">BI")  # whether the message is compressed, and its length
@@ -34,7 +37,11 @@ _AHEAD = 1 << 20  # bytes of messages that may wait for the handler before the c
 
 
 class Method(NamedTuple):
-    """How a method is served; what the generated `add_…Servicer_to_server` says about it."""
+    """How a method is served; what the generated `add_…Servicer_to_server` says about it.
+
+    One that is `plain` is no coroutine function: it is called as soon as its message is there, without a task, and
+    returns its answer, or an iterator of answers. A coroutine or an async generator that it returns gets a task.
+    """
 
     path: str
     behaviour: Callable[[Any, Any], Any]
@@ -42,6 +49,7 @@ class Method(NamedTuple):
     many_answers: bool
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    plain: bool
 
 
 class Call(Stream):
@@ -145,42 +153,65 @@ class Call(Stream):
         return self._task
 
     def _run(self, method: Method) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._serve(method))
+        observed = self._server.observe(method)
+        result: _Later | None = None
+        if method.plain and not self._server.has_unbegun:  # calls begin in the order in which they come
+            result = self._serve_plain(method, observed)
+            if result is None:
+                return
+        self._task = asyncio.get_running_loop().create_task(self._serve(method, observed, result))
         self._server.running(self._task)
 
-    async def _serve(self, method: Method) -> None:
-        observed = self._server.observe(method)
+    def _serve_plain(self, method: Method, observed: Observed | None) -> _Later | None:
+        """Call the handler and answer; or give back its result, if that is to be waited for."""
+        error: Exception | None = None
+        try:
+            result = method.behaviour(self._request(method, observed), self)
+            if isinstance(result, (CoroutineType, AsyncGeneratorType)):
+                return result
+            if method.many_answers:
+                for answer in result:
+                    self._answer(method, answer, observed)
+            else:
+                self._answer(method, result, observed, last=True)
+        except Exception as caught:  # noqa: BLE001 - the edge: every error becomes a status
+            error = caught
+        self._end(error, observed)
+        return None
+
+    async def _serve(self, method: Method, observed: Observed | None, begun: _Later | None) -> None:
+        assert self._task is not None
+        self._server.begun(self._task)
+        if method.plain and begun is None:
+            begun = self._serve_plain(method, observed)
+            if begun is None:
+                return
         error: BaseException | None = None
         try:
-            request = self if method.many_requests else self._only_message(method)
-            if observed is not None:
-                request = observed.requests(request)
-            result = method.behaviour(request, self)
+            result: Any = method.behaviour(self._request(method, observed), self) if begun is None else begun
             if method.many_answers:
                 async with contextlib.aclosing(result):
                     async for answer in result:
-                        self._answer(method, answer)
-                        if observed is not None:
-                            observed.sent()
+                        self._answer(method, answer, observed)
                         if self.clogged:
                             await self.drained()
             else:
-                self._answer(method, await result)
-                if observed is not None:
-                    observed.sent()
+                self._answer(method, await result, observed, last=True)
         except Exception as caught:  # noqa: BLE001 - the edge: every error becomes a status
             error = caught
         except asyncio.CancelledError as caught:
             error = self._why(caught)
-        self._end(error)
-        if observed is not None:
-            observed.ended(status.OK if error is None else _code(error))
+        self._end(error, observed)
 
     def _why(self, cancelled: asyncio.CancelledError) -> BaseException:
         """The error of a call that was cancelled."""
         if self._expired:
             return DeadlineExceededError("Deadline Exceeded")
         return UnavailableError("the server is shutting down") if self._server.stopping else cancelled
+
+    def _request(self, method: Method, observed: Observed | None) -> Any:
+        request = self if method.many_requests else self._only_message(method)
+        return request if observed is None else observed.requests(request)
 
     def _only_message(self, method: Method) -> Any:
         if self._failure is not None:
@@ -189,27 +220,36 @@ class Call(Stream):
             raise MalformedError(f"{method.path}: expected one message, got {len(self._messages)}")
         return _decode(method, self._messages[0])
 
-    def _answer(self, method: Method, answer: Any) -> None:
+    def _answer(self, method: Method, answer: Any, observed: Observed | None, *, last: bool = False) -> None:
         data = answer if type(answer) is bytes else method.encode(answer)
         if len(data) > self._server.max_send:
             raise ResourceExhaustedError(f"Sent message larger than max ({len(data)} vs. {self._server.max_send})")
-        self._start()
-        self.send(_PREFIX.pack(0, len(data)) + data)
+        data = _PREFIX.pack(0, len(data)) + data
+        if last and not self._started:
+            self._started = True
+            self.answer(heads.START, data, heads.DONE)
+        else:
+            self._start()
+            self.send(data)
+        if observed is not None:
+            observed.sent()
 
     def _start(self) -> None:
         if not self._started:
             self._started = True
             self.start(heads.START)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, observed: Observed | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if error is None:
             self.finish(heads.end(status.OK, alone=not self._started))
-            return
-        if self._method is not None and not isinstance(error, _EXPECTED):
-            self._server.report(self._method.path, error)
-        self.finish(heads.end(_code(error), status.message_of(error), alone=not self._started))
+        else:
+            if self._method is not None and not isinstance(error, _EXPECTED):
+                self._server.report(self._method.path, error)
+            self.finish(heads.end(_code(error), status.message_of(error), alone=not self._started))
+        if observed is not None:
+            observed.ended(status.OK if error is None else _code(error))
 
     def _expire(self) -> None:
         self._expired = True

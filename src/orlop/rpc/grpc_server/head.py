@@ -70,13 +70,14 @@ START = write_block(((":status", b"200"), _CONTENT_TYPE))
 NOT_GRPC = write_block(((":status", b"415"),))
 """The whole answer to what is no gRPC request."""
 
-_DONE = write_block((("grpc-status", b"0"),))
+DONE = write_block((("grpc-status", b"0"),))
+"""The header block behind messages that are all of the answer."""
 
 
 def end(code: int, message: str = "", *, alone: bool = False) -> bytes:
     """The header block behind messages; `alone` if there were none, and no `START`."""
     if code == status.OK and not alone:
-        return _DONE
+        return DONE
     fields = [(":status", b"200"), _CONTENT_TYPE] if alone else []
     fields.append(("grpc-status", b"%d" % code))
     if message:

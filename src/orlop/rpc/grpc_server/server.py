@@ -2,12 +2,13 @@
 """Serves the servicers of generated code on Unix sockets.
 
 Why not grpcio's server: a call takes it half a millisecond of CPU, most of it in threads that wake each other, and
-a `ctr run` makes thirty calls (figures in docs/dependencies.md).
+a `ctr run` makes forty calls (figures in docs/dependencies.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orlop.errdefs import NotImplementedByUsError
@@ -63,6 +64,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._connections: set[Connection[Head]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unbegun: set[asyncio.Task[None]] = set()
         self.stopping = False
         self._nobody: asyncio.Future[None] | None = None  # done when the last connection is gone
 
@@ -81,6 +83,7 @@ class Server:
                 one.response_streaming,
                 one.request_deserializer or bytes,
                 one.response_serializer or bytes,
+                not (iscoroutinefunction(behaviour) or isasyncgenfunction(behaviour) or one.request_streaming),
             )
 
     async def listen(self, sock: socket.socket) -> None:
@@ -132,7 +135,21 @@ class Server:
     def running(self, task: asyncio.Task[None]) -> None:
         """Keep the task of a call while it runs."""
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._unbegun.add(task)
+        task.add_done_callback(self._ended)
+
+    def begun(self, task: asyncio.Task[None]) -> None:
+        """The task has taken its first step."""
+        self._unbegun.discard(task)
+
+    @property
+    def has_unbegun(self) -> bool:
+        """Whether there are calls whose task has still to take its first step."""
+        return bool(self._unbegun)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._unbegun.discard(task)
 
     def report(self, path: str, error: BaseException) -> None:
         """Tell of an error that is a bug."""

@@ -23,14 +23,14 @@ STREAM_WINDOW = 1 << 20  # bytes that a peer may send on a stream before somebod
 _CONNECTION_WINDOW = 1 << 24
 _WRITE_BUFFER = 1 << 20  # bytes that wait for a peer that reads slowly before no more data is sent
 _CONTROL_LIMIT = 10_000  # answers to pings and the like that may wait for such a peer
-_LINGER = 0.001  # seconds; Go's client pings with the data that it gets, to measure the way
+_LINGER = 0.004  # seconds; Go's client pings with the data that it gets, to measure the way
 _SETTINGS = {frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW, frames.MAX_HEADER_LIST_SIZE: MAX_LIST}
 
 
 class Connection(asyncio.Protocol, Generic[H]):
     """Serves one peer. `interpret` makes of header fields what `open_stream` gets to open a stream with.
 
-    What is written within one turn of the event loop leaves in one system call.
+    What is written within one turn of the event loop, or while some is handled, leaves in one system call.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol, Generic[H]):
         self._out: list[bytes] = []
         self._size = 0  # bytes of it
         self._flushing = self._lingering = False  # whether `flush`, `_flush_late` will be called
+        self._receiving = False  # it is `data_received` that will call `flush`
         self._paused = False
         self._controls = 0  # since the peer last read what was written
         self.window = frames.WINDOW  # bytes that may be sent
@@ -88,11 +89,21 @@ class Connection(asyncio.Protocol, Generic[H]):
             return
         if self._unread:
             data = self._unread + data
+        self._receiving = True
         try:
             self._unread = data[self._handle(data) :]
         except ConnectionFault as fault:
             self.go_away(fault.code, str(fault))
             self.close()
+        finally:
+            self._receiving = False
+        if self._flushing:
+            self.flush()
+        elif (
+            self._out and not self._lingering
+        ):  # answers to frames: with the next answer to a call, if it comes soon
+            self._lingering = True
+            self._loop.call_later(_LINGER, self._flush_late)
 
     def pause_writing(self) -> None:
         """The peer reads slowly."""
@@ -116,12 +127,16 @@ class Connection(asyncio.Protocol, Generic[H]):
 
     # What streams and the server call.
 
-    def write(self, data: bytes) -> None:
-        """Send at the end of this turn of the event loop, or when much is to be sent."""
+    def write(self, data: bytes, *, soon: bool = True) -> None:
+        """Send at the end of this turn of the event loop, now if not `soon`, or when much is to be sent."""
         self._out.append(data)
         self._size += len(data)
         if self._size > _WRITE_BUFFER:
             self.flush()  # and learn whether the peer reads
+        elif self._receiving:
+            self._flushing = True
+        elif not soon:
+            self.flush()
         elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -166,17 +181,11 @@ class Connection(asyncio.Protocol, Generic[H]):
             self._transport.abort()
 
     def _control(self, data: bytes) -> None:
-        """Answer a frame, with the next answer to a call if that comes soon.
-
-        A peer that asks and asks and does not read is cut off.
-        """
+        """Answer a frame. A peer that asks and asks and does not read is cut off."""
         self._controls += self._paused
         if self._controls > _CONTROL_LIMIT:
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many answers wait to be read")
         self._out.append(data)
-        if not self._lingering:
-            self._lingering = True
-            self._loop.call_later(_LINGER, self._flush_late)
 
     def _flush_late(self) -> None:
         self._lingering = False

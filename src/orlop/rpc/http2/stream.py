@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Stream:
     """Extend it: `begin`, `receive` and `lost` are called by the connection.
 
-    `send`, `finish` and `reset` may be called until the stream is over; later they do nothing.
+    `answer`, `start`, `send`, and `finish` may be called until the stream is over; later they do nothing.
     """
 
     def __init__(self, connection: Connection[Any], number: int) -> None:
@@ -89,6 +89,24 @@ class Stream:
             self._pending.append(data)
             self.pump()
 
+    def answer(self, block: bytes, data: bytes, trailers: bytes) -> None:
+        """All of an answer: `start`, `send` and `finish`."""
+        connection, size = self._connection, len(data)
+        allowed = min(self.window, connection.may_send(), connection.frame_size)
+        if size > allowed or self._pending or self.over:
+            self.start(block)
+            self.send(data)
+            self.finish(trailers)
+            return
+        connection.window -= size
+        connection.write(
+            frames.head(len(block), frames.HEADERS, frames.END_HEADERS, self.id)
+            + block
+            + frames.head(size, frames.DATA, 0, self.id)
+            + data
+        )
+        self._finish(trailers)
+
     @property
     def clogged(self) -> bool:
         """Whether something waits for the peer."""
@@ -121,8 +139,7 @@ class Stream:
         if not self._ended:  # the peer need not send the rest (RFC 9113, section 8.1)
             last += frames.rst_stream(self.id, frames.NO_ERROR)
         connection = self._connection
-        connection.write(last)
-        connection.flush()
+        connection.write(last, soon=False)
         self.over = True
         connection.forget(self)
 
