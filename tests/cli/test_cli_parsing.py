@@ -145,6 +145,31 @@ def test_create_body() -> None:
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}] and host["AutoRemove"]
 
 
+def test_requests_for_devices() -> None:
+    def requests(*argv: str) -> object:
+        host = body(*argv, "busybox")["HostConfig"]
+        assert isinstance(host, dict)
+        return host["DeviceRequests"], host["Devices"]
+
+    gpu = {"Driver": "", "Count": 2, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
+    assert requests("--gpus", "2") == ([gpu], [])
+    named = {**gpu, "Count": 0, "DeviceIDs": ["0", "1"], "Capabilities": [["utility", "gpu"]]}
+    assert requests("--gpus", '"device=0,1","capabilities=utility"') == ([named], [])
+    assert requests("--gpus", "driver=x,options=a=1") == (
+        [{**gpu, "Count": 1, "Driver": "x", "Options": {"a": "1"}}],
+        [],
+    )
+    request, devices = (
+        {"Driver": "cdi", "DeviceIDs": ["v.com/c=n"]},
+        [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/null", "CgroupPermissions": "rwm"}],
+    )
+    assert requests("--device", "v.com/c=n", "--device", "/dev/null") == ([request], devices)
+    assert requests() == (None, [])
+    for wrong in ("x", "gpu=1", "1,2"):
+        with pytest.raises(UsageError, match=f'^invalid argument "{wrong}" for "--gpus" flag: '):
+            requests("--gpus", wrong)
+
+
 def test_networks() -> None:
     def networks(*argv: str) -> object:
         config = body(*argv, "busybox")["NetworkingConfig"]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user does every day, by the real docker CLI and by ours, against the whole stack."""
 
+import base64
 import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.e2e import Cli, Stack
@@ -106,6 +108,15 @@ def test_bind_mounts(cli: Cli, tmp_path) -> None:  # type: ignore[no-untyped-def
     assert refused.returncode == 1 and "Read-only file system" in refused.stderr
     missing = cli("run", "--rm", "--mount", "type=bind,src=/nosuch/path,dst=/x", "busybox", "true")
     assert missing.returncode == 125 and "bind source path does not exist: /nosuch/path" in missing.stderr
+
+
+def test_the_api_socket_and_what_the_user_is_logged_in_with(stack: Stack, tmp_path: Path) -> None:
+    auth = {"r.example": {"auth": base64.b64encode(b"u:p").decode()}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auth}))
+    show = "test -S /var/run/docker.sock; cat $DOCKER_CONFIG/config.json; stat -c %a $DOCKER_CONFIG/config.json"
+    options = ("--config", str(tmp_path), "run", "--rm", "--use-api-socket")  # docker has it from 28 on
+    done = stack.orlop(*options, "busybox", "sh", "-ec", show)
+    assert done.stdout == f"{json.dumps({'auths': auth})}600\n", done.stderr
 
 
 def test_named_volumes_outlive_containers(cli: Cli) -> None:

@@ -14,8 +14,18 @@ from orlop.cli.units import parse_size
 Body = dict[str, Any]
 
 
+def _refuse_windows(args: Args) -> None:
+    for flag in ("cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"):
+        if flag in args.given:
+            raise ExitError(
+                f'"--{flag}" is only supported on a Docker daemon running on windows, but the Docker daemon is '
+                "running on linux"
+            )
+
+
 def create_body(args: Args) -> Body:
     """The request body for IMAGE [COMMAND] [ARG...] with all flags. Raises ExitError (125) for a bad value."""
+    _refuse_windows(args)
     image, *command = args.positional
     stdin, stdout, stderr = attach_streams(args)
     exposed, bindings = parse_ports(args.items("publish"), args.items("expose"))
@@ -133,8 +143,8 @@ def _host_config(args: Args, bindings: dict[str, Any]) -> Body:
         "VolumesFrom": args.items("volumes-from") or None,
         "Mounts": [parse_mount(text) for text in args.items("mount")],
         "Annotations": key_values(args.items("annotation")),
-        "CapAdd": args.items("cap-add") or None,
-        "CapDrop": args.items("cap-drop") or None,
+        "CapAdd": _capabilities(args.items("cap-add")) or None,
+        "CapDrop": _capabilities(args.items("cap-drop")) or None,
         "CgroupnsMode": args.text("cgroupns"),
         "Dns": args.items("dns"),
         "DnsOptions": args.items("dns-option") or args.items("dns-opt"),
@@ -142,6 +152,7 @@ def _host_config(args: Args, bindings: dict[str, Any]) -> Body:
         "ExtraHosts": args.items("add-host") or None,
         "GroupAdd": args.items("group-add") or None,
         "IpcMode": args.text("ipc"),
+        "Isolation": args.text("isolation"),
         "Links": args.items("link") or None,
         "OomScoreAdj": args.number("oom-score-adj"),
         "PidMode": args.text("pid"),
@@ -183,7 +194,8 @@ def resources(args: Args) -> Body:
         "CpuRealtimeRuntime": args.number("cpu-rt-runtime"),
         "CpusetCpus": args.text("cpuset-cpus"),
         "CpusetMems": args.text("cpuset-mems"),
-        "Devices": [_device(text) for text in args.items("device")],
+        "Devices": [_device(text) for text in args.items("device") if not _is_cdi(text)],
+        "DeviceRequests": _device_requests(args),
         "DeviceCgroupRules": args.items("device-cgroup-rule") or None,
         "MemoryReservation": args.number("memory-reservation"),
         "MemorySwap": swap,
@@ -194,6 +206,12 @@ def resources(args: Args) -> Body:
     if "pids-limit" in args.given:
         config["PidsLimit"] = args.number("pids-limit")
     return config
+
+
+def _capabilities(names: list[str]) -> list[str]:
+    """Names as the API has them: `net_admin` is CAP_NET_ADMIN."""
+    upper = [name.upper() for name in names]
+    return [name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in upper]
 
 
 def nano_cpus(cpus: float) -> int:
@@ -247,6 +265,21 @@ def _ulimit(text: str) -> Body:
             125,
         )
     return {"Name": name, "Soft": low, "Hard": high}
+
+
+def _is_cdi(device: str) -> bool:
+    """Whether this names a device of the Container Device Interface (vendor/class=name), and no file."""
+    kind, equals, _ = device.partition("=")
+    return bool(equals) and "/" in kind[1:] and kind[0] not in "/."
+
+
+def _device_requests(args: Args) -> list[Body] | None:
+    named = [device for device in args.items("device") if _is_cdi(device)]
+    if not named and not args.text("gpus"):
+        return None
+    from orlop.cli.device_requests import device_requests  # seldom needed
+
+    return device_requests(args.text("gpus"), named)
 
 
 def _device(text: str) -> Body:

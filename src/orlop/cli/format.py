@@ -39,7 +39,7 @@ def render_rows(
     if form == "json":
         from orlop.cli.gotemplate import to_json
 
-        return "".join(to_json({c.field: row[c.field] for c in columns if c.field in row}) + "\n" for row in rows)
+        return "".join(to_json(dict(sorted(row.items()))) + "\n" for row in rows)
     form = form.replace("\\t", "\t").replace("\\n", "\n")
     if form.startswith("table "):
         template = form[6:].strip()
@@ -50,12 +50,14 @@ def render_rows(
 
 
 def print_objects(objects: list[Any], form: str) -> None:
-    """What `inspect` found: each in the template `form` (`json`: in one line), or all as one JSON list."""
+    """What `inspect` found: each in the template `form`, or all as one JSON list (`json`: in one line)."""
     import json
 
     if form == "json":
-        form = "{{json .}}"
-    if form:
+        from orlop.cli.gotemplate import to_json
+
+        print(to_json(objects))
+    elif form:
         for item in objects:
             print(fill(form, item))
     else:

@@ -285,7 +285,10 @@ def _or(*values: Any) -> Any:
 
 def to_json(value: Any) -> str:
     """Compact JSON, as docker's `json` function prints it."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&":  # outside of strings JSON has none of them
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -72,6 +72,7 @@ def _with_flags(args: Args, name: str, fields: dict[str, list[str]]) -> dict[str
         "alias": (args.items("network-alias") or args.items("net-alias"), "--network-alias", "alias"),
         "ip": ([args.text("ip")] if args.text("ip") else [], "--ip", "IPv4 address"),
         "ip6": ([args.text("ip6")] if args.text("ip6") else [], "--ip6", "IPv6 address"),
+        "link-local-ip": (args.items("link-local-ip"), "--link-local-ip", "link-local IP addresses"),
         "mac-address": (
             [args.text("mac-address")] if args.text("mac-address") else [],
             "--mac-address",

@@ -95,7 +95,9 @@ def _verbose(usage: Json) -> str:
                 *name,
                 image["Id"].partition(":")[2][:12],
                 ago(image["Created"]),
-                *map(human_size, (image["Size"], shared, image["Size"] - shared)),
+                human_size(image["Size"]),
+                human_size4(shared),
+                human_size4(image["Size"] - shared),
                 str(max(image["Containers"], 0)),
             ]
             for name in names

@@ -25,6 +25,7 @@ def run(client: Client, args: Args) -> int:
         "AttachStdin": args.flag("interactive") and not detached,
         "AttachStdout": not detached,
         "AttachStderr": not detached,
+        "Detach": detached,
         "DetachKeys": args.text("detach-keys"),
         "Env": environment(args.items("env"), args.items("env-file")),
         "WorkingDir": args.text("workdir"),

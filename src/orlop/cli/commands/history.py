@@ -43,7 +43,7 @@ def run(client: Client, args: Args) -> int:
                 "Comment": step["Comment"],
             }
         )
-    shown = ["ID", "CreatedSince", "CreatedBy", "Size", "Comment"]
+    shown = ["ID", "CreatedSince" if human else "CreatedAt", "CreatedBy", "Size", "Comment"]
     quiet = "ID" if args.flag("quiet") else ""
     print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
     return 0

@@ -12,7 +12,7 @@ from orlop.cli.flags import Args, Flag
 from orlop.cli.format import Column
 from orlop.cli.platforms import as_json
 from orlop.cli.pulling import split_reference
-from orlop.cli.units import human_size, since
+from orlop.cli.units import human_size, human_size4, since
 from orlop.engine.client import Client, EngineError, Query
 
 _COLUMNS = [
@@ -23,6 +23,10 @@ _COLUMNS = [
     Column("CreatedSince", "CREATED"),
     Column("CreatedAt", "CREATED AT"),
     Column("Size", "SIZE"),
+    Column("VirtualSize", "SIZE"),
+    Column("Containers", "CONTAINERS"),
+    Column("SharedSize", "SHARED SIZE"),
+    Column("UniqueSize", "UNIQUE SIZE"),
 ]
 _SHOWN = ["Repository", "Tag", "ID", "CreatedSince", "Size"]
 
@@ -36,10 +40,11 @@ def _list(client: Client, args: Args) -> int:
         return _tree(client, args, query)
     images = client.get("/images/json", query)
     digests = args.flag("digests")
+    told = digests or ".Digest" in args.text("format")
     rows = [
         row
         for image in sorted(images, key=lambda image: -image["Created"])
-        for row in _rows(image, full=args.flag("no-trunc"), digests=digests)
+        for row in _rows(image, full=args.flag("no-trunc"), digests=told)
     ]
     shown = ["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"] if digests else _SHOWN
     quiet = "ID" if args.flag("quiet") else ""
@@ -62,19 +67,25 @@ def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> list[dict[str,
         "CreatedSince": since(image["Created"]),
         "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(image["Created"])),
         "Size": human_size(image["Size"]),
+        "VirtualSize": human_size4(image["Size"]),
+        "Containers": "N/A" if image.get("Containers", -1) == -1 else str(image["Containers"]),
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
         "Digest": "<none>",
     }
     by_repository = dict(split_reference(text) for text in image.get("RepoDigests") or [])
     rows = []
     for text in image.get("RepoTags") or []:
         repository, tag = split_reference(text)
-        rows.append(
-            {**base, "Repository": repository, "Tag": tag, "Digest": by_repository.get(repository, "<none>")}
-        )
+        digest = by_repository.get(repository, "<none>") if digests else "<none>"
+        rows.append({**base, "Repository": repository, "Tag": tag, "Digest": digest})
     if rows:
         return rows
     names = by_repository or {"<none>": "<none>"}
-    return [{**base, "Repository": name, "Tag": "<none>", "Digest": digest} for name, digest in names.items()]
+    return [
+        {**base, "Repository": name, "Tag": "<none>", "Digest": digest if digests else "<none>"}
+        for name, digest in names.items()
+    ]
 
 
 def _tag(client: Client, args: Args) -> int:

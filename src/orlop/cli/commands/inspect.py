@@ -29,11 +29,15 @@ def _run_for(kinds: tuple[str, ...]) -> Callable[[Client, Args], int]:
             if kind not in _PATHS:
                 raise ExitError(f'unknown type: "{kind}"')
             wanted = (kind,)
-        query = {"platform": as_json(args.text("platform"))} if kinds == ("image",) else {}
+        queries: dict[str, Query] = {
+            "container": {"size": True if _given(args, "size") else None},
+            "network": {"verbose": True if _given(args, "verbose") else None},
+            "image": {"platform": as_json(args.text("platform"))} if kinds == ("image",) else {},
+        }
         found, missing = [], []
         for name in args.positional:
             try:
-                found.append(_find(client, name, wanted, query))
+                found.append(_find(client, name, wanted, queries))
             except (EngineError, ExitError) as error:
                 prefix = "Error response from daemon: " if isinstance(error, EngineError) else ""
                 missing.append(f"{prefix}{error}")
@@ -45,10 +49,14 @@ def _run_for(kinds: tuple[str, ...]) -> Callable[[Client, Args], int]:
     return run
 
 
-def _find(client: Client, name: str, kinds: tuple[str, ...], query: Query) -> Any:
+def _given(args: Args, flag: str) -> bool:
+    return flag in args.given and args.flag(flag)
+
+
+def _find(client: Client, name: str, kinds: tuple[str, ...], queries: dict[str, Query]) -> Any:
     for kind in kinds:
         try:
-            return client.get(_PATHS[kind].format(name), query)
+            return client.get(_PATHS[kind].format(name), queries.get(kind))
         except EngineError as error:
             if error.status != 404 or len(kinds) == 1:
                 raise

@@ -16,6 +16,11 @@ _COLUMNS = [
     Column("Name", "NAME"),
     Column("Driver", "DRIVER"),
     Column("Scope", "SCOPE"),
+    Column("CreatedAt", "CREATED AT"),
+    Column("Internal", "INTERNAL"),
+    Column("IPv4", "IPV4"),
+    Column("IPv6", "IPV6"),
+    Column("Labels", "LABELS"),
 ]
 
 
@@ -149,6 +154,11 @@ def _list(client: Client, args: Args) -> int:
             "Name": network["Name"],
             "Driver": network["Driver"],
             "Scope": network["Scope"],
+            "CreatedAt": _time(network["Created"]),
+            "Internal": _word(network.get("Internal")),
+            "IPv4": _word(network.get("EnableIPv4")),
+            "IPv6": _word(network.get("EnableIPv6")),
+            "Labels": ",".join(f"{key}={value}" for key, value in sorted((network.get("Labels") or {}).items())),
         }
         for network in sorted(networks, key=lambda network: network["Name"])
     ]
@@ -156,6 +166,19 @@ def _list(client: Client, args: Args) -> int:
     shown = ["ID", "Name", "Driver", "Scope"]
     print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
     return 0
+
+
+def _word(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _time(stamp: str) -> str:
+    """A time of the API as Go prints it."""
+    whole, dot, rest = stamp.partition(".")
+    zone = rest.lstrip("0123456789") if dot else stamp[19:]
+    digits = rest[: len(rest) - len(zone)].rstrip("0") if dot else ""
+    offset, name = ("+0000", "UTC") if zone == "Z" else (zone.replace(":", ""), zone.replace(":", ""))
+    return f"{whole[:19].replace('T', ' ')}{'.' + digits if digits else ''} {offset} {name}"
 
 
 LIST = Command(

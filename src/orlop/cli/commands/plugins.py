@@ -28,7 +28,7 @@ _COLUMNS = [
 
 
 def _list(client: Client, args: Args) -> int:
-    full = args.flag("no-trunc")
+    full, as_json = args.flag("no-trunc"), args.text("format") == "json"
     rows = []
     for plugin in client.get("/plugins", {"filters": listing.parse_filters(args.items("filter"))}) or []:
         description = (plugin["Config"].get("Description") or "").replace("\n", " ").replace("\r", " ")
@@ -37,7 +37,7 @@ def _list(client: Client, args: Args) -> int:
                 "ID": plugin["Id"] if full else plugin["Id"][:12],
                 "Name": plugin["Name"],
                 "Description": description if full else shorten(description, 45),
-                "Enabled": "true" if plugin["Enabled"] else "false",
+                "Enabled": plugin["Enabled"] if as_json else _word(plugin["Enabled"]),
                 "PluginReference": plugin.get("PluginReference", ""),
             }
         )
@@ -45,6 +45,10 @@ def _list(client: Client, args: Args) -> int:
     quiet = "ID" if args.flag("quiet") else ""
     print(listing.render_rows(rows, args.text("format"), shown, _COLUMNS, quiet_field=quiet), end="")
     return 0
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _enable(client: Client, args: Args) -> int:

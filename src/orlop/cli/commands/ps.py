@@ -27,6 +27,7 @@ _COLUMNS = [
     Column("Mounts", "MOUNTS"),
     Column("Networks", "NETWORKS"),
     Column("LocalVolumes", "LOCAL VOLUMES"),
+    Column("Platform", "PLATFORM"),
 ]
 _SHOWN = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"]
 
@@ -48,7 +49,7 @@ def run(client: Client, args: Args) -> int:
     return 0
 
 
-def _row(container: dict[str, Any], *, full: bool) -> dict[str, str]:
+def _row(container: dict[str, Any], *, full: bool) -> dict[str, Any]:
     command = container["Command"]
     names = [name.lstrip("/") for name in container["Names"] or []]
     mounts = [mount.get("Name") or mount.get("Source", "") for mount in container.get("Mounts") or []]
@@ -67,6 +68,7 @@ def _row(container: dict[str, Any], *, full: bool) -> dict[str, str]:
         "Labels": ",".join(f"{key}={value}" for key, value in sorted((container.get("Labels") or {}).items())),
         "Mounts": ",".join(mounts if full else [shorten(mount, 15) for mount in mounts]),
         "Networks": ",".join((container.get("NetworkSettings") or {}).get("Networks") or {}),
+        "Platform": (container.get("ImageManifestDescriptor") or {}).get("platform"),
         "LocalVolumes": str(sum(m.get("Driver") == "local" for m in container.get("Mounts") or [])),
     }
 

@@ -59,12 +59,19 @@ def _search(client: Client, args: Args) -> int:
                 "Name": found["name"],
                 "Description": description if args.flag("no-trunc") else shorten(description, 45),
                 "StarCount": str(found["star_count"]),
-                "IsOfficial": "[OK]" if found["is_official"] else "",
+                "IsOfficial": _official(found["is_official"], args.text("format")),
             }
         )
     shown = ["Name", "Description", "StarCount", "IsOfficial"]
     print(listing.render_rows(rows, args.text("format"), shown, _SEARCH_COLUMNS), end="")
     return 0
+
+
+def _official(official: bool, form: str) -> str:
+    """Tables tick what is official off, other formats tell."""
+    if form in ("", "table") or form.startswith("table "):
+        return "[OK]" if official else ""
+    return "true" if official else "false"
 
 
 # -- credentials
@@ -95,7 +102,10 @@ def _credentials(args: Args, key: str) -> tuple[str, str]:
     if args.flag("password-stdin"):
         if not args.text("username"):
             raise ExitError("the --password-stdin option requires --username to be set")
-        return args.text("username"), sys.stdin.read().rstrip("\r\n")
+        password = sys.stdin.read().rstrip("\r\n")
+        if not password:
+            raise ExitError("Error: Cannot perform an interactive login from a non TTY device")
+        return args.text("username"), password
     user, password = args.text("username"), args.text("password")
     if user and password:
         return user, password

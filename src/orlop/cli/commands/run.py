@@ -84,6 +84,7 @@ def _create(client: Client, args: Args, body: dict[str, Any]) -> str:
     if policy not in ("always", "missing", "never"):
         raise ExitError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"', 125)
     query = {"name": args.text("name") or None, "platform": args.text("platform") or None}
+    auths = _with_api_socket(client, body) if args.flag("use-api-socket") else {}
     if policy == "always":
         _pull(client, args, body["Image"])
     try:
@@ -100,10 +101,29 @@ def _create(client: Client, args: Args, body: dict[str, Any]) -> str:
     for warning in answer.get("Warnings") or []:
         print(f"WARNING: {warning}", file=sys.stderr)
     container: str = answer["Id"]
+    if auths:
+        _deliver(client, container, auths)
     if cid_file:
         os.write(cid_file, container.encode())
         os.close(cid_file)
     return container
+
+
+def _with_api_socket(client: Client, body: dict[str, Any]) -> dict[str, Any]:
+    from orlop.cli import api_socket
+
+    return api_socket.request(client, body)
+
+
+def _deliver(client: Client, container: str, auths: dict[str, Any]) -> None:
+    """Bring credentials into a container that has just been made, which goes where that fails."""
+    from orlop.cli import api_socket
+
+    try:
+        api_socket.deliver(client, container, auths)
+    except EngineError:
+        client.delete(f"/containers/{container}", {"force": True})
+        raise
 
 
 def _pull(client: Client, args: Args, image: str) -> None:

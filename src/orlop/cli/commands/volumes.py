@@ -20,7 +20,14 @@ _COLUMNS = [
     Column("Scope", "SCOPE"),
     Column("Mountpoint", "MOUNTPOINT"),
     Column("Labels", "LABELS"),
+    Column("Links", "LINKS"),
+    Column("Size", "SIZE"),
+    Column("Availability", "AVAILABILITY"),
+    Column("Group", "GROUP"),
+    Column("Status", "STATUS"),
 ]
+_NOT_ASKED = ("Links", "Size", "Availability", "Group", "Status")
+"""Of `system df` and of a swarm's volumes: Docker prints N/A in lists."""
 
 
 def _create(client: Client, args: Args) -> int:
@@ -47,6 +54,7 @@ def _list(client: Client, args: Args) -> int:
             "Scope": volume["Scope"],
             "Mountpoint": volume["Mountpoint"],
             "Labels": ",".join(f"{k}={v}" for k, v in sorted((volume.get("Labels") or {}).items())),
+            **dict.fromkeys(_NOT_ASKED, "N/A"),
         }
         for volume in sorted(answer["Volumes"] or [], key=lambda volume: volume["Name"])
     ]
