@@ -50,7 +50,8 @@ class Server:
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Accept requests on a bound unix socket."""
-        return await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
+        # not start_unix_server, which from Python 3.13 on removes the socket's file when it closes
+        return await asyncio.start_server(self._connected, sock=listener, limit=MAX_LINE)
 
     async def close(self) -> None:
         """End the connections and free every port."""

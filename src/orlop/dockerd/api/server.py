@@ -96,9 +96,8 @@ class ApiServer:
                 self._tls.append(front)
                 self._listeners.append(front)
                 continue
-            unix = listening.family == socket.AF_UNIX
-            create = loop.create_unix_server if unix else loop.create_server
-            server = await create(self._protocols, sock=listening, backlog=1024)
+            # not create_unix_server, which from Python 3.13 on removes the socket's file when it closes
+            server = await loop.create_server(self._protocols, sock=listening, backlog=1024)
             self._listeners.append(server)
 
     async def close(self, timeout: float | None) -> None:

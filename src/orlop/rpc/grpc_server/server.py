@@ -89,7 +89,8 @@ class Server:
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening Unix socket, until `stop`."""
         loop = asyncio.get_running_loop()
-        self._listeners.append(await loop.create_unix_server(self._connect, sock=sock))
+        # not create_unix_server, which from Python 3.13 on removes the socket's file when it closes
+        self._listeners.append(await loop.create_server(self._connect, sock=sock))
 
     async def stop(self, grace: float = 0.0) -> None:
         """Accept nothing more; calls under way have `grace` seconds to end before they are cancelled."""

@@ -140,7 +140,8 @@ class Server:
     async def listen(self, sock: socket.socket) -> None:
         """Accept connections on a listening Unix socket, until `close`."""
         loop = asyncio.get_running_loop()
-        self._listeners.append(await loop.create_unix_server(lambda: _Connection(self), sock=sock))
+        # not create_unix_server, which from Python 3.13 on removes the socket's file when it closes
+        self._listeners.append(await loop.create_server(lambda: _Connection(self), sock=sock))
 
     async def close(self) -> None:
         """Stop listening, cancel the calls under way and close every connection."""
