@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.containerd import Daemon, mounts_below, processes_about, wait_until
+from support.containerd_records import spec
 
 from orlop.api import containers_pb2, events_pb2, types_pb2
 from orlop.containerd.client import Client, typeurl
@@ -43,25 +43,9 @@ def daemon(orlop: Daemon) -> Iterator[Daemon]:
     wait_until(lambda: not os.path.isdir(base) or not os.listdir(base))
 
 
-def spec(namespace: str, id: str, rootfs: str, *arguments: str) -> bytes:
-    kinds = ("pid", "ipc", "uts", "mount", "network")
-    return json.dumps(
-        {
-            "ociVersion": "1.0.2",
-            "process": {"args": arguments, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
-            "root": {"path": rootfs},
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-            ],
-            "linux": {"namespaces": [{"type": kind} for kind in kinds], "cgroupsPath": f"/{namespace}/{id}"},
-        }
-    ).encode()
-
-
 async def start(client: Client, id: str, runtime: str, rootfs: str, *arguments: str) -> int:
     """A container and its running task: its pid."""
-    await store(client, id, runtime, spec(client.namespace, id, rootfs, *arguments))
+    await store(client, id, runtime, spec(client.namespace, rootfs, *arguments, id=id))
     await client.tasks.create(id)
     return await client.tasks.start(id)
 
@@ -111,7 +95,7 @@ async def test_daemon_dies(daemon: Daemon, runtime: str, rootfs: str) -> None:
     async with Client(daemon.address, daemon.namespace) as client:
         runs = await start(client, "runs", runtime, rootfs, "sleep", "100")
         ends = await start(client, "ends", runtime, rootfs, "sleep", "100")
-        await store(client, "waits", runtime, spec(client.namespace, "waits", rootfs, "sh", "-c", "exit 3"))
+        await store(client, "waits", runtime, spec(client.namespace, rootfs, "sh", "-c", "exit 3", id="waits"))
         created = await client.tasks.create("waits")
         daemon.kill()
         os.kill(ends, signal.SIGKILL)
@@ -262,7 +246,7 @@ async def test_many_at_once(daemon: Daemon, runtime: str, rootfs: str) -> None:
     """Tasks side by side, and each name used again at once."""
 
     async def live(client: Client, id: str) -> None:
-        await store(client, id, runtime, spec(client.namespace, id, rootfs, "sh", "-c", "exit 3"))
+        await store(client, id, runtime, spec(client.namespace, rootfs, "sh", "-c", "exit 3", id=id))
         for _ in range(3):
             await client.tasks.create(id)
             waiting = asyncio.ensure_future(client.tasks.wait(id))
@@ -305,8 +289,8 @@ async def test_half_made_bundles(daemon: Daemon) -> None:
 async def test_daemon_dies_in_create(daemon: Daemon, runtime: str, rootfs: str, delay: float) -> None:
     tmpfs = types_pb2.Mount(type="tmpfs", source="tmpfs")
     async with Client(daemon.address, daemon.namespace) as client:
-        await store(client, "a", runtime, spec(client.namespace, "a", rootfs, "sleep", "100"))
-        await store(client, "m", runtime, spec(client.namespace, "m", "rootfs", "sleep", "100"))
+        await store(client, "a", runtime, spec(client.namespace, rootfs, "sleep", "100", id="a"))
+        await store(client, "m", runtime, spec(client.namespace, "rootfs", "sleep", "100", id="m"))
         calls = [
             asyncio.ensure_future(client.tasks.create("a")),
             asyncio.ensure_future(client.tasks.create("m", rootfs=[tmpfs])),
@@ -336,7 +320,7 @@ async def test_daemon_dies_in_create(daemon: Daemon, runtime: str, rootfs: str, 
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.005, 0.01, 0.02])
 async def test_client_gives_up_in_create(daemon: Daemon, runtime: str, rootfs: str, delay: float) -> None:
     async with Client(daemon.address, daemon.namespace) as client:
-        await store(client, "a", runtime, spec(client.namespace, "a", rootfs, "sleep", "100"))
+        await store(client, "a", runtime, spec(client.namespace, rootfs, "sleep", "100", id="a"))
         call = asyncio.ensure_future(client.tasks.create("a"))
         await asyncio.sleep(delay)
         call.cancel()
@@ -359,7 +343,7 @@ async def test_client_gives_up_in_create(daemon: Daemon, runtime: str, rootfs: s
 async def test_client_gives_up_in_delete(daemon: Daemon, runtime: str, rootfs: str) -> None:
     """A deletion is carried through, and the name is free."""
     async with Client(daemon.address, daemon.namespace) as client:
-        await store(client, "a", runtime, spec(client.namespace, "a", rootfs, "true"))
+        await store(client, "a", runtime, spec(client.namespace, rootfs, "true", id="a"))
         for delay in (0.0, 0.001, 0.003, 0.006, 0.012):
             await client.tasks.create("a")
             waiting = asyncio.ensure_future(client.tasks.wait("a"))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from support.containerd import Daemon, wait_until
+from support.containerd_records import spec
 from support.containerd_state import assert_settled, control_groups, report_of
 
 from orlop.api import containers_pb2
@@ -28,23 +28,8 @@ from orlop.errdefs import (
 pytestmark = pytest.mark.root
 
 RUNTIME = "io.containerd.orlop.v2"
+KINDS = ("pid", "ipc", "uts", "mount")
 AT_ONCE = 8  # containers that are created at a time
-
-
-def spec(namespace: str, id: str, rootfs: str, *arguments: str) -> bytes:
-    kinds = ("pid", "ipc", "uts", "mount")
-    return json.dumps(
-        {
-            "ociVersion": "1.0.2",
-            "process": {"args": arguments, "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
-            "root": {"path": rootfs},
-            "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},  # the root is everybody's
-            ],
-            "linux": {"namespaces": [{"type": kind} for kind in kinds], "cgroupsPath": f"/{namespace}/{id}"},
-        }
-    ).encode()
 
 
 class Fleet:
@@ -73,7 +58,9 @@ class Fleet:
         record = containers_pb2.Container(
             id=id,
             runtime=containers_pb2.Container.Runtime(name=RUNTIME),
-            spec=typeurl.pack_json(typeurl.SPEC, spec(client.namespace, id, self.rootfs, *arguments)),
+            spec=typeurl.pack_json(
+                typeurl.SPEC, spec(client.namespace, self.rootfs, *arguments, id=id, kinds=KINDS)
+            ),
         )
         async with self.slots:
             await self.insist(lambda: client.containers.create(record), AlreadyExistsError)

@@ -9,11 +9,11 @@ from orlop.api import containers_pb2
 from orlop.containerd.client import typeurl
 
 RUNC = "io.containerd.runc.v2"
+KINDS = ("pid", "ipc", "uts", "mount", "network")
 
 
-def spec(namespace: str, rootfs: str, *arguments: str) -> bytes:
-    """A config.json for a process in a root file system."""
-    kinds = ("pid", "ipc", "uts", "mount", "network")
+def spec(namespace: str, rootfs: str, *arguments: str, id: str = "x", kinds: tuple[str, ...] = KINDS) -> bytes:
+    """A config.json for a process in a root file system and in namespaces of these kinds."""
     return json.dumps(
         {
             "ociVersion": "1.0.2",
@@ -25,7 +25,7 @@ def spec(namespace: str, rootfs: str, *arguments: str) -> bytes:
             ],
             "linux": {
                 "namespaces": [{"type": kind} for kind in kinds],
-                "cgroupsPath": f"/{namespace}/x",
+                "cgroupsPath": f"/{namespace}/{id}",
             },
         }
     ).encode()
